@@ -1,0 +1,648 @@
+//! `DoormanApi`: one version of one API with its endpoints and policies, and its typed form.
+//!
+//! The wire types here are the schema Kubernetes stores. [`parse`] turns a spec into an [`Api`], the only form the
+//! gateway compiles and the form the operator derives `Accepted` from; whatever `parse` refuses is never served.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::gateway::{GatewayRef, SecretKeyRef};
+
+mod parse;
+
+pub use parse::{
+    Access, Api, ApiKey, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts, UpstreamAddress,
+    is_forbidden_address, parse,
+};
+
+/// One version of one API: where it is served from, which endpoints it has, who may call it and within which limits.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "doorman.dev",
+    version = "v1alpha1",
+    kind = "DoormanApi",
+    plural = "doormanapis",
+    singular = "doormanapi",
+    shortname = "dapi",
+    category = "doorman",
+    namespaced,
+    status = "DoormanApiStatus",
+    derive = "PartialEq",
+    printcolumn(name = "API", type_ = "string", json_path = ".spec.name"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.version"),
+    printcolumn(name = "Protocol", type_ = "string", json_path = ".spec.protocol"),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].status"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("self.name == oldSelf.name && self.version == oldSelf.version", "spec.name and spec.version can't be changed: create another DoormanApi"),
+    validation = ("self.protocol != 'SOAP' || (has(self.servers) && size(self.servers) > 0)", "a SOAP API needs at least one entry in spec.servers"),
+    validation = ("!(has(self.public) && self.public && has(self.credits) && self.credits.enabled)", "a public API can't charge credits: set spec.public or spec.credits.enabled to false")
+)]
+pub struct DoormanApiSpec {
+    /// Name of the API, the first path segment clients call: letters, digits, `.`, `_`, `~` and `-`, up to 64.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._~-]*$"))]
+    pub name: String,
+    /// Version of the API, the second path segment, e.g. `v1`; up to 8 characters.
+    #[schemars(length(min = 1, max = 8), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._~-]*$"))]
+    pub version: String,
+    /// Protocol the upstream speaks. A label for people and tools: any API may be called by any protocol prefix.
+    pub protocol: Protocol,
+    /// What the API is for, up to 127 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 127))]
+    pub description: Option<String>,
+    /// `false` takes the API out of service with 403 `GTW012` without deleting it. Absent: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+    /// `true` lets anyone call without a token; no user check or user limit applies. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
+    /// `false` skips every user check while the API stays listed as non-public. Absent: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_required: Option<bool>,
+    /// Base URLs of the upstream, used in turn: `http://host:port/base` or `https://...` (`grpc://`, `grpcs://` for gRPC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    pub servers: Option<Vec<String>>,
+    /// What clients may call. A call that matches no endpoint gets 404 `GTW003`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["method".into(), "uri".into()]))]
+    pub endpoints: Option<Vec<EndpointSpec>>,
+    /// Who may call the API. Absent: every signed-in user, or anyone when `public`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessSpec>,
+    /// Cross-origin rules for browsers. Absent: any origin, no credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<CorsSpec>,
+    /// Which headers pass the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<HeadersSpec>,
+    /// How the upstream is called: timeouts, retries, circuit breaker, TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamSpec>,
+    /// Charging of calls to the callers' credits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credits: Option<CreditsSpec>,
+    /// Settings for SOAP upstreams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soap: Option<SoapSpec>,
+    /// Settings for GraphQL upstreams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graphql: Option<GraphqlSpec>,
+    /// Settings for gRPC upstreams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcSpec>,
+    /// Changes to requests before they go upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_transform: Option<TransformSpec>,
+    /// Changes to responses before they go to the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_transform: Option<TransformSpec>,
+    /// `true` wraps JSON answers in the response envelope. Absent: answers pass as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<bool>,
+    /// Gateways that take this API. Absent: every gateway whose `spec.apis` selects it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub gateway_refs: Option<Vec<GatewayRef>>,
+}
+
+/// Protocol an upstream speaks.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP with resources as paths.
+    REST,
+    /// SOAP 1.1 or 1.2 over HTTP.
+    SOAP,
+    /// GraphQL over HTTP.
+    GraphQL,
+    /// gRPC over HTTP/2.
+    GRPC,
+}
+
+/// One method on one path.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSpec {
+    /// HTTP method. `HEAD` calls are answered by the `GET` endpoint.
+    pub method: Method,
+    /// Path on the upstream below the server's base, starting with `/`; `{name}` matches one segment. Unique with `method`.
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^/"))]
+    pub uri: String,
+    /// Path clients call when it differs from `uri`; its parameters must be those of `uri`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^/"))]
+    pub client_uri: Option<String>,
+    /// What the endpoint does, up to 255 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub description: Option<String>,
+    /// Base URLs used for this endpoint instead of the API's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    pub servers: Option<Vec<String>>,
+    /// Rules the request body must satisfy; a violation is 400 `GTW011`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationSpec>,
+}
+
+/// HTTP methods an endpoint can have.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// RFC 9110 9.3.1; serves `HEAD` too.
+    Get,
+    /// RFC 9110 9.3.3.
+    Post,
+    /// RFC 9110 9.3.4.
+    Put,
+    /// RFC 5789.
+    Patch,
+    /// RFC 9110 9.3.5.
+    Delete,
+    /// RFC 9110 9.3.2.
+    Head,
+}
+
+impl Method {
+    /// The method's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Head => "HEAD",
+        }
+    }
+}
+
+/// Rules for a request body.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidationSpec {
+    /// `false` keeps the rules without applying them. Absent: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Rules by field path, e.g. `user.name` or `items[0].id`.
+    #[schemars(length(max = 256))]
+    pub rules: BTreeMap<String, RuleSpec>,
+}
+
+/// What one field must be. Nested rules have the same members and are checked by the gateway.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleSpec {
+    /// Whether the field must be there and not null.
+    pub required: bool,
+    /// Type of the value: `string`, `number`, `boolean`, `array` or `object`.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// Least value, length in characters, or number of items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Greatest value, length in characters, or number of items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Regular expression a string must match from its start; linear-time syntax (RE2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub pattern: Option<String>,
+    /// Format of a string: `email`, `url`, `date`, `datetime` or `uuid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Allowed values.
+    #[serde(rename = "enum", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<AnyValue>>")]
+    pub enum_: Option<Vec<serde_json::Value>>,
+    /// Rules for the members of an object, by name; each with the members of a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<AnyObject>")]
+    pub nested_schema: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Rule for each item of an array, with the members of a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<AnyObject>")]
+    pub array_items: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Schema of a value of any type.
+struct AnyValue;
+
+impl JsonSchema for AnyValue {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AnyValue".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
+    }
+}
+
+/// Schema of an object whose members are checked elsewhere.
+pub(crate) struct AnyObject;
+
+impl JsonSchema for AnyObject {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AnyObject".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    }
+}
+
+/// Who may call an API.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessSpec {
+    /// Roles that may call; each must exist (a DoormanRole, or the built-in `admin`). Absent or empty: any role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 50)), extend("x-kubernetes-list-type" = "set"))]
+    pub roles: Option<Vec<String>>,
+    /// Groups of which the caller must have one. Absent: no group is asked for. Empty: nobody may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 50)), extend("x-kubernetes-list-type" = "set"))]
+    pub groups: Option<Vec<String>>,
+    /// Rules on the client's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpSpec>,
+}
+
+/// Rules on the client's address.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct IpSpec {
+    /// `AllowAll` lets everyone in who is not denied; `Whitelist` only what `allow` holds.
+    pub mode: IpMode,
+    /// Addresses and CIDRs let in under `Whitelist`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), inner(length(min = 2, max = 64)))]
+    pub allow: Option<Vec<String>>,
+    /// Addresses and CIDRs never let in; looked at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), inner(length(min = 2, max = 64)))]
+    pub deny: Option<Vec<String>>,
+    /// Whether forwarding headers from trusted proxies name the client. Absent: as the gateway is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_forwarded_for: Option<bool>,
+}
+
+/// How the address rules of an API start out.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpMode {
+    /// Everyone who is not denied.
+    AllowAll,
+    /// Nobody but the listed.
+    Whitelist,
+}
+
+/// Cross-origin rules (Fetch standard, CORS protocol).
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CorsSpec {
+    /// Allowed origins: exact, `*`, or `https://*.example.com`. Absent: any. Empty: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
+    pub allow_origins: Option<Vec<String>>,
+    /// Allowed methods. Absent: all of REST.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 16)))]
+    pub allow_methods: Option<Vec<String>>,
+    /// Allowed request headers. Absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
+    pub allow_headers: Option<Vec<String>>,
+    /// Whether cookies and authorization may be sent cross-origin. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_credentials: Option<bool>,
+    /// Response headers scripts may read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
+    pub expose_headers: Option<Vec<String>>,
+}
+
+/// Which headers pass the gateway.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadersSpec {
+    /// Header names that pass in both directions, beside the few that always do; credentials and cookies never pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
+    pub allowed: Option<Vec<String>>,
+    /// Client header (also in `allowed`) whose value becomes the upstream's `Authorization`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub authorization_field_swap: Option<String>,
+}
+
+/// How the upstream is called.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamSpec {
+    /// Upper bounds of the phases of a call. Absent members: as the gateway is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<TimeoutsSpec>,
+    /// How failed attempts are repeated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<RetriesSpec>,
+    /// When the upstream is left alone after failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreakerSpec>,
+    /// TLS towards `https` and `grpcs` servers. Absent: the system's roots, the server's own name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTlsSpec>,
+}
+
+/// Upper bounds in whole milliseconds.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TimeoutsSpec {
+    /// Opening a connection, TLS included, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub connect_millis: Option<i32>,
+    /// Longest silence of the upstream while its answer is awaited or read, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub read_millis: Option<i32>,
+    /// Longest stall of the upstream while the request is sent, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub write_millis: Option<i32>,
+    /// Waiting for a pooled connection, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub pool_millis: Option<i32>,
+}
+
+/// How failed attempts are repeated.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RetriesSpec {
+    /// Extra attempts after a failed one, all methods.
+    #[schemars(range(min = 0, max = 10))]
+    pub attempts: i32,
+}
+
+/// When an upstream is left alone after failures.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreakerSpec {
+    /// `false` switches the breaker off for this API.
+    pub enabled: bool,
+    /// Failures in a row that open it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub threshold: Option<i32>,
+    /// How long it stays open, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub open_seconds: Option<i32>,
+}
+
+/// TLS towards the upstream.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamTlsSpec {
+    /// Secret or key in it with the CA certificates (PEM) the upstream's certificate must chain to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// Secret of type `kubernetes.io/tls` with the client certificate to present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<crate::gateway::SecretRef>,
+    /// Name the certificate must be for, instead of the server's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub server_name: Option<String>,
+}
+
+/// Charging of calls.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CreditsSpec {
+    /// Whether each call takes one credit.
+    pub enabled: bool,
+    /// Credit definition the balance is kept under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 50))]
+    pub group: Option<String>,
+}
+
+/// Settings for SOAP upstreams.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SoapSpec {
+    /// SOAP version: `1.1` or `1.2`. Absent: told from the envelope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<SoapVersion>,
+    /// Path or URL of the WSDL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub wsdl_url: Option<String>,
+    /// Credentials put into the WS-Security header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ws_security: Option<WsSecuritySpec>,
+}
+
+/// SOAP versions.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoapVersion {
+    /// SOAP 1.1.
+    #[serde(rename = "1.1")]
+    V11,
+    /// SOAP 1.2.
+    #[serde(rename = "1.2")]
+    V12,
+}
+
+/// WS-Security UsernameToken and Timestamp (OASIS 2004/01).
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WsSecuritySpec {
+    /// Secret with the keys `username` and `password`.
+    pub credentials_secret_ref: crate::gateway::SecretRef,
+    /// How the password is sent. Absent: `PasswordText`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_type: Option<PasswordType>,
+    /// Whether a timestamp is added. Absent: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_timestamp: Option<bool>,
+    /// How long the timestamp is valid, in seconds. Absent: 300.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub timestamp_ttl_seconds: Option<i32>,
+}
+
+/// Forms of a UsernameToken password.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PasswordType {
+    /// As it is.
+    PasswordText,
+    /// SHA-1 digest with nonce and time, as the standard says.
+    PasswordDigest,
+    /// The same with SHA-256.
+    PasswordDigestSHA256,
+}
+
+/// Settings for GraphQL upstreams.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GraphqlSpec {
+    /// Deepest nesting of a query; 0 means no limit. Absent: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_depth: Option<i32>,
+    /// Path of the schema on the upstream. Absent: `/graphql`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub schema_path: Option<String>,
+}
+
+/// Settings for gRPC upstreams.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GrpcSpec {
+    /// Package of the services. Absent: the call's, else `{name}_{version}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub package: Option<String>,
+    /// Packages that may be called. Absent or empty: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
+    pub allowed_packages: Option<Vec<String>>,
+    /// Services that may be called. Absent or empty: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
+    pub allowed_services: Option<Vec<String>>,
+    /// Methods (`Service.Method`) that may be called. Absent or empty: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), inner(length(min = 1, max = 257)))]
+    pub allowed_methods: Option<Vec<String>>,
+    /// ConfigMap key with the `.proto` text of the services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto_config_map_ref: Option<ConfigMapKeyRef>,
+    /// `true` asks the upstream's reflection service for types. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reflection: Option<bool>,
+    /// `true` serves gRPC-Web. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web: Option<bool>,
+}
+
+/// One key of a ConfigMap in the object's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Changes to a request or a response.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TransformSpec {
+    /// Header changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<FieldChanges>,
+    /// Query parameter changes; requests only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<FieldChanges>,
+    /// JSON body changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<BodyChanges>,
+    /// Other status codes for the client, by the upstream's; responses only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_map: Option<BTreeMap<String, i32>>,
+}
+
+/// Changes to named fields: removed, then renamed, then added.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FieldChanges {
+    /// Names to remove.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove: Option<Vec<String>>,
+    /// New names by old name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename: Option<BTreeMap<String, String>>,
+    /// Values to set by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add: Option<BTreeMap<String, String>>,
+}
+
+/// Changes to a JSON body: wrapped, then removed, renamed and set by path (`$.a.b`, `$.list[0]`).
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BodyChanges {
+    /// Member to put the whole body under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrap: Option<String>,
+    /// Paths to remove.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove: Option<Vec<String>>,
+    /// New paths by old path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename: Option<BTreeMap<String, String>>,
+    /// Values to set by path; missing parents are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, AnyValue>>")]
+    pub set: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// What the operator observed of an API.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DoormanApiStatus {
+    /// Generation of the spec this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Option<Vec<Condition>>,
+    /// The gateways that took this API and how far they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["namespace", "name"]))]
+    pub gateways: Option<Vec<GatewayProgress>>,
+}
+
+/// How far one gateway is with one generation of an API.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayProgress {
+    /// Namespace of the DoormanGateway.
+    pub namespace: String,
+    /// Name of the DoormanGateway.
+    pub name: String,
+    /// Ready pods that served this generation when `Programmed` was last decided; the DoormanGateway lists pods live.
+    pub acked: i32,
+    /// Ready pods of the gateway at that time.
+    pub expected: i32,
+}

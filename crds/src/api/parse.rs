@@ -1,0 +1,520 @@
+//! From the wire form of an API to the typed one, collecting every error with the field it is in.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::HeaderName;
+use http::uri::{Authority, Uri};
+use ipnet::IpNet;
+
+use super::{DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
+use crate::FieldError;
+use crate::path::{PathTemplate, Segment};
+
+/// Name and version: what a client calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ApiKey {
+    /// First path segment.
+    pub name: String,
+    /// Second path segment.
+    pub version: String,
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.version)
+    }
+}
+
+/// A valid API: everything the gateway needs, nothing it would have to check again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Api {
+    /// Name and version.
+    pub key: ApiKey,
+    /// Protocol of the upstream.
+    pub protocol: Protocol,
+    /// Whether calls are served at all.
+    pub active: bool,
+    /// Whether a token is needed: neither public nor exempt.
+    pub needs_identity: bool,
+    /// Where calls go unless the endpoint says otherwise; may be empty.
+    pub servers: Vec<UpstreamAddress>,
+    /// What may be called.
+    pub endpoints: Vec<Endpoint>,
+    /// Who may call.
+    pub access: Access,
+    /// Which headers pass.
+    pub headers: Headers,
+    /// Upper bounds that differ from the gateway's.
+    pub timeouts: Timeouts,
+}
+
+/// One method on one path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// HTTP method.
+    pub method: Method,
+    /// Path clients call.
+    pub client_path: PathTemplate,
+    /// Path on the upstream.
+    pub upstream_path: PathTemplate,
+    /// Own servers; none means the API's.
+    pub servers: Option<Vec<UpstreamAddress>>,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Access {
+    /// Admitted roles; empty admits any.
+    pub roles: Vec<String>,
+    /// Groups of which the caller needs one; `None` asks for none, an empty list admits nobody.
+    pub groups: Option<Vec<String>>,
+    /// Rules on the client's address.
+    pub ip: Option<IpRules>,
+}
+
+/// Rules on the client's address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpRules {
+    /// Whether only `allow` is let in.
+    pub only_allowed: bool,
+    /// Let in under `only_allowed`.
+    pub allow: Vec<IpNet>,
+    /// Never let in.
+    pub deny: Vec<IpNet>,
+    /// Whether forwarding headers count; `None` is as the gateway is set.
+    pub trust_forwarded_for: Option<bool>,
+}
+
+/// Which headers pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Headers {
+    /// Names that pass both ways beside the defaults; never credentials.
+    pub allowed: Vec<HeaderName>,
+    /// Client header that becomes the upstream's `Authorization`.
+    pub authorization_from: Option<HeaderName>,
+}
+
+/// Upper bounds; `None` is as the gateway is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Opening a connection.
+    pub connect: Option<Duration>,
+    /// Silence of the upstream.
+    pub read: Option<Duration>,
+    /// Stall while sending.
+    pub write: Option<Duration>,
+    /// Waiting for a connection.
+    pub pool: Option<Duration>,
+}
+
+/// Base URL of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamAddress {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Host name or address literal, without brackets.
+    pub host: String,
+    /// Port, filled in from the scheme when absent.
+    pub port: u16,
+    /// `host` or `host:port` as the `Host` header shows it; the scheme's own port is left out.
+    pub authority: Authority,
+    /// Path put before the endpoint's, without trailing slash; often empty.
+    pub base_path: String,
+    /// Query put before the client's.
+    pub query: Option<String>,
+}
+
+/// Headers that never pass in either direction, even when listed (reference: gateway behaviour 10.1).
+pub const NEVER_FORWARDED: [&str; 9] = [
+    "authorization",
+    "proxy-authorization",
+    "www-authenticate",
+    "x-api-key",
+    "api-key",
+    "cookie",
+    "set-cookie",
+    "x-csrf-token",
+    "csrf-token",
+];
+
+/// Headers that belong to one connection (RFC 9110 7.6.1) or to the framing of one message.
+pub const PER_CONNECTION: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "host",
+];
+
+impl FromStr for UpstreamAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|error| format!("`{text}` is not a URL: {error}"))?;
+        let (tls, default_port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            Some(other) => return Err(format!("`{text}`: scheme `{other}` is not served; use http or https")),
+            None => return Err(format!("`{text}` needs a scheme: write http://{text} or https://{text}")),
+        };
+        let authority = uri.authority().ok_or_else(|| format!("`{text}` has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(format!("`{text}`: credentials in a URL are not allowed; they would be readable by everyone"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return Err(format!("`{text}` has no host"));
+        }
+        let port = match authority.port() {
+            None => default_port,
+            Some(port) => match port.as_u16() {
+                0 => return Err(format!("`{text}`: port 0 can't be called")),
+                port => port,
+            },
+        };
+        if let Some(problem) = forbidden_host(&host) {
+            return Err(format!("`{text}`: {problem}"));
+        }
+        let shown =
+            if port == default_port { authority.host().to_owned() } else { format!("{}:{port}", authority.host()) };
+        let authority = shown.parse().map_err(|error| format!("`{text}`: {error}"))?;
+        let base_path = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { tls, host, port, authority, base_path, query: uri.query().map(str::to_owned) })
+    }
+}
+
+/// Why an upstream host is never called: link-local addresses reach cloud metadata services.
+fn forbidden_host(host: &str) -> Option<&'static str> {
+    if host.eq_ignore_ascii_case("metadata.google.internal") {
+        return Some("metadata services are never called");
+    }
+    let address: IpAddr = host.parse().ok()?;
+    is_forbidden_address(address).then_some("link-local, multicast and unspecified addresses are never called")
+}
+
+/// Addresses no upstream call may reach, however they were found: link-local, metadata, multicast, unspecified.
+pub fn is_forbidden_address(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => {
+            let aws_metadata = std::net::Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+            v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast() || v6 == aws_metadata
+        }
+    }
+}
+
+/// Parses a spec.
+///
+/// # Errors
+/// Every problem found, each with the field it is in; never an empty list.
+pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    segment("spec.name", &spec.name, 64, &mut errors);
+    segment("spec.version", &spec.version, 8, &mut errors);
+    unsupported(spec, &mut errors);
+
+    let is_public = spec.public.unwrap_or(false);
+    if is_public && spec.credits.as_ref().is_some_and(|credits| credits.enabled) {
+        errors.push(FieldError::invalid("spec.credits.enabled", "a public API can't charge credits"));
+    }
+    let servers = servers("spec.servers", spec.servers.as_deref().unwrap_or_default(), &mut errors);
+    if spec.protocol == Protocol::SOAP && spec.servers.as_ref().is_none_or(Vec::is_empty) {
+        errors.push(FieldError::invalid("spec.servers", "a SOAP API needs at least one server"));
+    }
+    let endpoints = endpoints(spec.endpoints.as_deref().unwrap_or_default(), &mut errors);
+    let access = Access {
+        roles: spec.access.as_ref().and_then(|access| access.roles.clone()).unwrap_or_default(),
+        groups: spec.access.as_ref().and_then(|access| access.groups.clone()),
+        ip: spec.access.as_ref().and_then(|access| access.ip.as_ref()).map(|ip| ip_rules(ip, &mut errors)),
+    };
+    let headers = headers(spec, &mut errors);
+    let timeouts = timeouts(spec.upstream.as_ref().and_then(|upstream| upstream.timeouts), &mut errors);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(Api {
+        key: ApiKey { name: spec.name.clone(), version: spec.version.clone() },
+        protocol: spec.protocol,
+        active: spec.active.unwrap_or(true),
+        needs_identity: !is_public && spec.auth_required.unwrap_or(true),
+        servers,
+        endpoints,
+        access,
+        headers,
+        timeouts,
+    })
+}
+
+fn segment(field: &str, text: &str, max: usize, errors: &mut Vec<FieldError>) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
+    let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    if text.len() > max || !starts_well || !text.chars().all(allowed) {
+        let rule = "letters, digits, `.`, `_`, `~` and `-`, starting with a letter, a digit or `_`";
+        errors.push(FieldError::invalid(field, format!("`{text}` must be 1 to {max} characters: {rule}")));
+    }
+}
+
+/// Refuses what this version would silently leave out; status must not say more than traffic shows.
+fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
+    let upstream = spec.upstream.as_ref();
+    let present = [
+        (spec.protocol != Protocol::REST, "spec.protocol", "only REST is served by this version"),
+        (spec.cors.is_some(), "spec.cors", NOT_YET),
+        (upstream.and_then(|u| u.retries).is_some_and(|r| r.attempts > 0), "spec.upstream.retries.attempts", NOT_YET),
+        (upstream.and_then(|u| u.circuit_breaker).is_some_and(|b| b.enabled), "spec.upstream.circuitBreaker", NOT_YET),
+        (upstream.is_some_and(|u| u.tls.is_some()), "spec.upstream.tls", NOT_YET),
+        (spec.credits.as_ref().is_some_and(|credits| credits.enabled), "spec.credits.enabled", NOT_YET),
+        (spec.soap.is_some(), "spec.soap", NOT_YET),
+        (spec.graphql.is_some(), "spec.graphql", NOT_YET),
+        (spec.grpc.is_some(), "spec.grpc", NOT_YET),
+        (spec.request_transform.is_some(), "spec.requestTransform", NOT_YET),
+        (spec.response_transform.is_some(), "spec.responseTransform", NOT_YET),
+        (spec.envelope == Some(true), "spec.envelope", NOT_YET),
+    ];
+    for (_, field, message) in present.iter().filter(|(present, ..)| *present) {
+        errors.push(FieldError::unsupported(*field, *message));
+    }
+    for (index, endpoint) in spec.endpoints.iter().flatten().enumerate() {
+        if endpoint.validation.as_ref().is_some_and(|validation| validation.enabled != Some(false)) {
+            errors.push(FieldError::unsupported(format!("spec.endpoints[{index}].validation"), NOT_YET));
+        }
+    }
+}
+
+const NOT_YET: &str = "not served by this version; remove the field";
+
+fn servers(field: &str, texts: &[String], errors: &mut Vec<FieldError>) -> Vec<UpstreamAddress> {
+    let mut servers = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse() {
+            Ok(server) => servers.push(server),
+            Err(message) => errors.push(FieldError::invalid(format!("{field}[{index}]"), message)),
+        }
+    }
+    servers
+}
+
+fn endpoints(specs: &[EndpointSpec], errors: &mut Vec<FieldError>) -> Vec<Endpoint> {
+    let mut endpoints = Vec::with_capacity(specs.len());
+    let mut seen: HashMap<(Method, Vec<Option<String>>), usize> = HashMap::new();
+    for (index, spec) in specs.iter().enumerate() {
+        let field = format!("spec.endpoints[{index}]");
+        let Some(endpoint) = endpoint(&field, spec, errors) else { continue };
+        if let Some(first) = seen.insert((endpoint.method, shape(&endpoint.client_path)), index) {
+            let message = format!(
+                "{} {} answers the same calls as spec.endpoints[{first}]; remove one",
+                endpoint.method.as_str(),
+                endpoint.client_path
+            );
+            errors.push(FieldError::invalid(field, message));
+        }
+        endpoints.push(endpoint);
+    }
+    endpoints
+}
+
+fn endpoint(field: &str, spec: &EndpointSpec, errors: &mut Vec<FieldError>) -> Option<Endpoint> {
+    let mut template = |member: &str, text: &str| {
+        PathTemplate::parse(text)
+            .map_err(|message| errors.push(FieldError::invalid(format!("{field}.{member}"), message)))
+            .ok()
+    };
+    let upstream_path = template("uri", &spec.uri)?;
+    let client_path = match &spec.client_uri {
+        Some(text) => template("clientUri", text)?,
+        None => upstream_path.clone(),
+    };
+    if let Some(name) = upstream_path.parameters().find(|name| !client_path.parameters().any(|p| p == *name)) {
+        let message = format!("has no parameter `{{{name}}}`, which `uri` needs");
+        errors.push(FieldError::invalid(format!("{field}.clientUri"), message));
+    }
+    let servers = servers(&format!("{field}.servers"), spec.servers.as_deref().unwrap_or_default(), errors);
+    let servers = (!servers.is_empty()).then_some(servers);
+    Some(Endpoint { method: spec.method, client_path, upstream_path, servers })
+}
+
+/// What a path matches, whatever its parameters are called.
+fn shape(path: &PathTemplate) -> Vec<Option<String>> {
+    let part = |segment: &Segment| match segment {
+        Segment::Literal(text) => Some(text.clone()),
+        Segment::Parameter(_) => None,
+    };
+    path.segments().iter().map(part).collect()
+}
+
+fn headers(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) -> Headers {
+    let Some(headers) = &spec.headers else { return Headers::default() };
+    let mut allowed = Vec::new();
+    for (index, text) in headers.allowed.iter().flatten().enumerate() {
+        let field = format!("spec.headers.allowed[{index}]");
+        match HeaderName::from_str(text.trim()) {
+            // Listed by existing clients without effect; accepting them keeps those definitions valid.
+            Ok(name) if NEVER_FORWARDED.contains(&name.as_str()) || PER_CONNECTION.contains(&name.as_str()) => {}
+            Ok(name) if !allowed.contains(&name) => allowed.push(name),
+            Ok(_) => {}
+            Err(_) => errors.push(FieldError::invalid(field, format!("`{text}` is not a header name"))),
+        }
+    }
+    let authorization_from = headers.authorization_field_swap.as_ref().and_then(|text| {
+        let field = "spec.headers.authorizationFieldSwap";
+        match HeaderName::from_str(text.trim()) {
+            Ok(name) if NEVER_FORWARDED.contains(&name.as_str()) => {
+                let message = format!("`{name}` never passes the gateway; let clients use another header");
+                errors.push(FieldError::invalid(field, message));
+                None
+            }
+            Ok(name) => Some(name),
+            Err(_) => {
+                errors.push(FieldError::invalid(field, format!("`{text}` is not a header name")));
+                None
+            }
+        }
+    });
+    Headers { allowed, authorization_from }
+}
+
+fn ip_rules(spec: &IpSpec, errors: &mut Vec<FieldError>) -> IpRules {
+    let mut nets = |member: &str, texts: Option<&Vec<String>>| {
+        let mut nets = Vec::new();
+        for (index, text) in texts.into_iter().flatten().enumerate() {
+            match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+                Ok(net) => nets.push(net),
+                Err(_) => errors.push(FieldError::invalid(
+                    format!("spec.access.ip.{member}[{index}]"),
+                    format!("`{text}` is neither an address nor a CIDR such as 10.0.0.0/8"),
+                )),
+            }
+        }
+        nets
+    };
+    let allow = nets("allow", spec.allow.as_ref());
+    let deny = nets("deny", spec.deny.as_ref());
+    IpRules { only_allowed: spec.mode == IpMode::Whitelist, allow, deny, trust_forwarded_for: spec.trust_forwarded_for }
+}
+
+fn timeouts(spec: Option<TimeoutsSpec>, errors: &mut Vec<FieldError>) -> Timeouts {
+    let spec = spec.unwrap_or_default();
+    let mut bound = |member: &str, millis: Option<i32>| {
+        let millis = millis?;
+        if !(1..=3_600_000).contains(&millis) {
+            let field = format!("spec.upstream.timeouts.{member}");
+            errors.push(FieldError::invalid(field, "must be 1 to 3600000 milliseconds"));
+            return None;
+        }
+        u64::try_from(millis).ok().map(Duration::from_millis)
+    };
+    Timeouts {
+        connect: bound("connectMillis", spec.connect_millis),
+        read: bound("readMillis", spec.read_millis),
+        write: bound("writeMillis", spec.write_millis),
+        pool: bound("poolMillis", spec.pool_millis),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reason;
+    use serde_json::{Value, json};
+
+    fn spec(changes: Value) -> DoormanApiSpec {
+        let mut value = json!({
+            "name": "orders", "version": "v1", "protocol": "REST", "servers": ["http://orders:8080/base/"],
+            "endpoints": [{"method": "GET", "uri": "/items/{id}"}],
+        });
+        for (key, change) in changes.as_object().unwrap() {
+            value[key] = change.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_plain_api_parses_into_what_it_says() {
+        let api = parse(&spec(json!({}))).unwrap();
+        assert_eq!(api.key.to_string(), "orders/v1");
+        assert!(api.active && api.needs_identity);
+        let server = &api.servers[0];
+        assert_eq!((server.host.as_str(), server.port, server.base_path.as_str()), ("orders", 8080, "/base"));
+        assert_eq!(server.authority.as_str(), "orders:8080");
+        assert_eq!(api.access.groups, None);
+    }
+
+    #[test]
+    fn public_or_auth_optional_apis_need_no_identity() {
+        assert!(!parse(&spec(json!({"public": true}))).unwrap().needs_identity);
+        assert!(!parse(&spec(json!({"authRequired": false}))).unwrap().needs_identity);
+    }
+
+    #[test]
+    fn each_problem_names_its_field() {
+        let endpoint = |extra: Value| {
+            let mut value = json!({"method": "GET", "uri": "/a/{id}"});
+            for (key, change) in extra.as_object().unwrap() {
+                value[key] = change.clone();
+            }
+            json!({"endpoints": [value]})
+        };
+        let table = [
+            (json!({"name": "a/b"}), "spec.name"),
+            (json!({"name": ".."}), "spec.name"),
+            (json!({"version": "version-one"}), "spec.version"),
+            (json!({"servers": ["orders:8080"]}), "spec.servers[0]"),
+            (json!({"servers": ["http://ok", "ftp://x"]}), "spec.servers[1]"),
+            (json!({"servers": ["http://user:pw@x"]}), "spec.servers[0]"),
+            (json!({"servers": ["http://169.254.169.254/latest"]}), "spec.servers[0]"),
+            (json!({"servers": ["http://[::ffff:169.254.169.254]/"]}), "spec.servers[0]"),
+            (json!({"servers": ["http://metadata.google.internal"]}), "spec.servers[0]"),
+            (endpoint(json!({"uri": "/a/../b"})), "spec.endpoints[0].uri"),
+            (endpoint(json!({"clientUri": "/b"})), "spec.endpoints[0].clientUri"),
+            (endpoint(json!({"servers": ["nope"]})), "spec.endpoints[0].servers[0]"),
+            (
+                json!({"endpoints": [{"method": "GET", "uri": "/a/{x}"}, {"method": "GET", "uri": "/a/{y}"}]}),
+                "spec.endpoints[1]",
+            ),
+            (json!({"headers": {"allowed": ["ok", "not ok"]}}), "spec.headers.allowed[1]"),
+            (json!({"headers": {"authorizationFieldSwap": "Cookie"}}), "spec.headers.authorizationFieldSwap"),
+            (json!({"access": {"ip": {"mode": "Whitelist", "allow": ["1.2.3"]}}}), "spec.access.ip.allow[0]"),
+            (json!({"upstream": {"timeouts": {"readMillis": 0}}}), "spec.upstream.timeouts.readMillis"),
+            (json!({"protocol": "SOAP", "servers": []}), "spec.servers"),
+        ];
+        for (changes, field) in table {
+            let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
+            assert!(errors.iter().any(|error| error.field == field), "{changes}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
+        for changes in [
+            json!({"protocol": "GRPC"}),
+            json!({"upstream": {"retries": {"attempts": 1}}}),
+            json!({"credits": {"enabled": true, "group": "g"}}),
+            json!({"cors": {}}),
+            json!({"envelope": true}),
+        ] {
+            let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
+            assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_on_the_allow_list_stay_off_it() {
+        let api = parse(&spec(json!({"headers": {"allowed": ["X-Ok", "Authorization", "x-ok", "Host"]}}))).unwrap();
+        assert_eq!(api.headers.allowed, [HeaderName::from_static("x-ok")]);
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "envelope": true}))).unwrap_err();
+        assert_eq!(errors.len(), 3, "{errors:?}");
+    }
+}
