@@ -1,1 +1,3 @@
+//! Doorman's data plane: the process.
+
 fn main() {}

@@ -1,0 +1,3 @@
+//! Doorman's data plane: proxies `/api` traffic and serves the management API under `/platform`.
+
+pub mod settings;
