@@ -1,1 +1,9 @@
+//! What the tests, the demo and the benchmark share: an upstream to call and a load to call it with.
+//!
+//! - [`upstream`]: a small HTTP/1.1 and h2c server whose answers are known in advance, as the binary `sample-upstream`;
+//! - [`load`]: a fixed-rate load generator that counts every request without a correct answer, as the binary `loadgen`.
+//!
+//! Both are libraries first, so that a test can run them inside itself, beside whatever it is testing.
 
+pub mod load;
+pub mod upstream;
