@@ -1,3 +1,15 @@
 //! Doorman's data plane: proxies `/api` traffic and serves the management API under `/platform`.
 
+pub mod admin;
+pub mod client;
+pub mod definitions;
+pub mod listen;
+pub mod pipeline;
+pub mod problem;
+pub mod protocols;
+pub mod request;
+pub mod server;
 pub mod settings;
+pub mod snapshot;
+pub mod telemetry;
+pub mod upstream;

@@ -1,0 +1,224 @@
+//! A request's way through the gateway, in order, on one screen.
+//!
+//! parse -> find -> admit (address) -> identify -> admit (role, group) -> call -> respond. Each stage either passes the
+//! request on or ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer
+//! carries and observes the outcome.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use doorman_crds::api::IpRules;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::problem::Problem;
+use crate::protocols::rest;
+use crate::request::{self, Segments};
+use crate::settings::Settings;
+use crate::snapshot::{CompiledApi, Entry, Snapshot};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{CallTimeouts, RequestBody, UpstreamError};
+
+mod body;
+mod respond;
+
+pub use body::Body;
+
+/// Everything requests are handled with.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Settings of the process.
+    pub settings: Settings,
+    /// What is served; replaced as a whole.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether clients are asked to go elsewhere.
+    pub draining: AtomicBool,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Address of the other end of the connection.
+    pub address: IpAddr,
+}
+
+/// What is known about a request when it is logged and counted.
+#[derive(Debug, Default)]
+struct Observed {
+    is_data_plane: bool,
+}
+
+impl Gateway {
+    /// Answers one request; never fails.
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let arrived = Instant::now();
+        let (parts, body) = request.into_parts();
+        let id = respond::request_id(&parts.headers);
+        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/") };
+        let outcome = self.route(&parts, body, peer, &id, arrived, &mut observed).await;
+        let mut response = outcome.unwrap_or_else(|problem| respond::problem(&problem));
+        self.add_headers(&mut response, &id);
+        self.observe(&parts, &response, peer, &id, arrived, &observed);
+        response
+    }
+
+    async fn route(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        peer: Peer,
+        id: &HeaderValue,
+        arrived: Instant,
+        observed: &mut Observed,
+    ) -> Result<Response<Body>, Problem> {
+        let segments = request::check(&parts.uri, &parts.headers)
+            .and_then(|()| request::segments(parts.uri.path()))
+            .map_err(|refused| Problem::new(StatusCode::BAD_REQUEST, "GTW011", refused.to_string()))?;
+        match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
+            ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived).await,
+            ["api", "health"] => {
+                observed.is_data_plane = false;
+                Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
+            }
+            ["platform", "monitor", "liveness"] => {
+                Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"alive"}"#)))
+            }
+            ["platform", "monitor", "readiness"] => Ok(respond::only(parts, &Method::GET, || self.readiness())),
+            _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
+        }
+    }
+
+    fn readiness(&self) -> Response<Body> {
+        if self.draining.load(Ordering::Relaxed) {
+            let mut response = respond::json(r#"{"status":"degraded","mongodb":"connected","redis":"connected"}"#);
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            return response;
+        }
+        respond::json(r#"{"status":"ready","mongodb":"connected","redis":"connected"}"#)
+    }
+
+    async fn rest(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        segments: &Segments<'_>,
+        peer: Peer,
+        id: &HeaderValue,
+        arrived: Instant,
+    ) -> Result<Response<Body>, Problem> {
+        if parts.method == Method::OPTIONS {
+            return Ok(respond::empty(StatusCode::NO_CONTENT));
+        }
+        let Some(method) = rest::endpoint_method(&parts.method) else {
+            return Ok(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+        };
+        let limit = self.settings.limits.rest().0;
+        bounded(parts, limit)?;
+
+        let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };
+        let snapshot = self.snapshot.load();
+        let api = find(&snapshot, name, version)?;
+        if let Some(rules) = &api.api.access.ip {
+            admit_address(rules, peer.address)?;
+        }
+        let endpoint = api.paths.find(method, path).ok_or_else(|| {
+            Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
+        })?;
+        if api.api.needs_identity {
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized"));
+        }
+        if !api.api.active {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
+        }
+        let server = endpoint
+            .servers()
+            .next()
+            .or_else(|| api.servers.next())
+            .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "GTW001", "No upstream servers configured"))?;
+
+        let carries_body = rest::takes_body(&parts.method) && !http_body::Body::is_end_stream(&body);
+        let (body, progress) = if carries_body {
+            let (body, progress) = RequestBody::stream(body, limit);
+            (body, Some(progress))
+        } else {
+            (RequestBody::Empty, None)
+        };
+        let caller = rest::Caller { request_id: id, username: None };
+        let request = rest::upstream_request(parts, &api, endpoint, path, server, caller, body)?;
+        let sent = Instant::now();
+        let answer = server.pool.send(request, &self.timeouts(&api), progress.as_deref()).await;
+        match answer {
+            Ok(answer) => rest::client_response(answer, &api, parts.method == Method::HEAD, arrived, sent),
+            Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
+            Err(error) => Err(self.upstream_failed(&api, &error)),
+        }
+    }
+
+    fn timeouts(&self, api: &CompiledApi) -> CallTimeouts {
+        let (own, general) = (&api.api.timeouts, &self.settings.upstream);
+        CallTimeouts {
+            connect: own.connect.unwrap_or(general.connect_timeout),
+            read: own.read.unwrap_or(general.read_timeout),
+            write: own.write.unwrap_or(general.write_timeout),
+            pool: own.pool.unwrap_or(general.pool_timeout),
+        }
+    }
+
+    /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
+    fn upstream_failed(&self, api: &CompiledApi, error: &UpstreamError) -> Problem {
+        tracing::warn!(api = &*api.label, %error, "upstream call failed");
+        if matches!(error, UpstreamError::Timeout(_)) {
+            self.metrics.upstream_timeouts.inc();
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")
+        } else {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "GTW006", "Internal server error")
+        }
+    }
+}
+
+fn find(snapshot: &Snapshot, name: &str, version: &str) -> Result<Arc<CompiledApi>, Problem> {
+    match snapshot.find(name, version) {
+        Some(Entry::Served(api)) => Ok(api.clone()),
+        Some(Entry::Unservable(reason)) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "GTW503",
+            format!("The API is defined but can't be served: {reason}"),
+        )),
+        None => Err(unknown_api()),
+    }
+}
+
+fn unknown_api() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "GTW001", "API does not exist for the requested name and version")
+}
+
+fn too_large(limit: u64) -> Problem {
+    let message = format!("Request entity too large (max: {limit} bytes)");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "REQ001", message)
+}
+
+/// Refuses a body that says itself that it is too large; what says nothing is counted while it is read.
+fn bounded(parts: &Parts, limit: u64) -> Result<(), Problem> {
+    let length =
+        parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit) { Err(too_large(limit)) } else { Ok(()) }
+}
+
+/// Reference: gateway behaviour 6.3; the deny list is looked at first.
+fn admit_address(rules: &IpRules, address: IpAddr) -> Result<(), Problem> {
+    let address = address.to_canonical();
+    let restricted = |code| Err(Problem::new(StatusCode::FORBIDDEN, code, "IP restricted"));
+    if rules.deny.iter().any(|net| net.contains(&address)) {
+        return restricted("API011");
+    }
+    if rules.only_allowed && !rules.allow.iter().any(|net| net.contains(&address)) {
+        return restricted("API010");
+    }
+    Ok(())
+}
