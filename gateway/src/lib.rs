@@ -1,3 +1,5 @@
 //! Doorman's data plane: proxies `/api` traffic and serves the management API under `/platform`.
 
+pub mod client;
+pub mod problem;
 pub mod settings;
