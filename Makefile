@@ -1,9 +1,13 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint unit generate
+.PHONY: help demo build test lint unit generate
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## run the gateway here with a sample upstream and print what to try
+	@tests/prerequisites build
+	@examples/demo
 
 build: ## build the programs (release)
 	@tests/prerequisites build
