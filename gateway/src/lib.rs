@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod client;
 pub mod definitions;
+pub mod identity;
 pub mod listen;
 pub mod pipeline;
 pub mod problem;
@@ -11,5 +12,6 @@ pub mod request;
 pub mod server;
 pub mod settings;
 pub mod snapshot;
+pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -1,0 +1,304 @@
+//! Who is calling.
+//!
+//! In: a request's headers. Out: a [`Principal`], or the one reason it was [`Denied`]. What always holds: a token counts
+//! only while its signature, its expiry, its revocation and its user's standing all say so; what can't be known denies.
+//!
+//! In memory mode everything is asked at its source. With external stores, answers are kept for [`CACHE_LIFE`] and
+//! dropped at once when this or another process changes them, so that a warm request waits for nobody.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use doorman_crds::role::Permission;
+use futures::future::{join, try_join};
+use http::{HeaderMap, StatusCode};
+
+mod bearer;
+mod fresh;
+mod keys;
+mod passwords;
+
+pub use bearer::{ACCESS_COOKIE, CSRF_COOKIE, bearer};
+pub use keys::{Accesses, Claims, KeyError, KeyRing};
+pub use passwords::{Busy, Passwords};
+
+use crate::{
+    settings::Settings,
+    store::{Role, Standing, Store, StoreError, User},
+};
+use fresh::Fresh;
+
+/// How long an answer of an external store is believed when no news comes.
+pub const CACHE_LIFE: Duration = Duration::from_secs(30);
+
+/// A signed-in user. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The user's name.
+    pub username: Arc<str>,
+    /// The name of the user's role; there may be no such role.
+    pub role: Arc<str>,
+    /// The names of the user's groups.
+    pub groups: Arc<[Arc<str>]>,
+}
+
+impl From<&User> for Principal {
+    fn from(user: &User) -> Self {
+        Self { username: Arc::clone(&user.username), role: Arc::clone(&user.role), groups: Arc::clone(&user.groups) }
+    }
+}
+
+/// A principal and the token it came with.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// Who.
+    pub principal: Principal,
+    /// What the token says.
+    pub token: Claims,
+}
+
+/// Why nobody is signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No token, or one that doesn't count, for whatever reason: clients are not told which.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// The double submit failed.
+    #[error("Invalid CSRF token")]
+    Csrf,
+    /// The document store is away.
+    #[error("Database unavailable")]
+    Documents,
+    /// The store of revocations is away.
+    #[error("Service temporarily unavailable")]
+    Unavailable,
+}
+
+impl Denied {
+    /// The status that goes with the reason.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Unauthorized | Self::Csrf => StatusCode::UNAUTHORIZED,
+            Self::Documents => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The reason, as clients read it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "Unauthorized",
+            Self::Csrf => "Invalid CSRF token",
+            Self::Documents => "Database unavailable",
+            Self::Unavailable => "Service temporarily unavailable",
+        }
+    }
+}
+
+impl From<StoreError> for Denied {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a caller can't be identified");
+        match error {
+            StoreError::Documents(_) | StoreError::Taken => Self::Documents,
+            StoreError::Shared(_) => Self::Unavailable,
+        }
+    }
+}
+
+/// What other processes are told when something they may have cached has changed.
+enum Change<'a> {
+    User(&'a str),
+    Role(&'a str),
+    Token(&'a str),
+}
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(out, "user:{name}"),
+            Self::Role(name) => write!(out, "role:{name}"),
+            Self::Token(jti) => write!(out, "token:{jti}"),
+        }
+    }
+}
+
+impl<'a> Change<'a> {
+    /// `None`: news of a kind that another version may know.
+    fn parse(text: &'a str) -> Option<Self> {
+        let (kind, name) = text.split_once(':')?;
+        match kind {
+            "user" => Some(Self::User(name)),
+            "role" => Some(Self::Role(name)),
+            "token" => Some(Self::Token(name)),
+            _ => None,
+        }
+    }
+}
+
+/// Tells who is calling, and what they may do.
+pub struct Identity {
+    keys: ArcSwap<KeyRing>,
+    store: Arc<Store>,
+    passwords: Passwords,
+    standings: Fresh<Standing>,
+    roles: Fresh<Option<Arc<Role>>>,
+    /// Is the token of this id revoked?
+    tokens: Fresh<bool>,
+}
+
+impl Identity {
+    /// With the keys of these settings, over this store.
+    pub fn new(settings: &Settings, store: Arc<Store>) -> Result<Self, KeyError> {
+        let capacity = usize::try_from(settings.storage.cache_entries.get()).unwrap_or(usize::MAX);
+        Ok(Self {
+            keys: ArcSwap::from_pointee(KeyRing::new(&settings.keys)?),
+            store,
+            passwords: Passwords::default(),
+            standings: Fresh::new(capacity, CACHE_LIFE),
+            roles: Fresh::new(capacity, CACHE_LIFE),
+            tokens: Fresh::new(capacity, CACHE_LIFE),
+        })
+    }
+
+    /// The keys in use.
+    pub fn keys(&self) -> Arc<KeyRing> {
+        self.keys.load_full()
+    }
+
+    /// Uses other keys from now on.
+    pub fn replace_keys(&self, keys: KeyRing) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// Checks passwords.
+    pub fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    /// Where users, roles and revocations are.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Who is calling. Doesn't wait when all that must be known is in this process.
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Principal, Denied> {
+        self.sign_in(headers).await.map(|signed_in| signed_in.principal)
+    }
+
+    /// Who is calling, and with which token.
+    pub async fn sign_in(&self, headers: &HeaderMap) -> Result<SignedIn, Denied> {
+        let token = self.keys.load().verify(bearer(headers).ok_or(Denied::Unauthorized)?)?;
+        let known = self.known_standing(&token.sub).zip(self.known_revocation(&token.jti));
+        let (standing, is_revoked) = match known {
+            Some((standing, is_revoked)) => (standing?, is_revoked?),
+            None => try_join(self.standing(&token.sub), self.is_revoked(&token)).await?,
+        };
+        match standing.user {
+            Some(user) if user.active && !standing.is_revoked && !is_revoked => {
+                Ok(SignedIn { principal: Principal::from(&*user), token })
+            }
+            _ => Err(Denied::Unauthorized),
+        }
+    }
+
+    fn known_standing(&self, username: &str) -> Option<Result<Standing, StoreError>> {
+        self.store.standing_now(username).map(Ok).or_else(|| self.standings.get(username))
+    }
+
+    fn known_revocation(&self, jti: &str) -> Option<Result<bool, StoreError>> {
+        self.store.is_token_revoked_now(jti).map(Ok).or_else(|| self.tokens.get(jti))
+    }
+
+    async fn standing(&self, username: &str) -> Result<Standing, StoreError> {
+        if let Some(standing) = self.store.standing_now(username) {
+            return Ok(standing);
+        }
+        self.standings.get_or_load(username, || self.store.standing(username)).await
+    }
+
+    async fn is_revoked(&self, token: &Claims) -> Result<bool, StoreError> {
+        if let Some(is_revoked) = self.store.is_token_revoked_now(&token.jti) {
+            return Ok(is_revoked);
+        }
+        self.tokens.get_or_load(&token.jti, || self.store.is_token_revoked(&token.sub, &token.jti)).await
+    }
+
+    /// The role of this name, as it is now.
+    pub async fn role(&self, name: &str) -> Result<Option<Arc<Role>>, StoreError> {
+        if let Some(role) = self.store.role_now(name) {
+            return Ok(role);
+        }
+        self.roles.get_or_load(name, || self.store.role(name)).await
+    }
+
+    /// Does the principal's role give this permission now? A role that doesn't exist gives none.
+    pub async fn may(&self, principal: &Principal, permission: Permission) -> Result<bool, Denied> {
+        let role = self.role(&principal.role).await?;
+        Ok(role.is_some_and(|role| role.permissions.contains(permission)))
+    }
+
+    /// The permissions that a new token of this user carries.
+    pub async fn accesses(&self, user: &User) -> Result<Accesses, StoreError> {
+        let role = self.role(&user.role).await?;
+        Ok(Accesses(role.map(|role| role.permissions).unwrap_or_default()))
+    }
+
+    /// Refuses a token from now on, in every process.
+    pub async fn revoke_token(&self, token: &Claims) -> Result<(), StoreError> {
+        self.store.revoke_token(&token.sub, &token.jti, token.exp).await?;
+        self.tell(Change::Token(&token.jti)).await;
+        Ok(())
+    }
+
+    /// Refuses all tokens of a user from now on, later ones too, until it is taken back.
+    pub async fn set_user_revoked(&self, username: &str, is_revoked: bool) -> Result<(), StoreError> {
+        self.store.set_user_revoked(username, is_revoked).await?;
+        self.forget_user(username).await;
+        Ok(())
+    }
+
+    /// To be called after each change of a user: the next request sees it, in every process.
+    pub async fn forget_user(&self, username: &str) {
+        self.tell(Change::User(username)).await;
+    }
+
+    /// To be called after each change of a role.
+    pub async fn forget_role(&self, name: &str) {
+        self.tell(Change::Role(name)).await;
+    }
+
+    async fn tell(&self, change: Change<'_>) {
+        self.apply(&change);
+        if let Err(error) = self.store.announce(&change.to_string()).await {
+            let life = CACHE_LIFE.as_secs();
+            tracing::warn!(%error, "other processes may not see a change for {life} s");
+        }
+    }
+
+    fn apply(&self, change: &Change<'_>) {
+        match change {
+            Change::User(name) => self.standings.forget(name),
+            Change::Role(name) => self.roles.forget(name),
+            Change::Token(jti) => self.tokens.forget(jti),
+        }
+    }
+
+    /// Looks after the caches and the store until it is dropped: one task of the process runs this.
+    pub async fn maintain(&self) {
+        let news = self.store.follow_changes(|change| {
+            if let Some(text) = change {
+                if let Some(change) = Change::parse(text) {
+                    self.apply(&change);
+                }
+            } else {
+                self.standings.forget_all();
+                self.roles.forget_all();
+                self.tokens.forget_all();
+            }
+        });
+        join(news, self.store.maintain()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

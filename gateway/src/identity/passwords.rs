@@ -1,0 +1,146 @@
+//! Checking passwords without letting anyone know or flood anything.
+//!
+//! One check takes a quarter of a second of a core. Only half of the cores work on checks at any time, so that a flood
+//! of sign-ins slows sign-ins and not traffic; who waits too long is told to come back. An unknown user costs the same
+//! time as a known one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use crate::store::{Password, documents::BCRYPT_COST};
+
+/// Checks that may wait for their turn.
+const QUEUE: usize = 1_024;
+/// Longest wait for a turn.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Too many sign-ins at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many sign-ins at once")]
+pub struct Busy;
+
+/// Checks passwords, a few at a time.
+pub struct Passwords {
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// Stands for the password of unknown users; matches nothing.
+    nobody: Password,
+}
+
+/// A place in the queue.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::with_turns(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)))
+    }
+}
+
+impl Passwords {
+    fn with_turns(turns: usize) -> Self {
+        // No text has this hash: it is the work factor, a salt and zeroes.
+        let nobody = format!("$2b${BCRYPT_COST:02}$N9qo8uLOickgx2ZMRZoMye{}", ".".repeat(31));
+        Self {
+            turns: Arc::new(Semaphore::new(turns)),
+            waiting: AtomicUsize::new(0),
+            nobody: Password::from_hash(nobody.as_bytes()),
+        }
+    }
+
+    /// Is this the password? `None` stands for that of a user who doesn't exist or has none: always wrong.
+    pub async fn verify(&self, given: String, stored: Option<&Password>) -> Result<bool, Busy> {
+        let place = Place(&self.waiting);
+        if self.waiting.fetch_add(1, Relaxed) >= QUEUE {
+            return Err(Busy);
+        }
+        let turn = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned());
+        let Ok(Ok(turn)) = turn.await else { return Err(Busy) };
+        drop(place);
+        let password = stored.unwrap_or(&self.nobody).clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            // The turn ends with the work, not with the caller's interest in it.
+            let _turn = turn;
+            std::str::from_utf8(password.hash()).is_ok_and(|hash| bcrypt::verify(given, hash).unwrap_or(false))
+        });
+        Ok(checked.await.unwrap_or(false) && stored.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_right_password_is_right() {
+        let (passwords, stored) = (Passwords::default(), Password::from_text("correct horse"));
+        assert!(passwords.verify("correct horse".into(), Some(&stored)).await.unwrap());
+        assert!(!passwords.verify("Correct horse".into(), Some(&stored)).await.unwrap());
+        assert!(!passwords.verify(String::new(), Some(&stored)).await.unwrap());
+        assert!(!passwords.verify(String::new(), None).await.unwrap());
+        assert!(!passwords.verify("x".into(), Some(&Password::from_hash(b"not a hash"))).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn hashes_of_existing_databases_are_understood() {
+        // As another implementation wrote them: "U*U" of the bcrypt test vectors, in both usual prefixes.
+        for hash in [
+            "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+            "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+        ] {
+            let stored = Password::from_hash(hash.as_bytes());
+            assert!(Passwords::default().verify("U*U".into(), Some(&stored)).await.unwrap(), "{hash}");
+        }
+    }
+
+    #[test]
+    fn the_password_of_nobody_costs_what_others_cost() {
+        let passwords = Passwords::default();
+        let hash: bcrypt::HashParts = std::str::from_utf8(passwords.nobody.hash()).unwrap().parse().unwrap();
+        assert_eq!(hash.get_cost(), BCRYPT_COST);
+        assert!(bcrypt::verify("x", std::str::from_utf8(passwords.nobody.hash()).unwrap()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_sign_ins_leaves_threads_for_others() {
+        let passwords = Passwords::with_turns(1);
+        let slow = Password::from_hash(&bcrypt::hash_bytes("x", 10).unwrap());
+        let flood = join_all((0..6).map(|_| passwords.verify("x".into(), Some(&slow))));
+        let other = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let asked = Instant::now();
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(passwords.turns.available_permits(), 0, "the flood is still on");
+            asked.elapsed()
+        };
+        let (answers, delay) = futures::join!(flood, other);
+        assert!(answers.into_iter().all(|answer| answer == Ok(true)));
+        assert!(delay < Duration::from_millis(200), "{delay:?}");
+        assert_eq!(passwords.waiting.load(Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn who_finds_the_queue_full_is_told_so() {
+        let passwords = Passwords::with_turns(1);
+        passwords.waiting.store(QUEUE, Relaxed);
+        assert_eq!(passwords.verify("x".into(), None).await, Err(Busy));
+        assert_eq!(passwords.waiting.load(Relaxed), QUEUE);
+    }
+}
