@@ -23,7 +23,7 @@ use crate::pipeline::Gateway;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// What the admin port needs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Admin {
     gateway: Arc<Gateway>,
     reports: watch::Receiver<Arc<RevisionReport>>,

@@ -16,11 +16,13 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::definitions::Definitions;
 use crate::definitions::directory::Directory;
+use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::pipeline::Gateway;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{PoolOptions, Pools};
 
@@ -52,7 +54,12 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let (drain, shutdown) = (settings.server.drain, settings.server.shutdown);
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
+    let store = Arc::new(Store::open(&settings).await?);
+    let identity = Arc::new(Identity::new(&settings, store)?);
+    let maintained = identity.clone();
+    tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {
+        identity,
         settings,
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         metrics: Metrics::default(),

@@ -146,6 +146,7 @@ async fn address_rules_and_inactive_apis_refuse() -> Result<()> {
         .manifest("denied.yaml", &api("denied", upstream.address(), rules))?
         .manifest("listed.yaml", &api("listed", upstream.address(), listed))?
         .manifest("off.yaml", &api("off", upstream.address(), "  active: false\n"))?
+        .with("LOCAL_HOST_IP_BYPASS", "false")
         .run()?;
     for (name, code) in [("denied", "API011"), ("listed", "API010"), ("off", "GTW012")] {
         let (status, body) = get(gateway.url(&format!("/api/rest/{name}/v1/echo"))).await?;

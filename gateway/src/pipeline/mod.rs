@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use doorman_crds::api::IpRules;
+use doorman_crds::api::{Access, IpRules};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use crate::client::ClientAddress;
+use crate::identity::{Identity, Principal};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::request::{self, Segments};
@@ -28,13 +30,17 @@ mod respond;
 
 pub use body::Body;
 
+/// Headers whose presence says that a proxy stands between; then the loopback peer is not the client.
+const FORWARDING: [&str; 4] = ["x-forwarded-for", "x-real-ip", "cf-connecting-ip", "forwarded"];
+
 /// Everything requests are handled with.
-#[derive(Debug)]
 pub struct Gateway {
     /// Settings of the process.
     pub settings: Settings,
     /// What is served; replaced as a whole.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Who callers are.
+    pub identity: Arc<Identity>,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether clients are asked to go elsewhere.
@@ -95,12 +101,17 @@ impl Gateway {
     }
 
     fn readiness(&self) -> Response<Body> {
-        if self.draining.load(Ordering::Relaxed) {
-            let mut response = respond::json(r#"{"status":"degraded","mongodb":"connected","redis":"connected"}"#);
+        let health = self.identity.store().health();
+        let word = |is_there| if is_there { "connected" } else { "disconnected" };
+        let is_ready = !self.draining.load(Ordering::Relaxed) && health.mongodb && health.redis;
+        let status = if is_ready { "ready" } else { "degraded" };
+        let (mongodb, redis) = (word(health.mongodb), word(health.redis));
+        let text = format!(r#"{{"status":"{status}","mongodb":"{mongodb}","redis":"{redis}"}}"#);
+        let mut response = respond::json(text);
+        if !is_ready {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-            return response;
         }
-        respond::json(r#"{"status":"ready","mongodb":"connected","redis":"connected"}"#)
+        response
     }
 
     async fn rest(
@@ -125,14 +136,13 @@ impl Gateway {
         let snapshot = self.snapshot.load();
         let api = find(&snapshot, name, version)?;
         if let Some(rules) = &api.api.access.ip {
-            admit_address(rules, peer.address)?;
+            self.admit_address(rules, parts, peer)?;
         }
         let endpoint = api.paths.find(method, path).ok_or_else(|| {
             Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
         })?;
-        if api.api.needs_identity {
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized"));
-        }
+        let caller =
+            if api.api.needs_identity { Some(self.admit(&api.api.access, &parts.headers).await?) } else { None };
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
@@ -149,8 +159,8 @@ impl Gateway {
         } else {
             (RequestBody::Empty, None)
         };
-        let caller = rest::Caller { request_id: id, username: None };
-        let request = rest::upstream_request(parts, &api, endpoint, path, server, caller, body)?;
+        let told = rest::Caller { request_id: id, username: caller.as_ref().map(|principal| &*principal.username) };
+        let request = rest::upstream_request(parts, &api, endpoint, path, server, told, body)?;
         let sent = Instant::now();
         let answer = server.pool.send(request, &self.timeouts(&api), progress.as_deref()).await;
         match answer {
@@ -158,6 +168,42 @@ impl Gateway {
             Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
             Err(error) => Err(self.upstream_failed(&api, &error)),
         }
+    }
+
+    /// Identifies the caller, then asks for group and role (reference: gateway behaviour 5, step 6).
+    async fn admit(&self, access: &Access, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let principal = self
+            .identity
+            .identify(headers)
+            .await
+            .map_err(|denied| Problem::new(denied.status(), denied.reason(), denied.reason()))?;
+        let has_group = |wanted: &String| principal.groups.iter().any(|group| **group == **wanted);
+        if access.groups.as_ref().is_some_and(|groups| !groups.iter().any(has_group)) {
+            let text = "You do not have the correct group for this";
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, text, text));
+        }
+        if !access.roles.is_empty() && !access.roles.iter().any(|role| **role == *principal.role) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "GTW014", "Forbidden: role not allowed for this API"));
+        }
+        Ok(principal)
+    }
+
+    /// Reference: gateway behaviour 6.3; the deny list is looked at first.
+    fn admit_address(&self, rules: &IpRules, parts: &Parts, peer: Peer) -> Result<(), Problem> {
+        let client = ClientAddress::new(&parts.headers, &self.settings.network, peer.address);
+        let address = if rules.trust_forwarded_for == Some(false) { client.peer } else { client.effective };
+        let restricted = |code| Err(Problem::new(StatusCode::FORBIDDEN, code, "IP restricted"));
+        if rules.deny.iter().any(|net| net.contains(&address)) {
+            return restricted("API011");
+        }
+        let is_forwarded = FORWARDING.iter().any(|name| parts.headers.contains_key(*name));
+        if self.settings.allows_localhost_bypass() && client.peer.is_loopback() && !is_forwarded {
+            return Ok(());
+        }
+        if rules.only_allowed && !rules.allow.iter().any(|net| net.contains(&address)) {
+            return restricted("API010");
+        }
+        Ok(())
     }
 
     fn timeouts(&self, api: &CompiledApi) -> CallTimeouts {
@@ -208,17 +254,4 @@ fn bounded(parts: &Parts, limit: u64) -> Result<(), Problem> {
     let length =
         parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit) { Err(too_large(limit)) } else { Ok(()) }
-}
-
-/// Reference: gateway behaviour 6.3; the deny list is looked at first.
-fn admit_address(rules: &IpRules, address: IpAddr) -> Result<(), Problem> {
-    let address = address.to_canonical();
-    let restricted = |code| Err(Problem::new(StatusCode::FORBIDDEN, code, "IP restricted"));
-    if rules.deny.iter().any(|net| net.contains(&address)) {
-        return restricted("API011");
-    }
-    if rules.only_allowed && !rules.allow.iter().any(|net| net.contains(&address)) {
-        return restricted("API010");
-    }
-    Ok(())
 }
