@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod identity;
+pub mod platform;
 pub mod problem;
 pub mod settings;
 pub mod store;

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ pub struct Problem {
     /// What the client reads.
     pub message: Cow<'static, str>,
     /// Headers that belong to the refusal, such as `Retry-After`.
-    pub headers: HeaderMap,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 #[derive(Serialize)]
@@ -48,18 +48,18 @@ struct Body<'a> {
 impl Problem {
     /// A refusal with a code.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: Some(code), message: message.into(), headers: HeaderMap::new() }
+        Self { status, code: Some(code), message: message.into(), headers: Vec::new() }
     }
 
     /// A refusal that the reference gives no code.
     pub fn without_code(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: None, message: message.into(), headers: HeaderMap::new() }
+        Self { status, code: None, message: message.into(), headers: Vec::new() }
     }
 
     /// Adds a header to the response.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        self.headers.insert(name, value.into());
+        self.headers.push((name, value.into()));
         self
     }
 
@@ -71,7 +71,7 @@ impl Problem {
             error_message: &self.message,
         });
         let mut response = json_response(self.status, body);
-        response.headers_mut().extend(self.headers.clone());
+        response.headers_mut().extend(self.headers.iter().cloned());
         response
     }
 }
