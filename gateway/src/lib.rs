@@ -6,6 +6,7 @@ pub mod definitions;
 pub mod identity;
 pub mod listen;
 pub mod pipeline;
+pub mod platform;
 pub mod problem;
 pub mod protocols;
 pub mod request;

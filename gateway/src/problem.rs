@@ -71,7 +71,7 @@ impl Problem {
             error_message: &self.message,
         });
         let mut response = json_response(self.status, body);
-        response.headers_mut().extend(self.headers.clone());
+        response.headers_mut().extend(self.headers.iter().cloned());
         response
     }
 }

@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::pipeline::Gateway;
+use crate::platform::{self, Platform};
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
@@ -56,10 +57,14 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
     let identity = Arc::new(Identity::new(&settings, store)?);
+    let settings = Arc::new(settings);
+    let (ready, is_ready) = watch::channel(true);
+    let platform = platform::router(Platform::new(settings.clone(), identity.clone(), is_ready));
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {
         identity,
+        platform,
         settings,
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         metrics: Metrics::default(),
@@ -104,6 +109,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
 
     wait_for_signal().await?;
     tracing::info!("stopping: readiness is off, connections are asked to close");
+    ready.send_replace(false);
     gateway.draining.store(true, Ordering::Relaxed);
     tokio::select! {
         () = tokio::time::sleep(drain) => {}

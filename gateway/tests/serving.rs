@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use doorman_tests::gateway::{GatewayProcess, PATIENCE, Start, free_address};
+use doorman_tests::gateway::{ADMIN_PASSWORD, GatewayProcess, PATIENCE, Start, free_address};
 use doorman_tests::load::{self, Plan};
 use doorman_tests::upstream;
 use reqwest::{Client, StatusCode};
@@ -132,6 +132,21 @@ async fn a_private_api_asks_for_a_token() -> Result<()> {
     let gateway = Start::new(BINARY)?.manifest("a.yaml", &manifest)?.run()?;
     let (status, body) = get(gateway.url("/api/rest/a/v1/echo")).await?;
     assert_eq!((status.as_u16(), &body["error_code"]), (401, &"Unauthorized".into()));
+
+    let login = serde_json::json!({"email": "admin@doorman.dev", "password": ADMIN_PASSWORD});
+    let answer = Client::new().post(gateway.url("/platform/authorization")).json(&login).send().await?;
+    assert_eq!(answer.headers()["vary"], "Origin");
+    assert_eq!(answer.headers()["x-frame-options"], "DENY");
+    let answer: Value = answer.json().await?;
+    let token = answer["access_token"].as_str().context("no token")?;
+    let call = |token: String| Client::new().get(gateway.url("/api/rest/a/v1/echo")).bearer_auth(token).send();
+    let answer = call(token.to_owned()).await?;
+    assert_eq!(answer.status(), 200);
+    let seen: Value = answer.json().await?;
+    assert_eq!(seen["headers"]["x-doorman-user"][0], "admin");
+    assert!(seen["headers"]["authorization"].is_null(), "the token went upstream");
+    assert_eq!(call(format!("{token}x")).await?.status(), 401);
+
     let (status, body) = get(gateway.url("/api/rest/a/v1/none")).await?;
     assert_eq!((status.as_u16(), &body["error_code"]), (404, &"GTW003".into()));
     Ok(())

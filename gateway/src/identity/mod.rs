@@ -18,6 +18,7 @@ mod fresh;
 mod keys;
 mod passwords;
 
+pub(crate) use bearer::cookie;
 pub use bearer::{ACCESS_COOKIE, CSRF_COOKIE, bearer};
 pub use keys::{Accesses, Claims, KeyError, KeyRing};
 pub use passwords::{Busy, Passwords};

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use crate::client::Scheme;
 use crate::pipeline::{Gateway, Peer};
 use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
@@ -84,7 +85,8 @@ pub async fn serve(
                 let (acceptor, gateway, builder) = (acceptor.clone(), gateway.clone(), builder.clone());
                 let phase = phase.clone();
                 connections.spawn(async move {
-                    let peer = Peer { address: address.ip().to_canonical() };
+                    let scheme = if acceptor.is_some() { Scheme::Https } else { Scheme::Http };
+                    let peer = Peer { address: address.ip().to_canonical(), scheme };
                     connection(stream, acceptor, gateway, &builder, peer, phase).await;
                 });
             }

@@ -15,6 +15,8 @@ pub enum Body {
     Own(Option<Bytes>),
     /// Streamed from an upstream.
     Upstream(ResponseBody),
+    /// From the management API.
+    Platform(axum::body::Body),
 }
 
 impl HttpBody for Body {
@@ -25,6 +27,7 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
@@ -32,6 +35,7 @@ impl HttpBody for Body {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Upstream(body) => body.is_end_stream(),
+            Self::Platform(body) => body.is_end_stream(),
         }
     }
 
@@ -39,6 +43,7 @@ impl HttpBody for Body {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Upstream(body) => body.size_hint(),
+            Self::Platform(body) => body.size_hint(),
         }
     }
 }

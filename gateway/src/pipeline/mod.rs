@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -14,8 +14,9 @@ use doorman_crds::api::{Access, IpRules};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tower::ServiceExt;
 
-use crate::client::ClientAddress;
+use crate::client::{ClientAddress, Scheme};
 use crate::identity::{Identity, Principal};
 use crate::problem::Problem;
 use crate::protocols::rest;
@@ -36,11 +37,13 @@ const FORWARDING: [&str; 4] = ["x-forwarded-for", "x-real-ip", "cf-connecting-ip
 /// Everything requests are handled with.
 pub struct Gateway {
     /// Settings of the process.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// What is served; replaced as a whole.
     pub snapshot: ArcSwap<Snapshot>,
     /// Who callers are.
     pub identity: Arc<Identity>,
+    /// The management API.
+    pub platform: axum::Router,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether clients are asked to go elsewhere.
@@ -52,6 +55,8 @@ pub struct Gateway {
 pub struct Peer {
     /// Address of the other end of the connection.
     pub address: IpAddr,
+    /// Whether TLS ends here.
+    pub scheme: Scheme,
 }
 
 /// What is known about a request when it is logged and counted.
@@ -92,26 +97,24 @@ impl Gateway {
                 observed.is_data_plane = false;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
             }
-            ["platform", "monitor", "liveness"] => {
-                Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"alive"}"#)))
-            }
-            ["platform", "monitor", "readiness"] => Ok(respond::only(parts, &Method::GET, || self.readiness())),
+            ["platform", ..] => Ok(self.platform(parts, body, peer).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
     }
 
-    fn readiness(&self) -> Response<Body> {
-        let health = self.identity.store().health();
-        let word = |is_there| if is_there { "connected" } else { "disconnected" };
-        let is_ready = !self.draining.load(Ordering::Relaxed) && health.mongodb && health.redis;
-        let status = if is_ready { "ready" } else { "degraded" };
-        let (mongodb, redis) = (word(health.mongodb), word(health.redis));
-        let text = format!(r#"{{"status":"{status}","mongodb":"{mongodb}","redis":"{redis}"}}"#);
-        let mut response = respond::json(text);
-        if !is_ready {
-            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    /// The management API is a web application of its own; it never fails, it answers.
+    async fn platform(&self, parts: &Parts, body: Incoming, peer: Peer) -> Response<Body> {
+        let mut request = Request::new(axum::body::Body::new(body));
+        request.method_mut().clone_from(&parts.method);
+        request.uri_mut().clone_from(&parts.uri);
+        *request.version_mut() = parts.version;
+        request.headers_mut().clone_from(&parts.headers);
+        request.extensions_mut().insert(ClientAddress::new(&parts.headers, &self.settings.network, peer.address));
+        request.extensions_mut().insert(peer.scheme);
+        match self.platform.clone().oneshot(request).await {
+            Ok(response) => response.map(Body::Platform),
+            Err(never) => match never {},
         }
-        response
     }
 
     async fn rest(

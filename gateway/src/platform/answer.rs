@@ -1,0 +1,112 @@
+//! What a handler answers, and how it is rendered: once loosely, again only when the strict envelope is asked for.
+
+use std::borrow::Cow;
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    identity::Denied,
+    problem::{Envelope, Problem, X_BODY_LENGTH, json as to_json, json_response},
+};
+
+/// An answer in the envelope.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    content: Content,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Message(Cow<'static, str>),
+    /// Members that the strict envelope repeats beside `response`.
+    Repeated(Map<String, Value>),
+}
+
+#[derive(Serialize)]
+struct Wrapped<'a> {
+    status_code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<&'a Map<String, Value>>,
+    #[serde(flatten)]
+    repeated: Option<&'a Map<String, Value>>,
+}
+
+impl Answer {
+    /// 200 with a message.
+    pub(super) fn message(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::OK, content: Content::Message(message.into()) }
+    }
+
+    /// 200 with a token.
+    pub(super) fn token(name: &str, token: String) -> Self {
+        let data = Map::from_iter([(name.to_owned(), Value::from(token))]);
+        Self { status: StatusCode::OK, content: Content::Repeated(data) }
+    }
+
+    fn body(&self, envelope: Envelope) -> Bytes {
+        let status_code = self.status.as_u16();
+        match (&self.content, envelope) {
+            (Content::Message(message), Envelope::Loose) => to_json(&json!({ "message": message })),
+            (Content::Message(message), Envelope::Strict) => {
+                to_json(&Wrapped { status_code, message: Some(message), response: None, repeated: None })
+            }
+            (Content::Repeated(data), Envelope::Loose) => to_json(data),
+            (Content::Repeated(data), Envelope::Strict) => {
+                to_json(&Wrapped { status_code, message: None, response: Some(data), repeated: Some(data) })
+            }
+        }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = json_response(self.status, self.body(Envelope::Loose)).map(Body::from);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Renders a response again in the strict envelope, if it is one of those that have an envelope.
+pub(super) fn wrap(mut response: Response) -> Response {
+    let extensions = response.extensions_mut();
+    let body = if let Some(answer) = extensions.remove::<Answer>() {
+        answer.body(Envelope::Strict)
+    } else if let Some(problem) = extensions.remove::<Problem>() {
+        problem.response(Envelope::Strict).into_body()
+    } else {
+        return response;
+    };
+    response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+    response.headers_mut().insert(X_BODY_LENGTH, body.len().into());
+    response.map(|_| Body::from(body))
+}
+
+/// JSON without an envelope.
+pub(super) fn bare(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut response = Response::new(Body::from(to_json(value)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// `{"detail": ...}`, which has no envelope.
+pub(super) fn detail(status: StatusCode, reason: &str) -> Response {
+    bare(status, &json!({ "detail": reason }))
+}
+
+/// What routes answer that don't say it in their own words.
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        detail(self.status(), self.reason())
+    }
+}

@@ -1,0 +1,115 @@
+//! The management API under `/platform`: an ordinary web application over the stores.
+//!
+//! In: a request with its [`crate::client::ClientAddress`] and [`crate::client::Scheme`] as extensions. Out: a response.
+//! One module per area, each with its routes and handlers; what all routes have in common happens in [`enter`], in this
+//! order: preflight, body limit, routing, envelope, CORS. What always holds: every path below `/platform` answers in
+//! JSON, whoever asks and whatever is asked; only liveness, readiness and sign-in answer strangers with more than a
+//! refusal. Headers that all of the gateway's responses have are added outside.
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+mod answer;
+mod authorization;
+mod cookies;
+mod cors;
+mod monitor;
+mod request;
+
+use crate::{identity::Identity, settings::Settings};
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct Platform {
+    settings: Arc<Settings>,
+    identity: Arc<Identity>,
+    ready: watch::Receiver<bool>,
+}
+
+impl Platform {
+    /// `ready` tells whether this process takes traffic: not while it starts, and no more once it drains.
+    pub fn new(settings: Arc<Settings>, identity: Arc<Identity>, ready: watch::Receiver<bool>) -> Self {
+        Self { settings, identity, ready }
+    }
+}
+
+/// Everything under `/platform`. Other paths get 404.
+pub fn router(platform: Platform) -> Router {
+    entrance(platform, areas())
+}
+
+fn areas() -> Router<Platform> {
+    authorization::routes().merge(monitor::routes())
+}
+
+/// Puts before some areas what all have in common.
+fn entrance(platform: Platform, areas: Router<Platform>) -> Router {
+    let routes = areas
+        .fallback(async || answer::detail(StatusCode::NOT_FOUND, "Not Found"))
+        .method_not_allowed_fallback(async || answer::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+        .with_state(platform.clone());
+    // A fallback sees requests before they are routed, a layer only afterwards.
+    Router::new().fallback(move |request: Request| enter(platform.clone(), routes.clone(), request))
+}
+
+async fn enter(platform: Platform, routes: Router, mut request: Request) -> Response {
+    let (settings, origin) = (&platform.settings, cors::origin(request.headers()));
+    let network = &settings.network;
+    if request.method() == Method::OPTIONS {
+        return cors::preflight(network, request.headers());
+    }
+    if let Some(shorter) = without_trailing_slash(request.uri()) {
+        *request.uri_mut() = shorter;
+    }
+    // Routes for GET don't answer HEAD. No route answers TRACE, so this gives 405 on all routes and 404 elsewhere.
+    if request.method() == Method::HEAD {
+        *request.method_mut() = Method::TRACE;
+    }
+    let mut response = match refused_body(settings, &request) {
+        Some(refusal) => refusal,
+        None => match routes.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+    };
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        drop_head(&mut response);
+    }
+    if settings.features.strict_envelope {
+        response = answer::wrap(response);
+    }
+    cors::decorate(network, origin, &mut response);
+    response
+}
+
+/// A body that says it is too large is refused before anything else is looked at.
+fn refused_body(settings: &Settings, request: &Request) -> Option<Response> {
+    let limit = settings.limits.body.0;
+    let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+    (length > limit).then(|| request::too_large(limit).into_response())
+}
+
+/// Both forms of a path are served.
+fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty() && !path.ends_with('/'))?;
+    let path_and_query = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// The router counts HEAD among the methods of a GET route.
+fn drop_head(response: &mut http::Response<Body>) {
+    let allowed = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let methods: Vec<&str> = allowed.split(',').map(str::trim).filter(|method| *method != "HEAD").collect();
+    if let Ok(methods) = HeaderValue::try_from(methods.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
+}
+
+#[cfg(test)]
+mod tests;
