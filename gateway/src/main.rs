@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use doorman_crds::gateway::Namespaces;
+use doorman_crds::selection::Selection;
 use doorman_gateway::server::{self, Source};
-use doorman_gateway::settings::{self, Settings};
+use doorman_gateway::settings::{self, ApiNamespaces, Settings};
 use doorman_gateway::telemetry::logs;
 
 #[global_allocator]
@@ -15,9 +17,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Serve the manifests of this folder.
+    /// Serve the manifests of this folder; without it, the objects a DoormanGateway takes in a cluster.
     #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    manifests: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -33,11 +35,13 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let started = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(server::run(settings, Source::Directory(arguments.manifests))));
+    let started =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
+            |runtime| {
+                let source = source(arguments.manifests, &settings)?;
+                runtime.block_on(server::run(settings, source))
+            },
+        );
     match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,4 +49,29 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A folder when one is given, else the cluster on behalf of the DoormanGateway the settings name.
+fn source(manifests: Option<PathBuf>, settings: &Settings) -> anyhow::Result<Source> {
+    if let Some(folder) = manifests {
+        return Ok(Source::Directory(folder));
+    }
+    let own = &settings.definitions;
+    let (Some(name), Some(namespace)) = (&own.gateway_name, &own.gateway_namespace) else {
+        anyhow::bail!(
+            "nothing to serve: give --manifests DIR, or DOORMAN_GATEWAY_NAME and DOORMAN_GATEWAY_NAMESPACE in a cluster"
+        );
+    };
+    let namespaces = match own.namespaces {
+        ApiNamespaces::Same => Namespaces::Same,
+        ApiNamespaces::All => Namespaces::All,
+        ApiNamespaces::Selector => Namespaces::Selector,
+    };
+    Ok(Source::Kubernetes(Selection {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        namespaces,
+        namespace_selector: own.namespace_selector.clone(),
+        selector: own.selector.clone(),
+    }))
 }

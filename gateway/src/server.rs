@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
 use crate::definitions::Definitions;
 use crate::definitions::directory::Directory;
+use crate::definitions::kubernetes;
 use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
@@ -32,6 +34,8 @@ use crate::upstream::{PoolOptions, Pools};
 pub enum Source {
     /// A folder of manifests.
     Directory(PathBuf),
+    /// The objects of the cluster this gateway takes.
+    Kubernetes(Selection),
 }
 
 /// Runs the gateway until SIGTERM or SIGINT, then drains it.
@@ -39,16 +43,16 @@ pub enum Source {
 /// # Errors
 /// What kept it from starting.
 pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
-    let Source::Directory(folder) = source;
-    let mut directory = Directory::new(&folder);
-    let first = Arc::new(directory.read()?.unwrap_or_default());
+    // In a cluster, loopback is the pod itself: calling it would go round every rule.
+    let allow_loopback = matches!(source, Source::Directory(_));
+    let mut definitions = follow(source, &settings).await?;
 
     let pools = Pools::new(PoolOptions {
         max_connections: settings.upstream.max_connections.get() as usize,
         max_idle: settings.upstream.max_idle as usize,
         idle_life: settings.upstream.idle_life,
         http2: settings.upstream.http2,
-        allow_loopback: true,
+        allow_loopback,
     });
     let mut compiler = Compiler::new(pools);
     let (port, admin_port) = (settings.server.port, settings.server.admin_port);
@@ -71,10 +75,8 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         draining: AtomicBool::new(false),
     });
     let (reports, seen_reports) = watch::channel(Arc::default());
+    let first = definitions.borrow_and_update().clone();
     publish(&gateway, &reports, compiler.compile(&first));
-
-    let (publish_definitions, mut definitions) = watch::channel(first);
-    tokio::spawn(directory.follow(publish_definitions));
     let publisher = gateway.clone();
     tokio::spawn(async move {
         while definitions.changed().await.is_ok() {
@@ -121,6 +123,21 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Receiver<Arc<Definitions>>> {
+    match source {
+        Source::Directory(folder) => {
+            let mut directory = Directory::new(folder);
+            let (publish, definitions) = watch::channel(Arc::new(directory.read()?.unwrap_or_default()));
+            tokio::spawn(directory.follow(publish));
+            Ok(definitions)
+        }
+        Source::Kubernetes(selection) => {
+            let own = &settings.definitions;
+            Ok(kubernetes::start(selection, own.snapshot_folder.as_deref(), own.kubernetes_wait).await?)
+        }
+    }
 }
 
 fn publish(

@@ -11,6 +11,8 @@ use doorman_crds::revision::Rejection;
 use doorman_crds::{DoormanApi, DoormanRole};
 
 pub mod directory;
+mod disk;
+pub mod kubernetes;
 
 /// Namespace and name of an object; for a folder, file and position.
 pub type ObjectId = (String, String);

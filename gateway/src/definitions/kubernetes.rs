@@ -1,0 +1,351 @@
+//! Definitions from the cluster: a watch on DoormanApi and DoormanRole, kept without help of anybody else.
+//!
+//! The first state is published when every kind has been listed once. Later a lost API server only means that the state
+//! grows old: watches are taken up again with growing pauses, and what was served is served on. An object that does
+//! not even have the shape of its kind is set aside and named; the others arrive all the same.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use doorman_crds::revision::Rejection;
+use doorman_crds::selection::Selection;
+use doorman_crds::{DoormanApi, DoormanRole, gateway};
+use futures::StreamExt;
+use futures::stream::{BoxStream, select_all};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::DeserializeGuard;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::disk::Disk;
+use super::{Definitions, ObjectId};
+
+/// Most events taken together into one state.
+const BATCH: usize = 4096;
+/// Least time between two writes of the disk copy; a burst of changes is written once.
+const DISK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why no definitions could be had at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No access to any cluster is configured.
+    #[error("no Kubernetes API server is configured: {0}; run in a cluster or give --manifests DIR")]
+    Config(#[from] kube::config::InferConfigError),
+    /// The client can't be built.
+    #[error("the Kubernetes client can't be set up: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// Starts watching. Returns when there is a first state: from the cluster, or after `wait` from the folder of the last
+/// good one; without either it keeps trying.
+///
+/// # Errors
+/// [`StartError`] when no cluster is configured.
+pub async fn start(
+    selection: Selection,
+    snapshots: Option<&Path>,
+    wait: Duration,
+) -> Result<watch::Receiver<Arc<Definitions>>, StartError> {
+    let config = kube::Config::infer().await?;
+    tracing::info!(server = %config.cluster_url, gateway = format!("{}/{}", selection.namespace, selection.name), "watching definitions");
+    let client = Client::try_from(config)?;
+    let disk = snapshots.map(Disk::new);
+    let (publish, mut states) = watch::channel(None::<Arc<Definitions>>);
+    tokio::spawn(follow(client, selection, publish, disk.clone()));
+
+    let first = match tokio::time::timeout(wait, states.wait_for(Option::is_some)).await {
+        Ok(Ok(state)) => state.clone(),
+        _ => None,
+    };
+    let first = match (first, disk.as_ref().and_then(Disk::load)) {
+        (Some(first), _) => first,
+        (None, Some(saved)) => {
+            tracing::warn!(
+                apis = saved.apis.len(),
+                "the API server can't be reached; the last good definitions are served"
+            );
+            Arc::new(saved)
+        }
+        (None, None) => {
+            tracing::error!("the API server can't be reached and there is no saved state; waiting for it");
+            loop {
+                if let Some(state) = states.borrow_and_update().clone() {
+                    break state;
+                }
+                if states.changed().await.is_err() {
+                    break Arc::default();
+                }
+            }
+        }
+    };
+    let (forward, definitions) = watch::channel(first);
+    tokio::spawn(async move {
+        // Also what came between the first look and now.
+        states.mark_changed();
+        while states.changed().await.is_ok() {
+            let state = states.borrow_and_update().clone();
+            if let Some(state) = state {
+                forward.send_if_modified(|current| {
+                    let is_new = **current != *state;
+                    *current = state;
+                    is_new
+                });
+            }
+        }
+    });
+    Ok(definitions)
+}
+
+/// Objects of one kind.
+struct Objects<K> {
+    readable: BTreeMap<ObjectId, Arc<K>>,
+    unreadable: BTreeMap<ObjectId, Rejection>,
+}
+
+/// One kind in the watched scope.
+struct Kind<K> {
+    now: Objects<K>,
+    /// What is being listed anew; becomes the state when complete.
+    listing: Option<Objects<K>>,
+    is_listed: bool,
+}
+
+impl<K> Default for Objects<K> {
+    fn default() -> Self {
+        Self { readable: BTreeMap::new(), unreadable: BTreeMap::new() }
+    }
+}
+
+impl<K> Default for Kind<K> {
+    fn default() -> Self {
+        Self { now: Objects::default(), listing: None, is_listed: false }
+    }
+}
+
+fn identity(meta: &ObjectMeta) -> ObjectId {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// Whether two states of one object mean the same to a gateway; status is not its business.
+fn is_same(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    a.uid == b.uid && a.generation == b.generation && a.labels == b.labels
+}
+
+impl<K: Resource<DynamicType = ()> + Clone> Kind<K> {
+    /// Takes an event in; whether the state changed.
+    fn apply(&mut self, event: Event<DeserializeGuard<K>>) -> bool {
+        match event {
+            Event::Init => {
+                self.listing = Some(Objects::default());
+                false
+            }
+            Event::InitApply(guard) => {
+                self.listing.get_or_insert_default().put(guard, Some(&self.now));
+                false
+            }
+            Event::InitDone => {
+                let was_listed = std::mem::replace(&mut self.is_listed, true);
+                let Some(listed) = self.listing.take() else { return !was_listed };
+                let before = std::mem::replace(&mut self.now, listed);
+                !was_listed || !self.now.is_same(&before)
+            }
+            Event::Apply(guard) => self.now.put(guard, None),
+            Event::Delete(guard) => self.now.remove(&identity(guard.meta())),
+        }
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + Clone> Objects<K> {
+    /// Puts an object where it belongs; whether that changed anything. One that means the same as before stays the
+    /// object it was (here or in `known`), so that it need not be compiled again.
+    fn put(&mut self, guard: DeserializeGuard<K>, known: Option<&Self>) -> bool {
+        let id = identity(guard.meta());
+        let mut object = match guard.0 {
+            Ok(object) => object,
+            Err(invalid) => {
+                let problem = Rejection {
+                    kind: K::kind(&()).into_owned(),
+                    namespace: id.0.clone(),
+                    name: id.1.clone(),
+                    reason: "Unreadable".to_owned(),
+                    message: invalid.error,
+                };
+                let was_readable = self.readable.remove(&id).is_some();
+                return self.unreadable.insert(id, problem.clone()).as_ref() != Some(&problem) || was_readable;
+            }
+        };
+        // Half of an object's size, and of no use here.
+        object.meta_mut().managed_fields = None;
+        let was_unreadable = self.unreadable.remove(&id).is_some();
+        let same = |objects: &Self| objects.readable.get(&id).filter(|old| is_same(old.meta(), object.meta())).cloned();
+        if same(self).is_some() {
+            return was_unreadable;
+        }
+        let object = known.and_then(same).unwrap_or_else(|| Arc::new(object));
+        self.readable.insert(id, object);
+        true
+    }
+
+    fn remove(&mut self, id: &ObjectId) -> bool {
+        let was_readable = self.readable.remove(id).is_some();
+        self.unreadable.remove(id).is_some() || was_readable
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.unreadable == other.unreadable
+            && self.readable.len() == other.readable.len()
+            && self.readable.iter().all(|(id, own)| other.readable.get(id).is_some_and(|old| Arc::ptr_eq(old, own)))
+    }
+}
+
+enum Change {
+    Api(Box<Event<DeserializeGuard<DoormanApi>>>),
+    Role(Box<Event<DeserializeGuard<DoormanRole>>>),
+    Namespace(Box<Event<PartialObjectMeta<Namespace>>>),
+    Failed(&'static str, watcher::Error),
+}
+
+/// A kind's events for ever; errors come through, with growing pauses after them.
+fn events<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    kind: &'static str,
+    wrap: fn(Box<Event<DeserializeGuard<K>>>) -> Change,
+) -> BoxStream<'static, Change>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+    DeserializeGuard<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let api: Api<DeserializeGuard<K>> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    watcher(api, watcher::Config::default())
+        .default_backoff()
+        .map(move |event| event.map(Box::new).map_or_else(|error| Change::Failed(kind, error), wrap))
+        .boxed()
+}
+
+/// Everything that was seen of the cluster.
+#[derive(Default)]
+struct State {
+    apis: Kind<DoormanApi>,
+    roles: Kind<DoormanRole>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    namespaces_listed: bool,
+}
+
+impl State {
+    fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Api(event) => self.apis.apply(*event),
+            Change::Role(event) => self.roles.apply(*event),
+            Change::Namespace(event) => match *event {
+                Event::Init => false,
+                Event::InitDone => !std::mem::replace(&mut self.namespaces_listed, true),
+                Event::Apply(namespace) | Event::InitApply(namespace) => {
+                    let labels = namespace.labels().clone();
+                    self.namespaces.insert(namespace.name_any(), labels.clone()) != Some(labels)
+                }
+                Event::Delete(namespace) => self.namespaces.remove(&namespace.name_any()).is_some(),
+            },
+            Change::Failed(kind, error) => {
+                tracing::warn!(kind, %error, "the watch is interrupted; what is known is served on");
+                false
+            }
+        }
+    }
+
+    fn select(&self, selection: &Selection) -> Definitions {
+        let labels = |namespace: &str| self.namespaces.get(namespace);
+        let in_reach = |id: &ObjectId| {
+            let meta = ObjectMeta { namespace: Some(id.0.clone()), ..ObjectMeta::default() };
+            // Labels and references of what can't be read are not known; its namespace is.
+            Selection { selector: None, ..selection.clone() }.takes(&meta, None, |namespace| labels(namespace))
+        };
+        let problems = self.apis.now.unreadable.iter().chain(&self.roles.now.unreadable);
+        Definitions {
+            apis: self
+                .apis
+                .now
+                .readable
+                .iter()
+                .filter(|(_, api)| selection.takes(&api.metadata, api.spec.gateway_refs.as_deref(), |n| labels(n)))
+                .map(|(id, api)| (id.clone(), api.clone()))
+                .collect(),
+            roles: self
+                .roles
+                .now
+                .readable
+                .iter()
+                .filter(|(_, role)| selection.takes(&role.metadata, role.spec.gateway_refs.as_deref(), |n| labels(n)))
+                .map(|(id, role)| (id.clone(), role.clone()))
+                .collect(),
+            unreadable: problems.filter(|(id, _)| in_reach(id)).map(|(_, problem)| problem.clone()).collect(),
+        }
+    }
+}
+
+async fn follow(
+    client: Client,
+    selection: Selection,
+    publish: watch::Sender<Option<Arc<Definitions>>>,
+    disk: Option<Disk>,
+) {
+    let namespace = (selection.namespaces == gateway::Namespaces::Same).then_some(selection.namespace.as_str());
+    let mut state = State { namespaces_listed: true, ..State::default() };
+    let mut streams = vec![
+        events(&client, namespace, "DoormanApi", Change::Api),
+        events(&client, namespace, "DoormanRole", Change::Role),
+    ];
+    if selection.namespaces == gateway::Namespaces::Selector {
+        state.namespaces_listed = false;
+        let all = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), watcher::Config::default());
+        streams.push(
+            all.default_backoff()
+                .map(|e| e.map(Box::new).map_or_else(|error| Change::Failed("Namespace", error), Change::Namespace))
+                .boxed(),
+        );
+    }
+    let mut changes = select_all(streams).ready_chunks(BATCH);
+    let mut unsaved: Option<Arc<Definitions>> = None;
+    let mut next_save = Instant::now();
+    loop {
+        let batch = tokio::select! {
+            batch = changes.next() => batch,
+            () = sleep_until(next_save), if unsaved.is_some() => {
+                if let (Some(disk), Some(definitions)) = (disk.clone(), unsaved.take()) {
+                    let _ = tokio::task::spawn_blocking(move || disk.save(&definitions)).await;
+                }
+                next_save = Instant::now() + DISK_EVERY;
+                continue;
+            }
+            () = publish.closed() => return,
+        };
+        let Some(batch) = batch else { return };
+        let mut changed = false;
+        for change in batch {
+            changed |= state.apply(change);
+        }
+        let is_complete = state.apis.is_listed && state.roles.is_listed && state.namespaces_listed;
+        if changed && is_complete {
+            let definitions = Arc::new(state.select(&selection));
+            publish.send_replace(Some(definitions.clone()));
+            unsaved = disk.is_some().then_some(definitions);
+        }
+    }
+}
