@@ -91,7 +91,7 @@ pub struct Revision {
 }
 
 /// Body of `GET /revision` on a pod's admin port, and each line of `GET /revision?watch=true`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevisionReport {
     /// What this pod serves now.
     pub revision: Revision,

@@ -1,1 +1,3 @@
+//! Doorman's operator: turns a `DoormanGateway` object into running gateway pods.
+
 fn main() {}

@@ -1,0 +1,30 @@
+# The commands of this repository; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint unit generate
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## run the gateway here with a sample upstream and print what to try
+	@tests/prerequisites build
+	@examples/demo
+
+build: ## build the programs (release)
+	@tests/prerequisites build
+	cargo build --release --locked
+
+test: lint unit ## run every check and test
+
+lint: ## formatting and lints, warnings are errors
+	@tests/prerequisites test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## tests that need no cluster
+	@tests/prerequisites test
+	cargo test --workspace --locked
+	python3 -m unittest discover -s ops/bench
+
+generate: ## write what is generated from the code: CRD YAML, reference pages
+	cargo run -q -p doorman-crds --locked -- crds/manifests
+	UPDATE_DOCS=1 cargo test -q -p doorman-gateway --locked the_docs_page

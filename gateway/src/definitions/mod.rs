@@ -1,0 +1,27 @@
+//! Where definitions come from: a watch on the cluster or a folder of manifests, behind one seam.
+//!
+//! A source publishes its whole state as [`Definitions`] through a `watch` channel, newest wins; objects are shared, so
+//! a state costs one pointer per object. Sources only read and sort; whether an object can be served is decided by the
+//! snapshot compiler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use doorman_crds::revision::Rejection;
+use doorman_crds::{DoormanApi, DoormanRole};
+
+pub mod directory;
+
+/// Namespace and name of an object; for a folder, file and position.
+pub type ObjectId = (String, String);
+
+/// Everything a gateway is told to serve at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Definitions {
+    /// APIs by identity.
+    pub apis: BTreeMap<ObjectId, Arc<DoormanApi>>,
+    /// Roles by identity.
+    pub roles: BTreeMap<ObjectId, Arc<DoormanRole>>,
+    /// What could not be read as an object at all.
+    pub unreadable: Vec<Rejection>,
+}

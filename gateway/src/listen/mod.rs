@@ -1,0 +1,168 @@
+//! Sockets: TLS, protocol limits, and draining without losing a request.
+//!
+//! A connection is served until it ends by itself or the listener drains. Draining has two steps: while the gateway
+//! announces it (`Connection: close` on HTTP/1.1 answers) connections are still accepted; then listening ends, HTTP/2
+//! connections get GOAWAY, and calls in flight may finish within a bound.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use crate::client::Scheme;
+use crate::pipeline::{Gateway, Peer};
+use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
+
+pub mod tls;
+
+/// Longest time a TLS handshake may take.
+const TLS_ACCEPT: Duration = Duration::from_secs(5);
+/// Longest time between two requests of one HTTP/1.1 connection, and for the head of one.
+const IDLE: Duration = Duration::from_secs(75);
+/// Most concurrent streams of one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+/// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_WAIT: Duration = Duration::from_secs(20);
+
+/// How far a shutdown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Serving.
+    Serving,
+    /// No new connections; those that are open finish what they do.
+    Closing,
+}
+
+/// Opens a listening socket on all addresses, IPv6 included where the machine has it.
+///
+/// # Errors
+/// When the port can't be bound.
+pub fn bind(port: u16) -> std::io::Result<TcpListener> {
+    let open = |address: SocketAddr| -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        TcpListener::from_std(socket.into())
+    };
+    open(SocketAddr::from(([0_u16; 8], port))).or_else(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Err(error),
+        _ => open(SocketAddr::from(([0, 0, 0, 0], port))),
+    })
+}
+
+/// Accepts and serves connections until `phase` says [`Phase::Closing`] and all of them have ended.
+pub async fn serve(
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    gateway: Arc<Gateway>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let connections = TaskTracker::new();
+    let builder = Arc::new(protocol());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closing(&mut phase) => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let (acceptor, gateway, builder) = (acceptor.clone(), gateway.clone(), builder.clone());
+                let phase = phase.clone();
+                connections.spawn(async move {
+                    let scheme = if acceptor.is_some() { Scheme::Https } else { Scheme::Http };
+                    let peer = Peer { address: address.ip().to_canonical(), scheme };
+                    connection(stream, acceptor, gateway, &builder, peer, phase).await;
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely; accepting again at once would only burn the processor.
+                tracing::error!(%error, "a connection can't be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Resolves when connections shall close, also when the other end of the channel is gone.
+async fn closing(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
+}
+
+fn protocol() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_headers(MAX_HEADER_FIELDS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(128))
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WAIT);
+    builder
+}
+
+async fn connection(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    gateway: Arc<Gateway>,
+    builder: &auto::Builder<TokioExecutor>,
+    peer: Peer,
+    phase: watch::Receiver<Phase>,
+) {
+    let _ = stream.set_nodelay(true);
+    match acceptor {
+        None => exchange(stream, gateway, builder, peer, phase).await,
+        Some(acceptor) => match timeout(TLS_ACCEPT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => exchange(stream, gateway, builder, peer, phase).await,
+            Ok(Err(error)) => tracing::debug!(client_ip = %peer.address, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(client_ip = %peer.address, "TLS handshake took too long"),
+        },
+    }
+}
+
+async fn exchange<S>(
+    stream: S,
+    gateway: Arc<Gateway>,
+    builder: &auto::Builder<TokioExecutor>,
+    peer: Peer,
+    mut phase: watch::Receiver<Phase>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, peer).await) }
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing(&mut phase) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client_ip = %peer.address, error, "a connection ended");
+    }
+}

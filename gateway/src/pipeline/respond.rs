@@ -1,0 +1,122 @@
+//! Answers of the gateway itself, and what every answer carries.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY};
+use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+
+use super::{Body, Gateway, Observed, Peer};
+use crate::problem::{Envelope, Problem};
+use crate::protocols::rest::X_REQUEST_ID;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("request_id");
+const REQUEST_ID_ALTERNATIVE: HeaderName = HeaderName::from_static("request-id");
+const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
+/// Headers that mark synthetic traffic (reference: gateway behaviour 21.1).
+const SYNTHETIC: [&str; 3] = ["x-is-test", "x-doorman-test", "x-test-request"];
+
+/// The client's request id if it is usable, else a new one (reference: gateway behaviour 3.2).
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let usable =
+        |value: &&HeaderValue| (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    let given = headers.get(X_REQUEST_ID).filter(usable);
+    if let Some(given) = given.or_else(|| headers.get(REQUEST_ID_ALTERNATIVE).filter(usable)) {
+        return given.clone();
+    }
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let text = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// A JSON answer with status 200.
+pub(super) fn json(text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Own(Some(text.into())));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An answer without a body.
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Own(None));
+    *response.status_mut() = status;
+    response
+}
+
+/// `{"detail": ...}`, the shape of answers from before any route is found.
+pub(super) fn detail(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = json(format!(r#"{{"detail":"{text}"}}"#));
+    *response.status_mut() = status;
+    response
+}
+
+/// The one place where a problem becomes an answer.
+pub(super) fn problem(problem: &Problem) -> Response<Body> {
+    problem.response(Envelope::Loose).map(|bytes| Body::Own(Some(bytes)))
+}
+
+/// Answers one method, and 405 to the others.
+pub(super) fn only(parts: &Parts, method: &Method, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    if parts.method == *method {
+        return answer();
+    }
+    let mut response = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    if let Ok(value) = HeaderValue::from_str(method.as_str()) {
+        response.headers_mut().insert(ALLOW, value);
+    }
+    response
+}
+
+impl Gateway {
+    /// Adds what every answer carries (reference: gateway behaviour 3.1).
+    pub(super) fn add_headers(&self, response: &mut Response<Body>, id: &HeaderValue) {
+        let is_draining = self.draining.load(Ordering::Relaxed) && response.version() != Version::HTTP_2;
+        let headers = response.headers_mut();
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        headers.insert(PERMISSIONS_POLICY, HeaderValue::from_static("geolocation=(), microphone=(), camera=()"));
+        headers.insert(CONTENT_SECURITY_POLICY, self.settings.network.content_security_policy.clone());
+        if self.settings.server.enforces_https() {
+            let value = HeaderValue::from_static("max-age=15552000; includeSubDomains; preload");
+            headers.insert(STRICT_TRANSPORT_SECURITY, value);
+        }
+        headers.insert(X_REQUEST_ID, id.clone());
+        headers.insert(REQUEST_ID, id.clone());
+        if is_draining {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    /// Counts and logs an answered request.
+    pub(super) fn observe(
+        &self,
+        parts: &Parts,
+        response: &Response<Body>,
+        peer: Peer,
+        id: &HeaderValue,
+        arrived: Instant,
+        observed: &Observed,
+    ) {
+        let elapsed = arrived.elapsed();
+        let status = response.status().as_u16();
+        let is_synthetic = SYNTHETIC.iter().any(|name| {
+            let value = parts.headers.get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
+            [&b"1"[..], b"true", b"yes", b"on"].iter().any(|on| value.eq_ignore_ascii_case(on))
+        });
+        if observed.is_data_plane && !is_synthetic {
+            self.metrics.request(status, elapsed);
+        }
+        tracing::info!(
+            request_id = id.to_str().unwrap_or_default(),
+            client_ip = %peer.address,
+            "Endpoint: {} {} | status_code: {status} | Total time: {}ms",
+            parts.method,
+            parts.uri.path(),
+            elapsed.as_millis(),
+        );
+    }
+}

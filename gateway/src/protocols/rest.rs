@@ -1,0 +1,152 @@
+//! REST: `/api/rest/{name}/{version}/{path}` to the same method on the endpoint's upstream path.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use doorman_crds::api::Method;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName,
+    USER_AGENT,
+};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http_body::Body as _;
+
+use crate::pipeline::Body;
+use crate::problem::Problem;
+use crate::snapshot::{CompiledApi, Match, Server};
+use crate::upstream::{RequestBody, ResponseBody};
+
+/// Header with the id of a request, towards upstream and client.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_USER_EMAIL: HeaderName = HeaderName::from_static("x-user-email");
+const X_DOORMAN_USER: HeaderName = HeaderName::from_static("x-doorman-user");
+const X_GATEWAY_TIME: HeaderName = HeaderName::from_static("x-gateway-time");
+const X_BACKEND_TIME: HeaderName = HeaderName::from_static("x-backend-time");
+const X_BODY_LENGTH: HeaderName = HeaderName::from_static("x-body-length");
+const SOAP_ACTION: HeaderName = HeaderName::from_static("soapaction");
+
+/// Client headers that pass without being listed (reference: gateway behaviour 10.1).
+const FORWARDED: [HeaderName; 5] = [SOAP_ACTION, CONTENT_TYPE, ACCEPT, USER_AGENT, ACCEPT_ENCODING];
+
+/// The endpoint method a call asks for; `None` when the protocol has no such method. `HEAD` asks for the `GET` endpoint.
+pub fn endpoint_method(method: &http::Method) -> Option<Method> {
+    Some(match *method {
+        http::Method::GET | http::Method::HEAD => Method::Get,
+        http::Method::POST => Method::Post,
+        http::Method::PUT => Method::Put,
+        http::Method::PATCH => Method::Patch,
+        http::Method::DELETE => Method::Delete,
+        _ => return None,
+    })
+}
+
+/// Whether a call of this method may carry a body upstream.
+pub fn takes_body(method: &http::Method) -> bool {
+    !matches!(*method, http::Method::GET | http::Method::HEAD)
+}
+
+/// What the upstream is told about a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// Id of the request.
+    pub request_id: &'a HeaderValue,
+    /// Name of the signed-in user.
+    pub username: Option<&'a str>,
+}
+
+/// Builds the upstream request from the parsed form of the call.
+///
+/// # Errors
+/// `GTW011` when the query can't be forwarded as it is.
+pub fn upstream_request(
+    parts: &Parts,
+    api: &CompiledApi,
+    endpoint: Match<'_>,
+    segments: &[Cow<'_, str>],
+    server: &Server,
+    caller: Caller<'_>,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Problem> {
+    let mut target = String::with_capacity(server.base_path.len() + parts.uri.path().len() + 64);
+    target.push_str(&server.base_path);
+    endpoint.write_path(segments, &mut target);
+    let queries = [server.query.as_deref(), parts.uri.query().filter(|query| !query.is_empty())];
+    for (query, separator) in queries.into_iter().flatten().zip(['?', '&']) {
+        target.push(separator);
+        target.push_str(query);
+    }
+    let target = PathAndQuery::try_from(target)
+        .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "GTW011", "The path or query can't be forwarded"))?;
+
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(HOST, server.authority.clone());
+    for name in FORWARDED.iter().chain(&api.api.headers.allowed) {
+        for value in parts.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    if let Some(value) = api.api.headers.authorization_from.as_ref().and_then(|name| parts.headers.get(name))
+        && !value.is_empty()
+    {
+        headers.insert(AUTHORIZATION, value.clone());
+    }
+    headers.insert(X_REQUEST_ID, caller.request_id.clone());
+    // Whatever the client sent under these names is not ours to vouch for.
+    headers.remove(X_USER_EMAIL);
+    headers.remove(X_DOORMAN_USER);
+    if let Some(user) = caller.username.and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(X_USER_EMAIL, user.clone());
+        headers.insert(X_DOORMAN_USER, user);
+    }
+
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = Uri::from(target);
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Turns the upstream's answer into the client's.
+///
+/// # Errors
+/// `GTW005` when the upstream answers 404.
+pub fn client_response(
+    answer: Response<ResponseBody>,
+    api: &CompiledApi,
+    is_head: bool,
+    arrived: Instant,
+    sent: Instant,
+) -> Result<Response<Body>, Problem> {
+    let (parts, body) = answer.into_parts();
+    if parts.status == StatusCode::NOT_FOUND {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "GTW005", "Endpoint does not exist in backend service"));
+    }
+    let mut headers = HeaderMap::with_capacity(24);
+    for name in [&CONTENT_TYPE, &CONTENT_ENCODING].into_iter().chain(&api.api.headers.allowed) {
+        if headers.contains_key(name) {
+            continue;
+        }
+        for value in parts.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    if is_head && let Some(length) = parts.headers.get(CONTENT_LENGTH) {
+        headers.insert(CONTENT_LENGTH, length.clone());
+    }
+    let millis = |from: Instant, to: Instant| to.saturating_duration_since(from).as_millis();
+    headers.insert(X_GATEWAY_TIME, number(millis(arrived, sent)));
+    headers.insert(X_BACKEND_TIME, number(millis(sent, Instant::now())));
+    if let Some(length) = body.size_hint().exact() {
+        headers.insert(X_BODY_LENGTH, number(u128::from(length)));
+    }
+    let mut response = Response::new(Body::Upstream(body));
+    *response.status_mut() = parts.status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+fn number(value: u128) -> HeaderValue {
+    HeaderValue::from(u64::try_from(value).unwrap_or(u64::MAX))
+}

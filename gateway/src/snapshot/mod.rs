@@ -1,0 +1,242 @@
+//! What the gateway serves: compiled from definitions off the request path, swapped as a whole.
+//!
+//! [`Compiler::compile`] is the only way in. An object that did not change keeps its compiled form, so a change costs
+//! its own compilation plus one pass over the names. An object that can't be served harms only itself: calls to it get
+//! 503 with the reason, all others are served, whatever pod compiled when.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use doorman_crds::api::{Api, ApiKey};
+use doorman_crds::revision::{MAX_REJECTED, ObjectHash, Rejection, Revision, RevisionReport};
+use doorman_crds::{FieldError, Reason, api, role, selection};
+use http::HeaderValue;
+
+use crate::definitions::Definitions;
+use crate::upstream::{Pool, Pools};
+
+mod paths;
+
+pub use paths::{Match, Paths};
+
+/// One consistent state of everything that decides about requests.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    apis: HashMap<Box<str>, Vec<(Box<str>, Entry)>>,
+    /// What this state is called towards the operator.
+    pub revision: Revision,
+    /// Every object that is not served, and why.
+    pub rejected: Vec<Rejection>,
+    /// Number of APIs served.
+    pub served: usize,
+}
+
+/// What is known under one name and version.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// It can be called.
+    Served(Arc<CompiledApi>),
+    /// It exists but can't be served; calls get 503 with this reason.
+    Unservable(Arc<str>),
+}
+
+/// An API ready to be called.
+#[derive(Debug)]
+pub struct CompiledApi {
+    /// Its definition.
+    pub api: Api,
+    /// `name/version`, as metrics and logs show it.
+    pub label: Box<str>,
+    /// Its endpoints.
+    pub paths: Paths,
+    /// Where calls go unless the endpoint has servers of its own.
+    pub servers: Servers,
+}
+
+/// Upstream servers that take turns.
+#[derive(Debug, Default)]
+pub struct Servers {
+    servers: Vec<Server>,
+    next: AtomicUsize,
+}
+
+/// One upstream server.
+#[derive(Debug)]
+pub struct Server {
+    /// Connections to it.
+    pub pool: Arc<Pool>,
+    /// Value of `Host`.
+    pub authority: HeaderValue,
+    /// Path before the endpoint's.
+    pub base_path: Box<str>,
+    /// Query before the client's.
+    pub query: Option<Box<str>>,
+}
+
+impl Servers {
+    fn compile(addresses: &[api::UpstreamAddress], pools: &Pools) -> Self {
+        let servers = addresses
+            .iter()
+            .filter_map(|address| {
+                Some(Server {
+                    pool: pools.get(address),
+                    authority: HeaderValue::from_str(address.authority.as_str()).ok()?,
+                    base_path: address.base_path.as_str().into(),
+                    query: address.query.as_deref().map(Into::into),
+                })
+            })
+            .collect();
+        Self { servers, next: AtomicUsize::new(0) }
+    }
+
+    /// The next server in turn.
+    pub fn next(&self) -> Option<&Server> {
+        match self.servers.as_slice() {
+            [] => None,
+            [only] => Some(only),
+            many => many.get(self.next.fetch_add(1, Ordering::Relaxed) % many.len()),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Looks an API up; no allocation.
+    pub fn find(&self, name: &str, version: &str) -> Option<&Entry> {
+        let versions = self.apis.get(name)?;
+        versions.iter().find(|(v, _)| v.as_ref() == version).map(|(_, entry)| entry)
+    }
+
+    /// The report for the operator.
+    pub fn report(&self) -> RevisionReport {
+        RevisionReport {
+            revision: self.revision,
+            rejected: self.rejected.iter().take(MAX_REJECTED).cloned().collect(),
+            rejected_total: self.rejected.len(),
+        }
+    }
+}
+
+/// Identity of one state of one object: uid and generation.
+type ObjectKey = (String, i64);
+type Compiled = Result<Arc<CompiledApi>, Arc<[FieldError]>>;
+
+/// Compiles definitions into snapshots and remembers what did not change.
+#[derive(Debug)]
+pub struct Compiler {
+    pools: Pools,
+    apis: HashMap<ObjectKey, (Compiled, ObjectHash)>,
+}
+
+impl Compiler {
+    /// A compiler that hands out connections from these pools.
+    pub fn new(pools: Pools) -> Self {
+        Self { pools, apis: HashMap::new() }
+    }
+
+    /// Compiles a whole state.
+    pub fn compile(&mut self, definitions: &Definitions) -> Snapshot {
+        let mut snapshot = Snapshot { rejected: definitions.unreadable.clone(), ..Snapshot::default() };
+        let roles = role_names(definitions, &mut snapshot);
+
+        let mut before = std::mem::take(&mut self.apis);
+        let mut ordered: Vec<_> = definitions.apis.values().collect();
+        ordered.sort_by(|a, b| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
+        let mut owners: BTreeMap<ApiKey, String> = BTreeMap::new();
+        for object in ordered {
+            let meta = &object.metadata;
+            let key = (meta.uid.clone().unwrap_or_default(), meta.generation.unwrap_or_default());
+            let (compiled, hash) = before.remove(&key).unwrap_or_else(|| {
+                let hash = ObjectHash::of("DoormanApi", &key.0, key.1, &[]);
+                (compile_api(&object.spec, &self.pools), hash)
+            });
+            snapshot.revision.apis.insert(hash);
+            let shown = format!(
+                "{}/{}",
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.name.as_deref().unwrap_or_default()
+            );
+            let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
+            let entry = if let Some(winner) = owners.get(&name) {
+                let message = format!("{name} is already defined by the older {winner}; rename or delete one");
+                snapshot.reject("DoormanApi", meta, Reason::Conflict.as_str(), &message);
+                None
+            } else {
+                owners.insert(name.clone(), shown);
+                Some(match &compiled {
+                    Ok(api) => match api.api.access.roles.iter().find(|role| !roles.contains(role.as_str())) {
+                        None => Entry::Served(api.clone()),
+                        Some(role) => {
+                            let message = format!("spec.access.roles: no DoormanRole is named `{role}`");
+                            snapshot.reject("DoormanApi", meta, Reason::RefNotFound.as_str(), &message);
+                            Entry::Unservable(message.into())
+                        }
+                    },
+                    Err(errors) => {
+                        let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                        let reason = errors.first().map_or(Reason::Invalid, |error| error.reason);
+                        snapshot.reject("DoormanApi", meta, reason.as_str(), &message);
+                        Entry::Unservable(message.into())
+                    }
+                })
+            };
+            if let Some(entry) = entry {
+                snapshot.served += usize::from(matches!(entry, Entry::Served(_)));
+                snapshot.apis.entry(name.name.into()).or_default().push((name.version.into(), entry));
+            }
+            self.apis.insert(key, (compiled, hash));
+        }
+        drop(before);
+        self.pools.forget_unused();
+        snapshot
+    }
+}
+
+impl Snapshot {
+    fn reject(
+        &mut self,
+        kind: &str,
+        meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        reason: &str,
+        message: &str,
+    ) {
+        self.rejected.push(Rejection {
+            kind: kind.to_owned(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+}
+
+/// Names of the roles an API may refer to.
+fn role_names(definitions: &Definitions, snapshot: &mut Snapshot) -> HashSet<String> {
+    let mut names = HashSet::from(["admin".to_owned()]);
+    let mut ordered: Vec<_> = definitions.roles.values().collect();
+    ordered.sort_by(|a, b| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
+    for object in ordered {
+        let meta = &object.metadata;
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let hash = ObjectHash::of("DoormanRole", uid, meta.generation.unwrap_or_default(), &[]);
+        snapshot.revision.roles.insert(hash);
+        let errors = role::validate(&object.spec);
+        if let Some(first) = errors.first() {
+            snapshot.reject("DoormanRole", meta, first.reason.as_str(), &first.to_string());
+        } else if !names.insert(object.spec.name.clone()) {
+            let message = format!("an older DoormanRole is already named `{}`", object.spec.name);
+            snapshot.reject("DoormanRole", meta, Reason::Conflict.as_str(), &message);
+        }
+    }
+    names
+}
+
+fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools) -> Compiled {
+    let api = api::parse(spec).map_err(Arc::from)?;
+    let servers = Servers::compile(&api.servers, pools);
+    let paths = Paths::compile(&api.endpoints, |own| Servers::compile(own, pools));
+    Ok(Arc::new(CompiledApi { label: api.key.to_string().into(), paths, servers, api }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use super::*;
+use crate::upstream::PoolOptions;
+use doorman_crds::{DoormanApi, DoormanRole};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn compiler() -> Compiler {
+    Compiler::new(Pools::new(PoolOptions {
+        max_connections: 1,
+        max_idle: 1,
+        idle_life: Duration::from_secs(1),
+        http2: false,
+        allow_loopback: true,
+    }))
+}
+
+/// An API object; `created` orders claimants of one name.
+fn api(object: &str, created: i64, spec: Value) -> Arc<DoormanApi> {
+    let mut full = json!({"name": "orders", "version": "v1", "protocol": "REST", "servers": ["http://up:1"],
+        "endpoints": [{"method": "GET", "uri": "/items/{id}"}, {"method": "GET", "uri": "/items/all"}]});
+    for (key, value) in spec.as_object().unwrap() {
+        full[key] = value.clone();
+    }
+    let created = jiff::Timestamp::from_second(created).unwrap().to_string();
+    Arc::new(
+        serde_json::from_value(json!({
+            "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanApi", "spec": full,
+            "metadata": {"name": object, "namespace": "edge", "uid": object, "generation": 1, "creationTimestamp": created},
+        }))
+        .unwrap(),
+    )
+}
+
+fn role(name: &str) -> Arc<DoormanRole> {
+    Arc::new(
+        serde_json::from_value(json!({
+            "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanRole", "spec": {"name": name},
+            "metadata": {"name": name, "namespace": "edge", "uid": name, "generation": 1},
+        }))
+        .unwrap(),
+    )
+}
+
+fn definitions(apis: Vec<Arc<DoormanApi>>, roles: Vec<Arc<DoormanRole>>) -> Definitions {
+    let id = |name: &Option<String>| ("edge".to_owned(), name.clone().unwrap());
+    Definitions {
+        apis: apis.into_iter().map(|api| (id(&api.metadata.name), api)).collect(),
+        roles: roles.into_iter().map(|role| (id(&role.metadata.name), role)).collect(),
+        unreadable: Vec::new(),
+    }
+}
+
+fn served<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Arc<CompiledApi>> {
+    match snapshot.find(name, "v1") {
+        Some(Entry::Served(api)) => Some(api),
+        _ => None,
+    }
+}
+
+#[test]
+fn one_invalid_api_among_many_harms_only_itself() {
+    let mut apis: Vec<_> = (0..499).map(|n| api(&format!("a{n}"), 1, json!({"name": format!("a{n}")}))).collect();
+    apis.push(api("bad", 1, json!({"name": "bad", "servers": ["nowhere"]})));
+    let snapshot = compiler().compile(&definitions(apis, vec![]));
+    assert_eq!(snapshot.served, 499);
+    let Some(Entry::Unservable(reason)) = snapshot.find("bad", "v1") else { panic!("bad is not refused") };
+    assert!(reason.contains("spec.servers[0]"), "{reason}");
+    assert_eq!(snapshot.report().rejected.len(), 1);
+}
+
+#[test]
+fn the_older_of_two_claimants_is_served() {
+    let older = api("older", 1, json!({"description": "older"}));
+    let younger = api("a-younger", 2, json!({"description": "younger"}));
+    let snapshot = compiler().compile(&definitions(vec![younger, older], vec![]));
+    assert_eq!(snapshot.served, 1);
+    let rejected = &snapshot.rejected[0];
+    assert_eq!((rejected.name.as_str(), rejected.reason.as_str()), ("a-younger", "Conflict"));
+    assert!(rejected.message.contains("edge/older"), "{}", rejected.message);
+}
+
+#[test]
+fn an_unknown_role_closes_the_api_until_the_role_exists() {
+    let guarded = api("g", 1, json!({"access": {"roles": ["ops"]}}));
+    let mut compiler = compiler();
+    let without = compiler.compile(&definitions(vec![guarded.clone()], vec![]));
+    assert!(matches!(without.find("orders", "v1"), Some(Entry::Unservable(_))));
+    let with = compiler.compile(&definitions(vec![guarded], vec![role("ops")]));
+    assert!(served(&with, "orders").is_some());
+}
+
+#[test]
+fn what_did_not_change_is_not_compiled_again() {
+    let mut compiler = compiler();
+    let first = compiler.compile(&definitions(vec![api("a", 1, json!({}))], vec![]));
+    let other = api("b", 1, json!({"name": "other"}));
+    let second = compiler.compile(&definitions(vec![api("a", 1, json!({})), other], vec![]));
+    assert!(Arc::ptr_eq(served(&first, "orders").unwrap(), served(&second, "orders").unwrap()));
+    assert_ne!(first.revision, second.revision);
+}
+
+#[test]
+fn a_literal_segment_beats_a_parameter() {
+    let snapshot = compiler().compile(&definitions(vec![api("a", 1, json!({}))], vec![]));
+    let paths = &served(&snapshot, "orders").unwrap().paths;
+    let label = |path: &str| {
+        let segments = crate::request::segments(path).unwrap();
+        paths.find(doorman_crds::api::Method::Get, &segments).map(|m| m.label().to_owned())
+    };
+    assert_eq!(label("/items/all").as_deref(), Some("/items/all"));
+    assert_eq!(label("/items/7").as_deref(), Some("/items/{id}"));
+    assert_eq!(label("/items"), None);
+    assert_eq!(label("/items/7/x"), None);
+}
+
+#[test]
+fn client_paths_are_rewritten_with_their_parameters() {
+    let endpoint = json!([{"method": "GET", "uri": "/v2/things/{id}/x", "clientUri": "/a/{id}"}]);
+    let snapshot = compiler().compile(&definitions(vec![api("a", 1, json!({"endpoints": endpoint}))], vec![]));
+    let segments = crate::request::segments("/a/b%20c").unwrap();
+    let paths = &served(&snapshot, "orders").unwrap().paths;
+    let mut out = String::new();
+    paths.find(doorman_crds::api::Method::Get, &segments).unwrap().write_path(&segments, &mut out);
+    assert_eq!(out, "/v2/things/b%20c/x");
+}
+
+#[test]
+fn servers_take_turns() {
+    let snapshot = compiler()
+        .compile(&definitions(vec![api("a", 1, json!({"servers": ["http://one:1", "http://two:2"]}))], vec![]));
+    let servers = &served(&snapshot, "orders").unwrap().servers;
+    let seen: Vec<_> = (0..4).map(|_| servers.next().unwrap().authority.to_str().unwrap().to_owned()).collect();
+    assert_eq!(seen, ["one:1", "two:2", "one:1", "two:2"]);
+}

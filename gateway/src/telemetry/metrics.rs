@@ -1,0 +1,76 @@
+//! Prometheus metrics, by the names of the reference (gateway behaviour 21.2).
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Label of a status code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    code: u16,
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    duration: Histogram,
+    requests: Family<Code, Counter>,
+    /// Upstream attempts that took too long.
+    pub upstream_timeouts: Counter,
+    /// APIs in the snapshot that can be called.
+    pub apis_served: Gauge,
+    /// Objects that are defined but not served.
+    pub objects_rejected: Gauge,
+    /// Snapshots put into service.
+    pub snapshots: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        let metrics = Self {
+            registry: Registry::default(),
+            duration: Histogram::new(buckets),
+            requests: Family::default(),
+            upstream_timeouts: Counter::default(),
+            apis_served: Gauge::default(),
+            objects_rejected: Gauge::default(),
+            snapshots: Counter::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register("doorman_http_request_duration_seconds", "Time to answer a call under /api", self.duration.clone());
+        r.register("doorman_http_requests", "Answered calls under /api by status code", self.requests.clone());
+        r.register("doorman_upstream_timeouts", "Upstream attempts that took too long", self.upstream_timeouts.clone());
+        r.register("doorman_apis_served", "APIs that can be called", self.apis_served.clone());
+        r.register("doorman_objects_rejected", "Defined objects that are not served", self.objects_rejected.clone());
+        r.register("doorman_snapshots", "Snapshots put into service", self.snapshots.clone());
+        self
+    }
+
+    /// Counts one answered call.
+    pub fn request(&self, code: u16, elapsed: Duration) {
+        self.duration.observe(elapsed.as_secs_f64());
+        self.requests.get_or_create(&Code { code }).inc();
+    }
+
+    /// The text Prometheus scrapes (OpenMetrics 1.0).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            tracing::error!(%error, "metrics can't be written");
+        }
+        text
+    }
+}

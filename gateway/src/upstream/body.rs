@@ -1,0 +1,189 @@
+//! Bodies in both directions: streamed, bounded, and watched for stalls.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::pool::Lease;
+
+/// Boxed error of a body.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the sending side of a call tells the waiting side.
+#[derive(Debug)]
+pub struct Progress {
+    started: Instant,
+    last_millis: AtomicU64,
+    sent: AtomicBool,
+    too_large: AtomicBool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            last_millis: AtomicU64::new(0),
+            sent: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self) {
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// When the body last moved.
+    pub fn last(&self) -> Instant {
+        self.started + Duration::from_millis(self.last_millis.load(Ordering::Relaxed))
+    }
+
+    /// Whether the whole body was handed to the connection.
+    pub fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body broke its bound.
+    pub fn is_too_large(&self) -> bool {
+        self.too_large.load(Ordering::Relaxed)
+    }
+}
+
+/// A request body on its way upstream.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// Nothing.
+    Empty,
+    /// What the client sends, up to a number of bytes.
+    Stream {
+        /// The client's body.
+        inner: Incoming,
+        /// Bytes that may still come.
+        remaining: u64,
+        /// Told of every chunk.
+        progress: Arc<Progress>,
+    },
+}
+
+impl RequestBody {
+    /// A body of at most `limit` bytes, and where to look how far it is.
+    pub fn stream(inner: Incoming, limit: u64) -> (Self, Arc<Progress>) {
+        let progress = Arc::new(Progress::new());
+        (Self::Stream { inner, remaining: limit, progress: progress.clone() }, progress)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Stream { inner, remaining, progress } = self.get_mut() else { return Poll::Ready(None) };
+        match ready!(Pin::new(inner).poll_frame(cx)) {
+            None => {
+                progress.sent.store(true, Ordering::Relaxed);
+                progress.note();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Ok(frame)) => {
+                progress.note();
+                // Trailers of a request are not forwarded: no header rule could be applied to them.
+                let Ok(data) = frame.into_data() else { return Poll::Ready(None) };
+                let Some(rest) = remaining.checked_sub(data.len() as u64) else {
+                    progress.too_large.store(true, Ordering::Relaxed);
+                    return Poll::Ready(Some(Err("request body is larger than allowed".into())));
+                };
+                *remaining = rest;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+/// An upstream's answer on its way to the client; gives the connection back at its end.
+#[derive(Debug)]
+pub struct ResponseBody {
+    inner: Incoming,
+    lease: Option<Lease>,
+    read_timeout: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(inner: Incoming, lease: Lease, read_timeout: Duration) -> Self {
+        let mut body = Self { inner, lease: Some(lease), read_timeout, stall: None };
+        body.give_back_when_done();
+        body
+    }
+
+    fn give_back_when_done(&mut self) {
+        if self.inner.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                this.stall = None;
+                match frame {
+                    None => {
+                        if let Some(lease) = this.lease.take() {
+                            lease.give_back();
+                        }
+                        Poll::Ready(None)
+                    }
+                    Some(Ok(frame)) => {
+                        this.give_back_when_done();
+                        Poll::Ready(Some(Ok(frame)))
+                    }
+                    Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+                }
+            }
+            Poll::Pending => {
+                let wait = this.read_timeout;
+                let stall = this.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+                ready!(stall.as_mut().poll(cx));
+                Poll::Ready(Some(Err("the upstream fell silent".into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

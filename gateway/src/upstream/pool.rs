@@ -1,0 +1,245 @@
+//! Connections to one upstream address: the one used last is used first, so that spare ones can expire.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use doorman_crds::api::UpstreamAddress;
+use http::{Request, Response};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use super::body::{Progress, RequestBody, ResponseBody};
+use super::connect::{Stream, connect};
+use super::{CallTimeouts, PoolOptions, UpstreamError};
+
+/// All connections to one address.
+#[derive(Debug)]
+pub struct Pool {
+    host: Box<str>,
+    port: u16,
+    tls: bool,
+    options: Arc<PoolOptions>,
+    /// One permit per open HTTP/1 connection.
+    permits: Arc<Semaphore>,
+    idle: Mutex<VecDeque<Idle>>,
+    http2: Mutex<Option<http2::SendRequest<RequestBody>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Http1,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Connection {
+    Http1(Http1),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// A connection in use; dropped without [`Lease::give_back`] it closes.
+#[derive(Debug)]
+pub(super) struct Lease(Option<(Arc<Pool>, Http1)>);
+
+impl Lease {
+    pub(super) fn give_back(self) {
+        if let Some((pool, connection)) = self.0 {
+            pool.put(connection);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while these are held; a poisoned pool would still be a usable pool.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(super) fn new(address: &UpstreamAddress, options: Arc<PoolOptions>) -> Self {
+        Self {
+            host: address.host.as_str().into(),
+            port: address.port,
+            tls: address.tls,
+            permits: Arc::new(Semaphore::new(options.max_connections)),
+            options,
+            idle: Mutex::default(),
+            http2: Mutex::default(),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// See [`UpstreamError`]; after `Timeout` or `Connection` the upstream may have acted on the request.
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<RequestBody>,
+        timeouts: &CallTimeouts,
+        progress: Option<&Progress>,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
+        // A connection that turns out closed before the request was written gives the request back; after two such
+        // the third attempt uses a new connection.
+        for attempt in 0..3 {
+            let (connection, reused) = self.checkout(timeouts, attempt < 2).await?;
+            let started = Instant::now();
+            let outcome = match connection {
+                Connection::Http1(mut connection) => {
+                    let answer = connection.sender.try_send_request(request);
+                    match within(answer, started, timeouts, progress).await? {
+                        Ok(response) => {
+                            let lease = Lease(Some((self.clone(), connection)));
+                            return Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read)));
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Connection::Http2(mut sender) => {
+                    let answer = sender.try_send_request(request);
+                    match within(answer, started, timeouts, progress).await? {
+                        Ok(response) => {
+                            return Ok(response.map(|body| ResponseBody::new(body, Lease(None), timeouts.read)));
+                        }
+                        Err(error) => error,
+                    }
+                }
+            };
+            let mut outcome = outcome;
+            match outcome.take_message() {
+                Some(unsent) if reused => request = unsent,
+                _ => return Err(outcome.into_error().into()),
+            }
+        }
+        Err(UpstreamError::Connect(format!("{}:{} closes every connection", self.host, self.port)))
+    }
+
+    /// An idle connection if there is one and it may be used, else a new one.
+    async fn checkout(
+        self: &Arc<Self>,
+        timeouts: &CallTimeouts,
+        may_reuse: bool,
+    ) -> Result<(Connection, bool), UpstreamError> {
+        if may_reuse {
+            if self.tls && self.options.http2 {
+                let open = lock(&self.http2).clone().filter(|sender| !sender.is_closed());
+                if let Some(mut sender) = open
+                    && sender.ready().await.is_ok()
+                {
+                    return Ok((Connection::Http2(sender), true));
+                }
+            }
+            while let Some(mut connection) = self.take() {
+                // Ready at once unless the connection task has not seen the end of its last answer yet.
+                if connection.sender.ready().await.is_ok() {
+                    return Ok((Connection::Http1(connection), true));
+                }
+            }
+        }
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => match timeout(timeouts.pool, self.permits.clone().acquire_owned()).await {
+                Ok(Ok(permit)) => permit,
+                _ => return Err(UpstreamError::Timeout("waiting for a free connection")),
+            },
+        };
+        match timeout(timeouts.connect, self.open(permit)).await {
+            Ok(opened) => opened.map(|connection| (connection, false)),
+            Err(_) => Err(UpstreamError::Timeout("connecting")),
+        }
+    }
+
+    async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError> {
+        let offer_http2 = self.tls && self.options.http2;
+        let stream = connect(&self.host, self.port, self.tls, offer_http2, self.options.allow_loopback).await?;
+        match stream {
+            Stream::Plain(stream) => http1_over(stream, permit).await,
+            Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .adaptive_window(true)
+                    .handshake(TokioIo::new(*stream))
+                    .await?;
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    let _ = connection.await;
+                });
+                *lock(&self.http2) = Some(sender.clone());
+                Ok(Connection::Http2(sender))
+            }
+            Stream::Tls(stream) => http1_over(*stream, permit).await,
+        }
+    }
+
+    fn take(&self) -> Option<Http1> {
+        let mut idle = lock(&self.idle);
+        while let Some(entry) = idle.pop_back() {
+            if !entry.connection.sender.is_closed() && entry.since.elapsed() < self.options.idle_life {
+                return Some(entry.connection);
+            }
+        }
+        None
+    }
+
+    fn put(&self, connection: Http1) {
+        if connection.sender.is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        let mut idle = lock(&self.idle);
+        idle.push_back(Idle { connection, since: now });
+        let expired = |entry: &Idle| now.duration_since(entry.since) >= self.options.idle_life;
+        while idle.len() > self.options.max_idle || idle.front().is_some_and(expired) {
+            idle.pop_front();
+        }
+    }
+}
+
+async fn http1_over<S>(stream: S, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an upstream connection ended");
+        }
+    });
+    Ok(Connection::Http1(Http1 { sender, _permit: permit }))
+}
+
+/// Waits for the head of an answer: `read` after the request was sent, `write` between two pieces of its body.
+async fn within<F, T>(
+    answer: F,
+    started: Instant,
+    timeouts: &CallTimeouts,
+    progress: Option<&Progress>,
+) -> Result<T, UpstreamError>
+where
+    F: Future<Output = T>,
+{
+    let mut answer = std::pin::pin!(answer);
+    let mut deadline = started + timeouts.read;
+    loop {
+        if let Ok(outcome) = tokio::time::timeout_at(deadline, answer.as_mut()).await {
+            return Ok(outcome);
+        }
+        let Some(progress) = progress else { return Err(UpstreamError::Timeout("waiting for the answer")) };
+        let (bound, what) = if progress.is_sent() {
+            (timeouts.read, "waiting for the answer")
+        } else {
+            (timeouts.write, "sending the request")
+        };
+        let later = progress.last() + bound;
+        if later <= Instant::now() {
+            return Err(UpstreamError::Timeout(what));
+        }
+        deadline = later;
+    }
+}
