@@ -302,4 +302,6 @@ impl Identity {
 }
 
 #[cfg(test)]
+mod external_tests;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,9 @@
 //! The platform API as a client sees it, in memory mode.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use axum::routing::get;
 use http::{HeaderMap, Request};
@@ -12,7 +15,10 @@ use crate::{
     client::{ClientAddress, Scheme},
     identity::Denied,
     settings::Source,
-    store::{Password, Store, User},
+    store::{
+        Password, Store, User,
+        servers::{Server, external, with_redis},
+    },
 };
 
 const PASSWORD: &str = "long-enough-password";
@@ -110,8 +116,13 @@ impl Fixture {
             ("LOGIN_IP_RATE_LIMIT", "1000"),
         ];
         let settings = Settings::load(Source::from_pairs(base.iter().chain(changes).copied()));
-        let settings = Arc::new(settings.unwrap_or_else(|errors| panic!("{errors}")).0);
-        let store = Arc::new(Store::open(&settings).await.unwrap());
+        let settings = settings.unwrap_or_else(|errors| panic!("{errors}")).0;
+        let store = Store::open(&settings).await.unwrap();
+        Self::over(settings, store)
+    }
+
+    fn over(settings: Settings, store: Store) -> Self {
+        let (settings, store) = (Arc::new(settings), Arc::new(store));
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
@@ -665,6 +676,34 @@ mod probes {
         assert_eq!(fixture.call("GET", "/platform/monitor/liveness").send().await.status, 200);
         fixture.ready.send_replace(true);
         fixture.call("GET", "/platform/monitor/readiness").bearer("bad").send().await.is(200, ready);
+    }
+
+    #[tokio::test]
+    async fn readiness_is_off_while_a_store_is_away() {
+        let mut redis = Server::redis(&[]);
+        let settings = external(redis.port, 1, &[]);
+        let store = with_redis(&settings).await;
+        let fixture = Fixture::over(settings, store);
+        let becomes = async |status, body: Value| {
+            let start = Instant::now();
+            loop {
+                let seen = fixture.call("GET", "/platform/monitor/readiness").send().await;
+                if seen.status == status {
+                    seen.is(status, body);
+                    break;
+                }
+                assert!(start.elapsed() < Duration::from_secs(10), "{seen:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let test = async {
+            redis.stop();
+            let away = json!({ "status": "degraded", "mongodb": "connected", "redis": "disconnected" });
+            becomes(503, away).await;
+            redis.restart();
+            becomes(200, json!({ "status": "ready", "mongodb": "connected", "redis": "connected" })).await;
+        };
+        tokio::select! { () = test => {}, () = fixture.identity.maintain() => {} }
     }
 
     #[tokio::test]

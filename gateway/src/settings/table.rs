@@ -215,7 +215,7 @@ settings! {
             "Password of MongoDB.";
         mongo_uri: Option<Secret> = "MONGO_DB_URI", "", Doorman Used:
             "Whole connection string, in place of the four settings above.";
-        cache_entries: NonZeroU32 = "CACHE_MAX_SIZE", "10000", Doorman NotYet live:
+        cache_entries: NonZeroU32 = "CACHE_MAX_SIZE", "10000", Doorman Used:
             "Entries of the in-process cache; the least recently used goes first.";
         dump_path: PathBuf = "MEM_DUMP_PATH", "generated/memory_dump.bin", Guide NotYet:
             "Where memory dumps are written; the time is added to the name.";

@@ -22,6 +22,10 @@ mod memory;
 mod mongo;
 mod redis;
 mod seed;
+#[cfg(test)]
+pub(crate) mod servers;
+#[cfg(test)]
+mod tests;
 
 pub use documents::{Group, Password, Permissions, Role, User};
 pub use seed::ADMIN;
