@@ -15,6 +15,7 @@ pub mod path;
 pub mod revision;
 pub mod role;
 pub mod selection;
+pub mod verdict;
 
 pub use api::{DoormanApi, DoormanApiSpec, DoormanApiStatus};
 pub use gateway::{DoormanGateway, DoormanGatewaySpec, DoormanGatewayStatus};

@@ -4,14 +4,16 @@
 //! its own compilation plus one pass over the names. An object that can't be served harms only itself: calls to it get
 //! 503 with the reason, all others are served, whatever pod compiled when.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use doorman_crds::api::{Api, ApiKey};
 use doorman_crds::revision::{MAX_REJECTED, ObjectHash, Rejection, Revision, RevisionReport};
-use doorman_crds::{FieldError, Reason, api, role, selection};
+use doorman_crds::verdict::{self, Refusal};
+use doorman_crds::{FieldError, api, role, selection};
 use http::HeaderValue;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::definitions::Definitions;
 use crate::upstream::{Pool, Pools};
@@ -151,35 +153,25 @@ impl Compiler {
                 (compile_api(&object.spec, &self.pools), hash)
             });
             snapshot.revision.apis.insert(hash);
-            let shown = format!(
-                "{}/{}",
-                meta.namespace.as_deref().unwrap_or_default(),
-                meta.name.as_deref().unwrap_or_default()
-            );
             let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
-            let entry = if let Some(winner) = owners.get(&name) {
-                let message = format!("{name} is already defined by the older {winner}; rename or delete one");
-                snapshot.reject("DoormanApi", meta, Reason::Conflict.as_str(), &message);
-                None
-            } else {
-                owners.insert(name.clone(), shown);
-                Some(match &compiled {
-                    Ok(api) => match api.api.access.roles.iter().find(|role| !roles.contains(role.as_str())) {
-                        None => Entry::Served(api.clone()),
-                        Some(role) => {
-                            let message = format!("spec.access.roles: no DoormanRole is named `{role}`");
-                            snapshot.reject("DoormanApi", meta, Reason::RefNotFound.as_str(), &message);
-                            Entry::Unservable(message.into())
-                        }
-                    },
-                    Err(errors) => {
-                        let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                        let reason = errors.first().map_or(Reason::Invalid, |error| error.reason);
-                        snapshot.reject("DoormanApi", meta, reason.as_str(), &message);
-                        Entry::Unservable(message.into())
-                    }
-                })
+            let winner = owners.get(&name).cloned();
+            let (roles_named, errors): (&[String], &[FieldError]) = match &compiled {
+                Ok(api) => (&api.api.access.roles, &[]),
+                Err(errors) => (&[], errors),
             };
+            let named = roles_named.iter().map(String::as_str);
+            let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, |role| roles.contains(role));
+            let entry = match (&compiled, verdict) {
+                (Ok(api), Ok(())) => Some(Entry::Served(api.clone())),
+                (_, Err(refusal)) => {
+                    snapshot.reject("DoormanApi", meta, &refusal);
+                    winner.is_none().then(|| Entry::Unservable(refusal.message.into()))
+                }
+                (Err(_), Ok(())) => None,
+            };
+            if winner.is_none() {
+                owners.insert(name.clone(), shown(meta));
+            }
             if let Some(entry) = entry {
                 snapshot.served += usize::from(matches!(entry, Entry::Served(_)));
                 snapshot.apis.entry(name.name.into()).or_default().push((name.version.into(), entry));
@@ -193,42 +185,38 @@ impl Compiler {
 }
 
 impl Snapshot {
-    fn reject(
-        &mut self,
-        kind: &str,
-        meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-        reason: &str,
-        message: &str,
-    ) {
+    fn reject(&mut self, kind: &str, meta: &ObjectMeta, refusal: &Refusal) {
         self.rejected.push(Rejection {
             kind: kind.to_owned(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
-            reason: reason.to_owned(),
-            message: message.to_owned(),
+            reason: refusal.reason.as_str().to_owned(),
+            message: refusal.message.clone(),
         });
     }
 }
 
+fn shown(meta: &ObjectMeta) -> String {
+    format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+}
+
 /// Names of the roles an API may refer to.
-fn role_names(definitions: &Definitions, snapshot: &mut Snapshot) -> HashSet<String> {
-    let mut names = HashSet::from(["admin".to_owned()]);
+fn role_names(definitions: &Definitions, snapshot: &mut Snapshot) -> BTreeSet<String> {
     let mut ordered: Vec<_> = definitions.roles.values().collect();
     ordered.sort_by(|a, b| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for object in ordered {
         let meta = &object.metadata;
         let uid = meta.uid.as_deref().unwrap_or_default();
         let hash = ObjectHash::of("DoormanRole", uid, meta.generation.unwrap_or_default(), &[]);
         snapshot.revision.roles.insert(hash);
-        let errors = role::validate(&object.spec);
-        if let Some(first) = errors.first() {
-            snapshot.reject("DoormanRole", meta, first.reason.as_str(), &first.to_string());
-        } else if !names.insert(object.spec.name.clone()) {
-            let message = format!("an older DoormanRole is already named `{}`", object.spec.name);
-            snapshot.reject("DoormanRole", meta, Reason::Conflict.as_str(), &message);
+        let (name, errors) = (&object.spec.name, role::validate(&object.spec));
+        match verdict::of_role(name, owners.get(name).map(String::as_str), &errors) {
+            Ok(()) => drop(owners.insert(name.clone(), shown(meta))),
+            Err(refusal) => snapshot.reject("DoormanRole", meta, &refusal),
         }
     }
-    names
+    owners.into_keys().chain(verdict::built_in_roles()).collect()
 }
 
 fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools) -> Compiled {

@@ -1,0 +1,359 @@
+//! What follows from the state.
+
+use std::time::Instant;
+
+use doorman_crds::gateway::LaggingPod;
+use doorman_crds::verdict;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use super::status::{self, Acked, Fleet, Progress, Rollout, Taker};
+use super::{
+    Action, BEHIND, COUNTS, EMPTY, GatewayRecord, Job, ObjectId, OwnedKey, PodRecord, SILENCE, StatusOf, TAKE_UP,
+    Target, WRITES, World,
+};
+use crate::render::{self, Kind};
+
+/// What a changed spec may leave over; everything else is always rendered.
+const PRUNABLE: [Kind; 4] =
+    [Kind::RoleBinding, Kind::ClusterRoleBinding, Kind::NetworkPolicy, Kind::PodDisruptionBudget];
+
+/// How far one pod is with one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PodAck {
+    /// It serves this state.
+    State(u64),
+    /// It did not say yet.
+    Hold,
+    /// It does not say.
+    Unknown,
+}
+
+/// How far all are, given how far they were.
+fn together(before: Acked, pods: &[PodAck]) -> Acked {
+    let lowest = pods.iter().filter_map(|pod| if let PodAck::State(state) = pod { Some(*state) } else { None }).min();
+    if pods.contains(&PodAck::Unknown) {
+        return Acked::Unknown;
+    }
+    match (pods.contains(&PodAck::Hold), before, lowest) {
+        (false, _, Some(lowest)) => Acked::State(lowest),
+        // Until a pod has spoken, nothing new counts as served, and what counted goes on counting.
+        (true, Acked::State(before), lowest) => Acked::State(lowest.map_or(before, |lowest| lowest.min(before))),
+        (true, Acked::Unknown, _) => Acked::Unknown,
+        (true, Acked::Undecided | Acked::NoPods, _) => Acked::Undecided,
+        (false, _, None) => Acked::NoPods,
+    }
+}
+
+/// What a gateway's pods come to at one moment.
+struct Seen {
+    progress: Progress,
+    lagging: Vec<LaggingPod>,
+    ready: usize,
+}
+
+impl World {
+    /// What to do now. Everything returned counts as begun: its outcome must come back as an event.
+    pub fn plan(&mut self, now: Instant, clock: &Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if !self.is_complete {
+            return actions;
+        }
+        while let Some((time, _)) = self.queue.later.first()
+            && *time <= now
+            && let Some((_, target)) = self.queue.later.pop_first()
+        {
+            self.queue.mark(target);
+        }
+        if std::mem::take(&mut self.orphans_wanted) {
+            self.remove_orphans(&mut actions);
+        }
+        // Gateways sort first, so that what their pods say is settled before it is used.
+        while let Some(target) = self.queue.now.first().cloned() {
+            if !matches!(target, Target::Gateway(_)) && self.in_flight.len() >= WRITES {
+                break;
+            }
+            self.queue.now.remove(&target);
+            let write = match &target {
+                Target::Gateway(id) => self.plan_gateway(id, now, clock, &mut actions),
+                // What is being written is looked at again when that is done.
+                _ if self.in_flight.contains_key(&target) => None,
+                Target::Api(id) => self.plan_api(id, now, clock),
+                Target::Role(id) => self.plan_role(id, now, clock),
+            };
+            if let Some((uid, status)) = write {
+                self.in_flight.insert(target.clone(), status.clone());
+                actions.push(Action::Write(target, uid, status));
+            }
+        }
+        actions
+    }
+
+    /// Cluster-wide objects can't be owned by a gateway, so nobody else removes them.
+    fn remove_orphans(&mut self, actions: &mut Vec<Action>) {
+        let orphans = self.owned.iter().filter(|(key, owned)| {
+            !key.kind.is_namespaced() && owned.gateway.as_ref().is_some_and(|id| !self.gateways.contains_key(id))
+        });
+        actions.extend(orphans.map(|(key, _)| Action::Remove(key.clone())));
+    }
+
+    fn plan_gateway(
+        &mut self,
+        id: &ObjectId,
+        now: Instant,
+        clock: &Time,
+        actions: &mut Vec<Action>,
+    ) -> Option<(String, StatusOf)> {
+        let seen = self.settle(id, now)?;
+        if let Some(job) = self.job(id, now) {
+            actions.push(Action::Reconcile(Box::new(job)));
+        }
+        let target = Target::Gateway(id.clone());
+        let rollout = self.rollout_of(id);
+        let record = self.gateways.get(id)?;
+        let is_terminating = record.object.metadata.deletion_timestamp.is_some();
+        if self.in_flight.contains_key(&target) || is_terminating {
+            return None;
+        }
+        let fleet = Fleet {
+            generation: record.object.metadata.generation,
+            refused: record.refusal.as_ref(),
+            storage: record.object.spec.storage.mode,
+            missing_keys: record.missing_keys.as_deref(),
+            failure: record.failure.as_deref(),
+            rollout: rollout.as_ref(),
+            progress: seen.progress,
+            lagging: seen.lagging,
+            ready_pods: seen.ready,
+            apis: record.apis.len(),
+        };
+        let wanted = status::of_gateway(&record.status, fleet, clock);
+        if wanted == record.status {
+            return None;
+        }
+        if wanted.conditions == record.status.conditions
+            && let Some(due) = record.status_written.map(|written| written + COUNTS)
+            && due > now
+        {
+            self.queue.at(due, target);
+            return None;
+        }
+        Some((record.object.metadata.uid.clone()?, StatusOf::Gateway(wanted)))
+    }
+
+    fn rollout_of(&self, id: &ObjectId) -> Option<Rollout> {
+        let uid = self.gateways.get(id)?.object.metadata.uid.as_deref()?;
+        let mut own = self.deployments.iter().filter(|(deployment, record)| {
+            deployment.namespace == id.namespace && record.owner.as_deref() == Some(uid)
+        });
+        own.next().map(|(_, record)| record.rollout.clone())
+    }
+
+    /// Brings what is known of a gateway's pods up to date and marks every object whose answer that changes.
+    fn settle(&mut self, id: &ObjectId, now: Instant) -> Option<Seen> {
+        let record = self.gateways.get_mut(id)?;
+        let uid = record.object.metadata.uid.as_deref();
+        let labels = self.deployments.iter().find_map(|(deployment, own)| {
+            (deployment.namespace == id.namespace && own.owner.as_deref() == uid).then_some(&own.pod_labels)
+        });
+        let belongs = |pod: &PodRecord| {
+            labels.is_some_and(|labels| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+        };
+        let (mut apis, mut roles, mut lagging) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut is_behind, mut is_unsure) = (false, false);
+        for (pod_id, pod) in &mut self.pods {
+            if pod_id.namespace != id.namespace || !pod.is_ready || pod.is_terminating || !belongs(pod) {
+                continue;
+            }
+            let api = pod.report.and_then(|report| record.apis.number_of(report.apis));
+            let role = pod.report.and_then(|report| record.roles.number_of(report.roles));
+            let is_certain = pod.is_heard && api.is_some() && role.is_some();
+            let since = if is_certain { None } else { Some(pod.uncertain_since.unwrap_or(now)) };
+            pod.uncertain_since = since;
+            let is_silent = since.is_some_and(|since| now >= since + SILENCE);
+            if let Some(since) = since.filter(|_| !is_silent) {
+                self.queue.at(since + SILENCE, Target::Gateway(id.clone()));
+            }
+            let ack = |state: Option<u64>| match (is_silent, state) {
+                (true, _) => PodAck::Unknown,
+                (false, Some(state)) => PodAck::State(state),
+                (false, None) => PodAck::Hold,
+            };
+            apis.push(ack(api));
+            roles.push(ack(role));
+            let is_current = api == Some(record.apis.number()) && role == Some(record.roles.number());
+            pod.behind_since = if is_current { None } else { Some(pod.behind_since.unwrap_or(now)) };
+            if is_silent {
+                lagging.push(LaggingPod { name: pod_id.name.clone(), reason: "Unreachable".to_owned() });
+            } else if let Some(since) = pod.behind_since {
+                if !is_certain || now < since + BEHIND {
+                    is_unsure = true;
+                    self.queue.at(since + BEHIND, Target::Gateway(id.clone()));
+                }
+                if is_certain && now >= since + BEHIND {
+                    is_behind = true;
+                    lagging.push(LaggingPod { name: pod_id.name.clone(), reason: "Behind".to_owned() });
+                }
+            } else if !is_certain {
+                is_unsure = true;
+            }
+        }
+        let ready = apis.len();
+        record.empty_since = (ready == 0).then(|| record.empty_since.unwrap_or(now));
+        let is_held =
+            record.empty_since.is_some_and(|since| now < since + EMPTY) && matches!(record.apis_acked, Acked::State(_));
+        if is_held {
+            self.queue.at(record.empty_since.unwrap_or(now) + EMPTY, Target::Gateway(id.clone()));
+        } else {
+            let apis_acked = together(record.apis_acked, &apis);
+            let roles_acked = together(record.roles_acked, &roles);
+            match (std::mem::replace(&mut record.apis_acked, apis_acked), apis_acked) {
+                (Acked::State(a), Acked::State(b)) => {
+                    self.queue.mark_apis(record.apis.changed(a.min(b), a.max(b)));
+                }
+                (before, after) if before == after => {}
+                _ => self.queue.mark_apis(record.apis.members()),
+            }
+            let before = std::mem::replace(&mut record.roles_acked, roles_acked);
+            if before != roles_acked {
+                match (before, roles_acked) {
+                    (Acked::State(a), Acked::State(b)) => {
+                        self.queue.mark_roles(record.roles.changed(a.min(b), a.max(b)));
+                    }
+                    _ => self.queue.mark_roles(record.roles.members()),
+                }
+                let with_roles = |api: &&ObjectId| self.apis.get(*api).is_some_and(|api| !api.roles.is_empty());
+                self.queue.mark_apis(record.apis.members().filter(with_roles));
+            }
+        }
+        let progress = if ready == 0 {
+            Progress::NoPods
+        } else if record.apis_acked == Acked::Unknown || record.roles_acked == Acked::Unknown {
+            Progress::Unknown
+        } else if is_behind {
+            Progress::Pending
+        } else if is_unsure {
+            Progress::Undecided
+        } else {
+            Progress::Served
+        };
+        Some(Seen { progress, lagging, ready })
+    }
+
+    fn job(&mut self, id: &ObjectId, now: Instant) -> Option<Job> {
+        let record = self.gateways.get_mut(id)?;
+        if let Some(retry) = record.retry {
+            if retry > now && !record.is_reconcile_wanted {
+                self.queue.at(retry, Target::Gateway(id.clone()));
+            } else {
+                record.is_reconcile_wanted = true;
+            }
+        }
+        let is_terminating = record.object.metadata.deletion_timestamp.is_some();
+        if !record.is_reconcile_wanted || record.is_reconciling || record.refusal.is_some() || is_terminating {
+            return None;
+        }
+        (record.is_reconcile_wanted, record.is_reconciling, record.retry) = (false, true, None);
+        let rendered = render::render(&record.object, &self.installation);
+        record.needed = rendered.needed.iter().map(|needed| needed.secret.clone()).collect();
+        record.needed.extend(rendered.generated.iter().filter_map(|generated| generated.metadata.name.clone()));
+        let wanted = |key: &OwnedKey| {
+            rendered.objects.iter().any(|object| {
+                object.kind == key.kind
+                    && object.name == key.id.name
+                    && object.namespace.as_deref().unwrap_or_default() == key.id.namespace
+            })
+        };
+        let uid = record.object.metadata.uid.as_deref();
+        let remove = self.owned.iter().filter(|(key, owned)| {
+            let is_own = (uid.is_some() && owned.owner.as_deref() == uid) || owned.gateway.as_ref() == Some(id);
+            is_own && PRUNABLE.contains(&key.kind) && !wanted(key)
+        });
+        let remove = remove.map(|(key, _)| key.clone()).collect();
+        Some(Job { gateway: id.clone(), applied: std::mem::take(&mut record.applied), rendered, remove })
+    }
+
+    fn takers(&self, of: impl Fn(&ObjectId, &GatewayRecord) -> Option<Taker>) -> Vec<Taker> {
+        self.gateways.iter().filter_map(|(id, gateway)| of(id, gateway)).collect()
+    }
+
+    /// Ready pods of a gateway that serve at least this state, and all of them.
+    fn counts(&self, gateway: &ObjectId, serves: impl Fn(&PodRecord) -> bool) -> (usize, usize) {
+        let uid = self.gateways.get(gateway).and_then(|gateway| gateway.object.metadata.uid.as_deref());
+        let labels = self.deployments.values().find(|own| own.owner.as_deref() == uid).map(|own| &own.pod_labels);
+        let own = self.pods.iter().filter(|(id, pod)| {
+            id.namespace == gateway.namespace
+                && pod.is_ready
+                && !pod.is_terminating
+                && labels.is_some_and(|labels| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+        });
+        own.fold((0, 0), |(acked, all), (_, pod)| (acked + usize::from(serves(pod)), all + 1))
+    }
+
+    fn plan_api(&mut self, id: &ObjectId, now: Instant, clock: &Time) -> Option<(String, StatusOf)> {
+        let api = self.apis.get(id)?;
+        let own = verdict::all_of(&api.errors).err();
+        let takers = self.takers(|gateway_id, gateway| {
+            let since = gateway.apis.since(id)?;
+            let winner = gateway.api_claims.winner(&api.key).filter(|winner| *winner != id).map(ToString::to_string);
+            let named = api.roles.iter().map(String::as_str);
+            let roles = api.roles.iter().filter_map(|role| gateway.roles.since(gateway.role_claims.winner(role)?));
+            let progress = roles.fold(Progress::of(gateway.apis_acked, since), |progress, since| {
+                progress.and(Progress::of(gateway.roles_acked, since))
+            });
+            let (acked, expected) = self.counts(gateway_id, |pod| {
+                pod.report.and_then(|report| gateway.apis.number_of(report.apis)).is_some_and(|state| state >= since)
+            });
+            let verdict =
+                verdict::of_api(&api.key, winner.as_deref(), &api.errors, named, |role| gateway.is_role(role));
+            Some(Taker { gateway: gateway_id.clone(), verdict, progress, acked, expected })
+        });
+        let wanted = status::of_api(&api.status, api.meta.generation, own.as_ref(), &takers, clock);
+        if wanted == api.status {
+            return None;
+        }
+        let uid = uid_of(&api.meta)?;
+        if own.is_none() && is_on_its_way(&takers) && now < api.changed + TAKE_UP {
+            self.queue.at(api.changed + TAKE_UP, Target::Api(id.clone()));
+            return None;
+        }
+        Some((uid, StatusOf::Api(wanted)))
+    }
+
+    fn plan_role(&mut self, id: &ObjectId, now: Instant, clock: &Time) -> Option<(String, StatusOf)> {
+        let role = self.roles.get(id)?;
+        let own = verdict::all_of(&role.errors).err();
+        let takers = self.takers(|gateway_id, gateway| {
+            let since = gateway.roles.since(id)?;
+            let winner = gateway.role_claims.winner(&role.name).filter(|winner| *winner != id).map(ToString::to_string);
+            let (acked, expected) = (0, 0);
+            Some(Taker {
+                gateway: gateway_id.clone(),
+                verdict: verdict::of_role(&role.name, winner.as_deref(), &role.errors),
+                progress: Progress::of(gateway.roles_acked, since),
+                acked,
+                expected,
+            })
+        });
+        let wanted = status::of_role(&role.status, role.meta.generation, own.as_ref(), &takers, clock);
+        if wanted == role.status {
+            return None;
+        }
+        let uid = uid_of(&role.meta)?;
+        if own.is_none() && is_on_its_way(&takers) && now < role.changed + TAKE_UP {
+            self.queue.at(role.changed + TAKE_UP, Target::Role(id.clone()));
+            return None;
+        }
+        Some((uid, StatusOf::Role(wanted)))
+    }
+}
+
+/// Whether nothing but the pods' word is missing: mostly it comes before a status could be written.
+fn is_on_its_way(takers: &[Taker]) -> bool {
+    takers.iter().all(|taker| taker.verdict.is_ok())
+        && takers.iter().any(|taker| matches!(taker.progress, Progress::Pending | Progress::Undecided))
+}
+
+/// Objects being deleted get no status any more.
+fn uid_of(meta: &ObjectMeta) -> Option<String> {
+    meta.uid.clone()
+}
