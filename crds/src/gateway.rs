@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{EnvVar, LocalObjectReference, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
@@ -11,6 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::FieldError;
 use crate::api::AnyObject;
+
+/// Port of metrics and revision reports in the pods.
+pub const ADMIN_PORT: u16 = 9090;
+const GRACE_SECONDS: i64 = 60;
+const DRAIN: &str = "DOORMAN_DRAIN_SECONDS";
+const SHUTDOWN: &str = "DOORMAN_SHUTDOWN_SECONDS";
+const DRAIN_SECONDS: f64 = 5.0;
+const STOP_MARGIN_SECONDS: f64 = 2.0;
 
 /// A fleet of gateway pods: how many, what they listen on, where their state lives, and which APIs they serve.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -750,6 +758,117 @@ pub fn validate(spec: &DoormanGatewaySpec) -> Vec<FieldError> {
     ];
     for (_, field) in unsupported.iter().filter(|(present, _)| *present) {
         errors.push(FieldError::unsupported(*field, "not served by this version; remove the field"));
+    }
+    if spec.listeners.as_ref().and_then(|listeners| listeners.port) == Some(i32::from(ADMIN_PORT)) {
+        errors.push(FieldError::invalid("spec.listeners.port", "9090 is the admin port of the pods; choose another"));
+    }
+    let pods = spec.pod_template.clone().unwrap_or_default();
+    if let Some(affinity) = pods.affinity
+        && let Err(error) = serde_json::from_value::<Affinity>(affinity.into())
+    {
+        errors.push(FieldError::invalid("spec.podTemplate.affinity", format!("not the affinity of a pod: {error}")));
+    }
+    for name in spec.settings.iter().flatten().map(|(name, _)| name) {
+        errors.extend(misplaced(name, format!("spec.settings.{name}")));
+    }
+    for variable in pods.env.iter().flatten() {
+        errors.extend(misplaced(&variable.name, format!("spec.podTemplate.env[{}]", variable.name)));
+    }
+    errors.extend(stop_errors(spec));
+    errors
+}
+
+/// A setting that has another place, or none.
+fn misplaced(name: &str, field: String) -> Option<FieldError> {
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !is_name {
+        return Some(FieldError::invalid(field, "not the name of an environment variable"));
+    }
+    let setting = name.strip_suffix("_FILE").filter(|setting| place_of(setting).is_some()).unwrap_or(name);
+    let place = place_of(setting)?;
+    let reason = if place.is_empty() {
+        "the operator decides this setting; remove it".to_owned()
+    } else {
+        format!("set {place} instead")
+    };
+    Some(FieldError::invalid(field, reason))
+}
+
+/// Where in the spec a setting of the gateway is decided; empty: nowhere, the operator decides. `None`: it is free.
+pub fn place_of(setting: &str) -> Option<&'static str> {
+    Some(match setting {
+        "DOORMAN_GATEWAY_NAME" | "DOORMAN_GATEWAY_NAMESPACE" | "DOORMAN_SNAPSHOT_DIR" | "DOORMAN_ADMIN_PORT" => "",
+        "THREADS" => "spec.replicas",
+        "DOORMAN_APIS_NAMESPACES" => "spec.apis.namespaces",
+        "DOORMAN_APIS_NAMESPACE_SELECTOR" => "spec.apis.namespaceSelector",
+        "DOORMAN_APIS_SELECTOR" => "spec.apis.selector",
+        "PORT" => "spec.listeners.port",
+        "ENV" => "spec.listeners.tls or behindProxy, which mean production,",
+        "HTTPS_ONLY" | "SSL_CERTFILE" | "SSL_KEYFILE" => "spec.listeners.tls",
+        "HTTPS_ENABLED" => "spec.listeners.behindProxy",
+        "MEM_OR_EXTERNAL" | "MEM_OR_REDIS" => "spec.storage.mode",
+        "REDIS_HOST" | "REDIS_PORT" => "spec.storage.redis.hosts",
+        "REDIS_DB" => "spec.storage.redis.db",
+        "REDIS_TLS" => "spec.storage.redis.tls",
+        "REDIS_PASSWORD" => "spec.storage.redis.passwordSecretRef",
+        "REDIS_SENTINEL_HOSTS" | "REDIS_SENTINEL_MASTER" => "spec.storage.redis.mode",
+        "MONGO_DB_HOSTS" => "spec.storage.mongo.hosts",
+        "MONGO_REPLICA_SET_NAME" => "spec.storage.mongo.replicaSet",
+        "MONGO_DB_URI" => "spec.storage.mongo.uriSecretRef",
+        "MONGO_DB_USER" | "MONGO_DB_PASSWORD" => "spec.storage.mongo.credentialsSecretRef",
+        "JWT_SECRET_KEY" => "spec.keys.jwt",
+        "TOKEN_ENCRYPTION_KEY" => "spec.keys.tokenEncryption",
+        "MEM_ENCRYPTION_KEY" => "spec.keys.memoryEncryption",
+        "DOORMAN_ADMIN_EMAIL" => "spec.admin.email",
+        "DOORMAN_ADMIN_PASSWORD" => "spec.admin.passwordSecretRef",
+        "ALLOWED_ORIGINS" => "spec.platform.cors.allowOrigins",
+        "CORS_STRICT" => "spec.platform.cors.strict",
+        "ALLOW_CREDENTIALS" => "spec.platform.cors.allowCredentials",
+        "COOKIE_DOMAIN" => "spec.platform.cookieDomain",
+        "MAX_BODY_SIZE_BYTES" => "spec.limits.maxBodyBytes",
+        "MAX_BODY_SIZE_BYTES_REST" => "spec.limits.maxBodyBytesRest",
+        "MAX_BODY_SIZE_BYTES_SOAP" => "spec.limits.maxBodyBytesSoap",
+        "MAX_BODY_SIZE_BYTES_GRAPHQL" => "spec.limits.maxBodyBytesGraphql",
+        "MAX_BODY_SIZE_BYTES_GRPC" => "spec.limits.maxBodyBytesGrpc",
+        "MAX_MULTIPART_SIZE_BYTES" => "spec.limits.maxMultipartBytes",
+        "LOG_FORMAT" => "spec.observability.logFormat",
+        "LOG_LEVEL" => "spec.observability.logLevel",
+        _ => return None,
+    })
+}
+
+/// How long a pod may take to stop, in seconds.
+pub fn grace_seconds(spec: &DoormanGatewaySpec) -> i64 {
+    spec.pod_template.as_ref().and_then(|pods| pods.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS)
+}
+
+/// How long a stopping pod still accepts requests, and how long it then waits for those in flight, in seconds: as
+/// the settings say, else what fits the time it has to stop.
+pub fn stop_seconds(spec: &DoormanGatewaySpec) -> (f64, f64) {
+    let grace = grace_seconds(spec) as f64;
+    let drain = stop_setting(spec, DRAIN).unwrap_or_else(|| (grace / 5.0).min(DRAIN_SECONDS).floor());
+    let shutdown = stop_setting(spec, SHUTDOWN).unwrap_or_else(|| (grace - drain - STOP_MARGIN_SECONDS).max(1.0));
+    (drain, shutdown)
+}
+
+fn stop_setting(spec: &DoormanGatewaySpec, name: &str) -> Option<f64> {
+    let text = spec.settings.as_ref()?.get(name)?;
+    text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0)
+}
+
+fn stop_errors(spec: &DoormanGatewaySpec) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for name in [DRAIN, SHUTDOWN] {
+        let is_set = spec.settings.as_ref().is_some_and(|settings| settings.contains_key(name));
+        if is_set && stop_setting(spec, name).is_none() {
+            errors.push(FieldError::invalid(format!("spec.settings.{name}"), "not a number of seconds"));
+        }
+    }
+    let ((drain, shutdown), grace) = (stop_seconds(spec), grace_seconds(spec));
+    if drain + shutdown >= grace as f64 {
+        let reason = format!("{grace} s are not enough for {drain} s of {DRAIN} and {shutdown} s of {SHUTDOWN}");
+        errors.push(FieldError::invalid("spec.podTemplate.terminationGracePeriodSeconds", reason));
     }
     errors
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::StreamExt;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use crate::apply::Writer;
 use crate::fleet::Fleet;
@@ -27,6 +27,9 @@ use crate::world::{Action, Event, World};
 const LEASE: &str = "doorman-operator";
 /// Reports waiting to be taken in.
 const REPORTS: usize = 1024;
+
+/// Pause before another try to remove an orphan.
+const REMOVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How the operator runs.
 #[derive(Debug)]
@@ -121,12 +124,12 @@ async fn lead(
                 Action::Reconcile(job) => {
                     writes.spawn(async move { Some(writer.reconcile(*job).await) });
                 }
-                Action::Remove(key) => {
+                Action::Remove(key, owned) => {
                     writes.spawn(async move {
-                        if let Err(error) = writer.remove(&key).await {
-                            tracing::warn!(kind = ?key.kind, name = key.id.name, %error, "an orphan can't be removed");
-                        }
-                        None
+                        let error = writer.remove(&key).await.err()?;
+                        tracing::warn!(kind = ?key.kind, name = key.id.name, %error, "an orphan can't be removed; trying again");
+                        sleep(REMOVE_AGAIN).await;
+                        Some(Event::Owned(key, Some(owned)))
                     });
                 }
             }

@@ -111,13 +111,12 @@ fn owned_key(kind: Kind, id: ObjectId) -> OwnedKey {
 
 fn owned(kind: Kind, meta: &ObjectMeta) -> Event {
     let owners = meta.owner_references.iter().flatten();
-    let labels = meta.labels.as_ref();
-    let label = |key: &str| labels.and_then(|labels| labels.get(key)).cloned();
-    let gateway = label(render::GATEWAY_NAMESPACE_LABEL).zip(label(render::GATEWAY_LABEL));
+    let annotation = meta.annotations.as_ref().and_then(|annotations| annotations.get(render::GATEWAY_ANNOTATION));
+    let gateway = annotation.and_then(|gateway| gateway.split_once('/'));
     let owned = Owned {
         version: Version::of(meta),
         owner: owners.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).next(),
-        gateway: gateway.map(|(namespace, name)| ObjectId { namespace, name }),
+        gateway: gateway.map(|(namespace, name)| ObjectId { namespace: namespace.to_owned(), name: name.to_owned() }),
     };
     Event::Owned(owned_key(kind, ObjectId::of(meta)), Some(owned))
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use doorman_crds::api::ApiKey;
+use doorman_crds::gateway::ADMIN_PORT;
 use doorman_crds::gateway::GatewayRef;
 use doorman_crds::revision::{ObjectHash, Revision};
 use doorman_crds::selection::{self, Selection};
@@ -35,8 +36,6 @@ mod tests;
 use status::{Acked, Rollout};
 use track::Track;
 
-/// Port of the pods' revision report.
-const ADMIN_PORT: u16 = 9090;
 /// How long a ready pod may stay silent before that is said of everything it serves.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a gateway may be without ready pods before that is said of everything it serves.
@@ -217,8 +216,8 @@ pub enum Action {
     Write(Target, String, StatusOf),
     /// Bring a gateway's objects to what is rendered.
     Reconcile(Box<Job>),
-    /// Remove a cluster-wide object whose gateway is gone.
-    Remove(OwnedKey),
+    /// Remove a cluster-wide object whose gateway is gone; said once, a failure is reported as if it had just been seen.
+    Remove(OwnedKey, Owned),
 }
 
 /// A gateway's objects, as they should be.

@@ -90,10 +90,14 @@ impl World {
 
     /// Cluster-wide objects can't be owned by a gateway, so nobody else removes them.
     fn remove_orphans(&mut self, actions: &mut Vec<Action>) {
-        let orphans = self.owned.iter().filter(|(key, owned)| {
-            !key.kind.is_namespaced() && owned.gateway.as_ref().is_some_and(|id| !self.gateways.contains_key(id))
+        let gateways = &self.gateways;
+        self.owned.retain(|key, owned| {
+            let is_orphan = owned.gateway.as_ref().is_some_and(|id| !gateways.contains_key(id));
+            if is_orphan {
+                actions.push(Action::Remove(key.clone(), owned.clone()));
+            }
+            !is_orphan
         });
-        actions.extend(orphans.map(|(key, _)| Action::Remove(key.clone())));
     }
 
     fn plan_gateway(

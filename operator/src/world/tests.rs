@@ -127,7 +127,7 @@ impl Fixture {
                         self.event(Event::Reconciled(job.gateway.clone(), outcome));
                         self.jobs.push(*job);
                     }
-                    Action::Remove(_) => {}
+                    Action::Remove(..) => {}
                 }
             }
         }
