@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint unit generate
+.PHONY: help demo cluster-demo build test lint unit charts e2e generate
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -9,11 +9,15 @@ demo: ## run the gateway here with a sample upstream and print what to try
 	@tests/prerequisites build
 	@examples/demo
 
+cluster-demo: ## run operator, gateway and a sample upstream on a Kubernetes and print what to try
+	@tests/prerequisites build
+	@examples/cluster-demo
+
 build: ## build the programs (release)
 	@tests/prerequisites build
 	cargo build --release --locked
 
-test: lint unit ## run every check and test
+test: lint unit charts e2e ## run every check and test
 
 lint: ## formatting and lints, warnings are errors
 	@tests/prerequisites test
@@ -25,6 +29,15 @@ unit: ## tests that need no cluster
 	cargo test --workspace --locked
 	python3 -m unittest discover -s ops/bench
 
+charts: ## check the charts; starts the test cluster unless KUBECONFIG names another
+	charts/reference --check
+	tests/charts
+
+e2e: build ## the product on a real Kubernetes; starts the test cluster unless KUBECONFIG names another
+	@eval "$$(tests/cluster/env)" && tests/cluster/images $${CARGO_TARGET_DIR:-target}/release && \
+		cargo test -q -p doorman-tests --locked --test e2e
+
 generate: ## write what is generated from the code: CRD YAML, reference pages
-	cargo run -q -p doorman-crds --locked -- crds/manifests
+	cargo run -q -p doorman-crds --locked -- crds/manifests charts/doorman-crds/files
+	charts/reference
 	UPDATE_DOCS=1 cargo test -q -p doorman-gateway --locked the_docs_page

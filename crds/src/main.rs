@@ -1,10 +1,10 @@
-//! Prints the three CustomResourceDefinitions as one YAML stream, or writes one file each into the folder given.
+//! Prints the three CustomResourceDefinitions as one YAML stream, or writes one file each into the folders given.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match run(std::env::args_os().nth(1).map(PathBuf::from)) {
+    match run(&std::env::args_os().skip(1).map(PathBuf::from).collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("doorman-crds: {error}");
@@ -13,11 +13,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(folder: Option<PathBuf>) -> Result<(), Box<dyn std::error::Error>> {
+fn run(folders: &[PathBuf]) -> Result<(), Box<dyn std::error::Error>> {
     for (name, text) in doorman_crds::manifests::render()? {
-        match &folder {
-            Some(folder) => std::fs::write(folder.join(&name), text).map_err(|error| format!("{name}: {error}"))?,
-            None => print!("---\n{text}"),
+        if folders.is_empty() {
+            print!("---\n{text}");
+        }
+        for path in folders.iter().map(|folder| folder.join(&name)) {
+            std::fs::write(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
     Ok(())

@@ -50,15 +50,21 @@ fn tidy(value: &mut Value) {
 mod tests {
     use super::*;
 
-    fn committed(name: &str) -> String {
-        let path = format!("{}/manifests/{name}", env!("CARGO_MANIFEST_DIR"));
+    fn committed(folder: &str, name: &str) -> String {
+        let path = format!("{}/../{folder}/{name}", env!("CARGO_MANIFEST_DIR"));
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     #[test]
     fn committed_yaml_equals_the_code() {
         for (name, text) in render().unwrap() {
-            assert_eq!(committed(&name), text, "run `make generate`: {name} differs from the code");
+            for folder in ["crds/manifests", "charts/doorman-crds/files"] {
+                assert_eq!(
+                    committed(folder, &name),
+                    text,
+                    "run `make generate`: {folder}/{name} differs from the code"
+                );
+            }
         }
     }
 

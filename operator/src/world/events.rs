@@ -357,6 +357,9 @@ impl World {
             .retain(|key, applied| self.owned.get(key).is_none_or(|owned| !owned.version.is_after(&applied.version)));
         record.missing_keys = outcome.missing_keys.or(record.missing_keys.take());
         record.failures = if outcome.failure.is_some() { record.failures + 1 } else { 0 };
+        if outcome.failure.is_none() {
+            record.written = record.rendered;
+        }
         record.retry = outcome.failure.is_some().then(|| now + pause(record.failures));
         record.failure = outcome.failure;
         self.queue.mark(Target::Gateway(id.clone()));

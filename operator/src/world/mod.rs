@@ -319,6 +319,9 @@ struct GatewayRecord {
     applied: BTreeMap<OwnedKey, Applied>,
     is_reconcile_wanted: bool,
     is_reconciling: bool,
+    /// Generation of the spec that was last rendered, and of the one whose objects are all written.
+    rendered: Option<i64>,
+    written: Option<i64>,
     retry: Option<Instant>,
     failures: u32,
     missing_keys: Option<Vec<String>>,
@@ -344,6 +347,8 @@ impl GatewayRecord {
             applied: BTreeMap::new(),
             is_reconcile_wanted: true,
             is_reconciling: false,
+            rendered: None,
+            written: None,
             retry: None,
             failures: 0,
             missing_keys: None,

@@ -118,6 +118,9 @@ impl World {
         if self.in_flight.contains_key(&target) || is_terminating {
             return None;
         }
+        if !self.is_written_and_seen(record) {
+            return None;
+        }
         let fleet = Fleet {
             generation: record.object.metadata.generation,
             refused: record.refusal.as_ref(),
@@ -142,6 +145,19 @@ impl World {
             return None;
         }
         Some((record.object.metadata.uid.clone()?, StatusOf::Gateway(wanted)))
+    }
+
+    /// Whether what the watches show of a gateway's pods speaks of its newest spec; else a status would speak of an
+    /// older rollout. Both come within moments, and their events ask again.
+    fn is_written_and_seen(&self, record: &GatewayRecord) -> bool {
+        if record.refusal.is_some() || record.failure.is_some() {
+            return true;
+        }
+        let mut deployments = record.applied.iter().filter(|(key, _)| key.kind == Kind::Deployment);
+        record.written == record.object.metadata.generation
+            && deployments.all(|(key, applied)| {
+                self.owned.get(key).is_some_and(|owned| !applied.version.is_after(&owned.version))
+            })
     }
 
     fn rollout_of(&self, id: &ObjectId) -> Option<Rollout> {
@@ -257,6 +273,7 @@ impl World {
             return None;
         }
         (record.is_reconcile_wanted, record.is_reconciling, record.retry) = (false, true, None);
+        record.rendered = record.object.metadata.generation;
         let rendered = render::render(&record.object, &self.installation);
         record.needed = rendered.needed.iter().map(|needed| needed.secret.clone()).collect();
         record.needed.extend(rendered.generated.iter().filter_map(|generated| generated.metadata.name.clone()));

@@ -57,7 +57,11 @@ impl Fixture {
     }
 
     fn gateway(&mut self, spec: Value) {
-        let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanGateway", "metadata": meta("main", 1), "spec": spec });
+        self.gateway_of(1, spec);
+    }
+
+    fn gateway_of(&mut self, generation: i64, spec: Value) {
+        let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanGateway", "metadata": meta("main", generation), "spec": spec });
         self.event(Event::Gateway(put(object)));
     }
 
@@ -451,4 +455,46 @@ fn drift_is_put_right_and_our_own_writes_are_not_drift() {
     fixture.settle();
     assert_eq!(fixture.jobs.len(), jobs + 1);
     assert!(!fixture.jobs.last().unwrap().applied.contains_key(&key), "it must be applied again");
+}
+
+#[test]
+fn a_new_spec_is_not_ready_by_the_pods_of_the_old_one() {
+    let mut fixture = Fixture::new();
+    fixture.event(Event::Complete);
+    fixture.settle();
+    fixture.pod("a", true);
+    fixture.reports("a", fixture.current());
+    fixture.settle();
+    fixture.gateway_of(2, json!({ "storage": { "mode": "Memory" }, "settings": { "HTTP_TIMEOUT": "3" } }));
+    let actions = fixture.world.plan(fixture.now, &Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+    let [Action::Reconcile(job)] = actions.as_slice() else { panic!("{actions:?}") };
+
+    // Written, and not yet seen by the watch: nothing is said.
+    let key = OwnedKey { kind: Kind::Deployment, id: job.gateway.clone() };
+    let version = |number| Version { uid: "deployment".into(), number };
+    let applied = Applied { version: version(2), manifest: Value::Null };
+    let outcome =
+        Outcome { applied: BTreeMap::from([(key.clone(), applied)]), missing_keys: Some(Vec::new()), failure: None };
+    fixture.event(Event::Reconciled(job.gateway.clone(), outcome));
+    assert_eq!(fixture.settle(), 0);
+    let owned = |number| Owned { version: version(number), owner: Some("uid-main".into()), gateway: None };
+    fixture.event(Event::Owned(key.clone(), Some(owned(1))));
+    fixture.event(Event::Gateway(put(json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanGateway",
+        "metadata": meta("main", 2), "spec": { "storage": { "mode": "Memory" }, "settings": { "HTTP_TIMEOUT": "3" } } }))));
+    assert_eq!(fixture.settle(), 0);
+
+    // Seen, with a rollout to come: the new generation is not ready.
+    let deployment = json!({
+        "metadata": { "name": "main", "namespace": "edge", "generation": 2, "ownerReferences": [
+            { "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanGateway", "name": "main", "uid": "uid-main", "controller": true }] },
+        "spec": { "replicas": 1, "selector": { "matchLabels": { "app": "main" } }, "template": {} },
+        "status": { "observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
+            "conditions": [{ "type": "Available", "status": "True" }] },
+    });
+    fixture.event(Event::Owned(key, Some(owned(2))));
+    fixture.event(Event::Deployment(put(deployment)));
+    fixture.settle();
+    let Some((_, StatusOf::Gateway(status))) = fixture.writes.last() else { panic!("{:?}", fixture.writes) };
+    let ready = conditions::find(status.conditions.as_deref().unwrap(), conditions::READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "RollingOut"));
 }

@@ -1,0 +1,437 @@
+//! The scenes. Each leaves the cluster so that the next can go on.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole};
+use doorman_tests::load::{self, Plan};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
+use kube::{Client, Resource};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::cluster::{Cluster, PATIENCE, apply, condition, ensure_eq, helm, is_true, kit, kit_program, kubectl};
+
+/// Where the operator runs.
+pub const SYSTEM: &str = "doorman-e2e-system";
+/// A gateway in memory and the examples.
+const FIRST: &str = "doorman-e2e-first";
+/// A gateway of several pods.
+pub const FLEET: &str = "doorman-e2e-fleet";
+/// Many APIs.
+const MANY: &str = "doorman-e2e-many";
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const NAME: &str = "edge";
+const CHANGES: usize = 20;
+const APIS: usize = 500;
+/// How long nothing may be written.
+const IDLE: Duration = Duration::from_secs(30);
+
+fn file(path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(format!("{ROOT}/{path}")).with_context(|| path.to_owned())
+}
+
+/// Removes what an earlier run has left.
+pub async fn clear(cluster: &Cluster) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    for name in [FIRST, FLEET, MANY] {
+        if namespaces.get_opt(name).await?.is_some() {
+            kubectl(&["delete", "namespace", name, "--timeout=2m"]).await?;
+        }
+    }
+    helm(&["uninstall", "doorman", "-n", SYSTEM, "--ignore-not-found", "--wait"]).await?;
+    helm(&["uninstall", "doorman-crds", "-n", SYSTEM, "--ignore-not-found", "--wait"]).await?;
+    if namespaces.get_opt(SYSTEM).await?.is_some() {
+        kubectl(&["delete", "namespace", SYSTEM, "--timeout=2m"]).await?;
+    }
+    Ok(())
+}
+
+/// Pods that break the "restricted" Pod Security Standard are refused in it.
+async fn namespace(name: &str) -> anyhow::Result<()> {
+    kubectl(&["create", "namespace", name]).await?;
+    kubectl(&["label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted", "doorman-e2e=yes"]).await?;
+    Ok(())
+}
+
+async fn backing(namespace: &str, name: &str) -> anyhow::Result<()> {
+    let (path, label) = (format!("{ROOT}/tests/cluster/backing.yaml"), format!("app.kubernetes.io/name={name}"));
+    kubectl(&["apply", "-n", namespace, "-f", &path, "-l", &label]).await?;
+    kubectl(&["wait", "-n", namespace, "--for=condition=Available", "deployment", "-l", &label, "--timeout=2m"])
+        .await?;
+    Ok(())
+}
+
+pub async fn install_and_call(cluster: &Cluster) -> anyhow::Result<()> {
+    namespace(SYSTEM).await?;
+    let charts = format!("{ROOT}/charts");
+    helm(&[
+        "upgrade",
+        "--install",
+        "doorman-crds",
+        &format!("{charts}/doorman-crds"),
+        "-n",
+        SYSTEM,
+        "--set",
+        "keep=false",
+    ])
+    .await?;
+    helm(&[
+        "upgrade",
+        "--install",
+        "doorman",
+        &format!("{charts}/doorman"),
+        "-n",
+        SYSTEM,
+        "--set",
+        "image.repository=localhost/doorman-operator,image.tag=test",
+        "--set",
+        "gatewayImage.repository=localhost/doorman-gateway,gatewayImage.tag=test",
+        "--set",
+        "replicas=2,podDisruptionBudget.enabled=true,networkPolicy.enabled=true",
+        "--wait",
+        "--timeout=2m",
+    ])
+    .await?;
+
+    namespace(FIRST).await?;
+    backing(FIRST, "sample-upstream").await?;
+    for example in ["gateway", "orders", "ledger"] {
+        apply(FIRST, &file(&format!("examples/cluster/{example}.yaml"))?).await?;
+    }
+    cluster.wait_true::<DoormanGateway>(FIRST, NAME, "Ready").await?;
+    for name in ["orders-v1", "ledger-v1"] {
+        let api = cluster.wait_true::<DoormanApi>(FIRST, name, "Ready").await?;
+        ensure!(is_true(&api, "Accepted") && is_true(&api, "Programmed"), "Ready without the others: {api}");
+    }
+    cluster.wait_true::<DoormanRole>(FIRST, "bookkeeper", "Ready").await?;
+
+    let url = cluster.url(FIRST, NAME).await?;
+    cluster.wait_for_status(&format!("{url}/api/rest/orders/v1/items/42"), 200).await?;
+    let private = format!("{url}/api/rest/ledger/v1/entries");
+    let (status, text) = cluster.get(&private, None).await?;
+    ensure_eq(status, 401, &text)?;
+    let password = cluster.secret(FIRST, "edge-admin", "DOORMAN_ADMIN_PASSWORD").await?;
+    let login = json!({ "email": "admin@doorman.dev", "password": password });
+    let answer = cluster.http.post(format!("{url}/platform/authorization")).json(&login).send().await?;
+    let answer: Value = answer.error_for_status()?.json().await?;
+    let token = answer["access_token"].as_str().context("no access_token")?;
+    let (status, text) = cluster.get(&private, Some(token)).await?;
+    ensure_eq(status, 200, &text)
+}
+
+pub async fn fleet_scales_and_rolls_under_load(cluster: &Cluster) -> anyhow::Result<()> {
+    namespace(FLEET).await?;
+    for name in ["sample-upstream", "redis", "mongo"] {
+        backing(FLEET, name).await?;
+    }
+    apply(FLEET, &file("examples/external/gateway.yaml")?).await?;
+    apply(FLEET, &file("examples/cluster/orders.yaml")?).await?;
+    cluster.wait_true::<DoormanGateway>(FLEET, NAME, "Ready").await?;
+    cluster.wait_true::<DoormanApi>(FLEET, "orders-v1", "Ready").await?;
+
+    kubectl(&["scale", "-n", FLEET, "doormangateway/edge", "--replicas=3"]).await?;
+    three_ready(cluster).await?;
+    let before = pods(cluster, FLEET).await?;
+    ensure_eq(before.len(), 3, "ready pods")?;
+    for pod in cluster.pods(FLEET).await? {
+        ensure_eq(cluster.ask_pod(&pod, "/api/rest/orders/v1/items").await?, 200, "a new pod's answer")?;
+    }
+
+    let url = format!("{}/api/rest/orders/v1/items/7", cluster.url(FLEET, NAME).await?);
+    cluster.wait_for_status(&url, 200).await?;
+    let load = load::start(Plan::new(&[url])?.at(200.0, 16).expecting(200))?;
+    let settings = json!({ "spec": { "settings": { "HTTP_READ_TIMEOUT": "29" } } });
+    patch::<DoormanGateway>(cluster, FLEET, NAME, &settings).await?;
+    three_ready(cluster).await?;
+    let all_new = |pods: &BTreeSet<String>| pods.len() == 3 && pods.is_disjoint(&before);
+    let found = pods(cluster, FLEET).await?;
+    ensure!(all_new(&found), "Ready=True, but the pods are {found:?} after {before:?}");
+    kubectl(&[
+        "wait",
+        "-n",
+        FLEET,
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/instance=edge",
+        "--field-selector=status.phase!=Running",
+        "--timeout=2m",
+    ])
+    .await?;
+    for name in &before {
+        kubectl(&["wait", "-n", FLEET, "--for=delete", &format!("pod/{name}"), "--timeout=2m"]).await?;
+    }
+    let report = load.finish().await;
+    println!(
+        "  rolled 3 pods under {:.0} requests/s: {} answered, {} failed",
+        report.achieved_rate, report.succeeded, report.failed
+    );
+    ensure!(report.failed == 0 && report.succeeded > 1000, "{:?} {:?}", report.failures, report.samples);
+    Ok(())
+}
+
+async fn three_ready(cluster: &Cluster) -> anyhow::Result<()> {
+    let is_there = |gateway: &Value| is_true(gateway, "Ready") && gateway["status"]["readyReplicas"] == 3;
+    cluster.wait::<DoormanGateway>(FLEET, NAME, "3 ready pods and Ready=True", is_there).await.map(drop)
+}
+
+async fn pods(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeSet<String>> {
+    Ok(cluster.pods(namespace).await?.into_iter().filter_map(|pod| pod.metadata.name).collect())
+}
+
+async fn patch<K: Resource<DynamicType = ()>>(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    patch: &Value,
+) -> anyhow::Result<i64> {
+    let object = cluster.api::<K>(namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    object.metadata.generation.context("no generation")
+}
+
+pub async fn programmed_means_served_by_every_pod(cluster: &Cluster) -> anyhow::Result<()> {
+    let pods = cluster.pods(FLEET).await?;
+    ensure_eq(pods.len(), 3, "ready pods")?;
+    let (mut asked, mut slowest) = (0, Duration::ZERO);
+    for change in 1..=CHANGES {
+        let endpoints = json!([{ "method": "GET", "uri": format!("/change/{change}") }]);
+        let start = std::time::Instant::now();
+        let generation =
+            patch::<DoormanApi>(cluster, FLEET, "orders-v1", &json!({ "spec": { "endpoints": endpoints } })).await?;
+        let is_programmed = |api: &Value| is_true(api, "Programmed") && api["metadata"]["generation"] == generation;
+        cluster.wait::<DoormanApi>(FLEET, "orders-v1", "Programmed=True", is_programmed).await?;
+        slowest = slowest.max(start.elapsed());
+        for pod in &pods {
+            let new = cluster.ask_pod(pod, &format!("/api/rest/orders/v1/change/{change}")).await?;
+            let old = cluster.ask_pod(pod, &format!("/api/rest/orders/v1/change/{}", change - 1)).await?;
+            ensure!(new == 200 && old != 200, "change {change}: the new endpoint answers {new}, the old one {old}");
+            asked += 1;
+        }
+    }
+    println!(
+        "  {CHANGES} changes, each seen on every pod ({asked} looks) at Programmed=True; the slowest took {slowest:.1?}"
+    );
+    Ok(())
+}
+
+pub async fn one_invalid_api_of_500(cluster: &Cluster) -> anyhow::Result<()> {
+    namespace(MANY).await?;
+    backing(MANY, "sample-upstream").await?;
+    apply(MANY, &file("examples/cluster/gateway.yaml")?).await?;
+    cluster.wait_true::<DoormanGateway>(MANY, NAME, "Ready").await?;
+    let mut manifests = String::new();
+    for number in 0..APIS {
+        let (server, kind) =
+            if number == 250 { ("http://169.254.169.254", "bad") } else { ("http://sample-upstream:7000", "good") };
+        write!(
+            manifests,
+            "---\napiVersion: doorman.dev/v1alpha1\nkind: DoormanApi\nmetadata: {{name: api-{number}, labels: {{kind: {kind}}}}}\n\
+             spec:\n  name: api{number}\n  version: v1\n  protocol: REST\n  public: true\n  servers: [\"{server}\"]\n  \
+             endpoints: [{{method: GET, uri: /a}}]\n"
+        )?;
+    }
+    apply(MANY, &manifests).await?;
+    kubectl(&["wait", "-n", MANY, "--for=condition=Programmed", "doormanapis", "-l", "kind=good", "--timeout=3m"])
+        .await?;
+    let bad =
+        cluster.wait::<DoormanApi>(MANY, "api-250", "a verdict", |api| condition(api, "Accepted").is_some()).await?;
+    let accepted = condition(&bad, "Accepted").cloned().unwrap_or_default();
+    let message = accepted["message"].as_str().unwrap_or_default();
+    ensure!(accepted["status"] == "False" && message.contains("spec.servers[0]"), "{accepted}");
+    let gateway =
+        cluster.wait::<DoormanGateway>(MANY, NAME, "500 APIs", |gateway| gateway["status"]["apis"] == APIS).await?;
+    ensure!(is_true(&gateway, "Ready"), "one bad API has made the gateway unready: {}", gateway["status"]);
+
+    all_but_one_serve(cluster).await.context("on the warm pod")?;
+    let before = pods(cluster, MANY).await?;
+    kubectl(&["delete", "pod", "-n", MANY, "-l", "app.kubernetes.io/instance=edge", "--wait=true"]).await?;
+    new_pods(cluster, MANY, &before).await?;
+    all_but_one_serve(cluster).await.context("on the cold pod")
+}
+
+async fn new_pods(cluster: &Cluster, namespace: &str, before: &BTreeSet<String>) -> anyhow::Result<()> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    let watch = kube::runtime::watcher(
+        api,
+        kube::runtime::watcher::Config::default().labels("app.kubernetes.io/name=doorman-gateway"),
+    );
+    let mut watch = Box::pin(watch);
+    let all = async {
+        while watch.try_next().await?.is_some() {
+            let now = pods(cluster, namespace).await?;
+            if now.len() == before.len() && now.is_disjoint(before) {
+                return anyhow::Ok(());
+            }
+        }
+        anyhow::bail!("the watch has ended")
+    };
+    timeout(PATIENCE, all).await.context("no new pods became ready")?
+}
+
+async fn all_but_one_serve(cluster: &Cluster) -> anyhow::Result<()> {
+    let url = cluster.url(MANY, NAME).await?;
+    cluster.wait_for_status(&format!("{url}/api/rest/api0/v1/a"), 200).await?;
+    let mut served = 0;
+    for number in 0..APIS {
+        let (status, text) = cluster.get(&format!("{url}/api/rest/api{number}/v1/a"), None).await?;
+        ensure!((status == 200) == (number != 250), "api{number}: {status} {text}");
+        served += usize::from(status == 200);
+    }
+    println!("  {served} of {APIS} APIs serve");
+    ensure_eq(served, APIS - 1, "served APIs")
+}
+
+pub async fn gateways_live_without_operator_and_api_server(cluster: &Cluster) -> anyhow::Result<()> {
+    kubectl(&["scale", "-n", SYSTEM, "deployment/doorman-operator", "--replicas=0"]).await?;
+    kubectl(&[
+        "wait",
+        "-n",
+        SYSTEM,
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/name=doorman-operator",
+        "--timeout=1m",
+    ])
+    .await?;
+    let before = pods(cluster, FIRST).await?;
+    kubectl(&["delete", "pod", "-n", FIRST, "-l", "app.kubernetes.io/instance=edge", "--wait=true"]).await?;
+    new_pods(cluster, FIRST, &before).await?;
+    let url = format!("{}/api/rest/orders/v1/items/42", cluster.url(FIRST, NAME).await?);
+    cluster.wait_for_status(&url, 200).await?;
+
+    if kit().is_some() {
+        kit_program("stop", "kube-apiserver").await?;
+        ensure!(
+            kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"]).await.is_err(),
+            "the API server still answers"
+        );
+        let report = load::start(Plan::new(&[url])?.at(200.0, 8).lasting(Duration::from_secs(10)).expecting(200))?
+            .report()
+            .await;
+        kit_program("start", "kube-apiserver").await?;
+        println!("  without the API server: {} answered, {} failed", report.succeeded, report.failed);
+        ensure!(report.failed == 0 && report.succeeded > 1000, "{:?} {:?}", report.failures, report.samples);
+    } else {
+        println!("  the API server of a cluster that is not ours is not stopped");
+    }
+    kubectl(&["scale", "-n", SYSTEM, "deployment/doorman-operator", "--replicas=2"]).await?;
+    kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/doorman-operator", "--timeout=2m"]).await?;
+    // The operator works again: a change is taken up.
+    let generation =
+        patch::<DoormanApi>(cluster, FIRST, "orders-v1", &json!({ "spec": { "description": "Still here" } })).await?;
+    let is_programmed = |api: &Value| is_true(api, "Programmed") && api["metadata"]["generation"] == generation;
+    cluster.wait::<DoormanApi>(FIRST, "orders-v1", "Programmed=True", is_programmed).await.map(drop)
+}
+
+/// Kinds whose objects the operator writes.
+fn written() -> Vec<ApiResource> {
+    vec![
+        ApiResource::erase::<DoormanGateway>(&()),
+        ApiResource::erase::<DoormanApi>(&()),
+        ApiResource::erase::<DoormanRole>(&()),
+        ApiResource::erase::<Deployment>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<Secret>(&()),
+        ApiResource::erase::<ServiceAccount>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<RoleBinding>(&()),
+        ApiResource::erase::<ClusterRoleBinding>(&()),
+    ]
+}
+
+async fn first_change(client: Client, resource: ApiResource) -> anyhow::Result<String> {
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let listed = api.list(&ListParams::default()).await?;
+    let version = listed.metadata.resource_version.context("no resourceVersion")?;
+    let mut changes = api.watch(&WatchParams::default(), &version).await?.boxed();
+    loop {
+        let (what, object) = match changes.try_next().await?.context("the watch has ended")? {
+            WatchEvent::Added(object) => ("added", object),
+            WatchEvent::Modified(object) => ("changed", object),
+            WatchEvent::Deleted(object) => ("deleted", object),
+            WatchEvent::Bookmark(_) => continue,
+            WatchEvent::Error(error) => anyhow::bail!(error),
+        };
+        let (namespace, name) =
+            (object.metadata.namespace.unwrap_or_default(), object.metadata.name.unwrap_or_default());
+        return Ok(format!("{} {namespace}/{name} was {what}", resource.kind));
+    }
+}
+
+pub async fn idle_writes_nothing(cluster: &Cluster) -> anyhow::Result<()> {
+    for namespace in [FIRST, FLEET, MANY] {
+        if cluster.api::<DoormanGateway>(namespace).get_opt(NAME).await?.is_some() {
+            cluster.wait_true::<DoormanGateway>(namespace, NAME, "Ready").await?;
+        }
+    }
+    let changes = written().into_iter().map(|resource| first_change(cluster.client.clone(), resource));
+    match timeout(IDLE, futures::future::select_all(changes.map(Box::pin))).await {
+        Err(_) => Ok(()),
+        Ok((change, _, _)) => anyhow::bail!("while nothing happened, {}", change?),
+    }
+}
+
+pub async fn nothing_is_left(cluster: &Cluster) -> anyhow::Result<()> {
+    // One gateway with an object that belongs to the whole cluster.
+    let everywhere = json!({ "spec": { "apis": { "namespaces": "Selector", "namespaceSelector": { "matchLabels": { "doorman-e2e": "yes" } } } } });
+    patch::<DoormanGateway>(cluster, FIRST, NAME, &everywhere).await?;
+    cluster.wait_true::<DoormanGateway>(FIRST, NAME, "Ready").await?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(cluster.client.clone());
+    ensure!(
+        bindings.get_opt("doorman-gateway:doorman-e2e-first:edge").await?.is_some(),
+        "no ClusterRoleBinding was made"
+    );
+
+    for namespace in [FIRST, FLEET, MANY] {
+        kubectl(&["delete", "doormangateways,doormanapis,doormanroles", "--all", "-n", namespace, "--timeout=1m"])
+            .await?;
+    }
+    let own = ListParams::default().labels("app.kubernetes.io/managed-by=doorman-operator");
+    for resource in written().into_iter().chain([ApiResource::erase::<Pod>(&())]) {
+        let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
+        gone(&api, &own).await.with_context(|| resource.kind.clone())?;
+    }
+    helm(&["uninstall", "doorman", "-n", SYSTEM, "--wait"]).await?;
+    helm(&["uninstall", "doorman-crds", "-n", SYSTEM, "--wait"]).await?;
+    let release = ListParams::default().labels("app.kubernetes.io/instance=doorman");
+    for resource in [ApiResource::erase::<ClusterRole>(&()), ApiResource::erase::<ClusterRoleBinding>(&())] {
+        gone(&Api::all_with(cluster.client.clone(), &resource), &release)
+            .await
+            .with_context(|| resource.kind.clone())?;
+    }
+    ensure!(!kubectl(&["api-resources", "-o", "name"]).await?.contains("doorman.dev"), "the kinds are still there");
+    clear(cluster).await
+}
+
+async fn gone(api: &Api<DynamicObject>, labels: &ListParams) -> anyhow::Result<()> {
+    let until = async {
+        loop {
+            let listed = api.list(labels).await?;
+            if listed.items.is_empty() {
+                return anyhow::Ok(());
+            }
+            let version = listed.metadata.resource_version.context("no resourceVersion")?;
+            let mut parameters = WatchParams::default();
+            parameters.label_selector.clone_from(&labels.label_selector);
+            api.watch(&parameters, &version).await?.boxed().try_next().await?;
+        }
+    };
+    if let Ok(result) = timeout(PATIENCE, until).await {
+        return result;
+    }
+    let names: Vec<_> = api.list(labels).await?.items.into_iter().filter_map(|object| object.metadata.name).collect();
+    anyhow::bail!("still there: {names:?}")
+}
