@@ -396,7 +396,7 @@ pub async fn nothing_is_left(cluster: &Cluster) -> anyhow::Result<()> {
     );
 
     for namespace in [FIRST, FLEET, MANY] {
-        kubectl(&["delete", "doormangateways,doormanapis,doormanroles", "--all", "-n", namespace, "--timeout=1m"])
+        kubectl(&["delete", "doormangateways,doormanapis,doormanroles", "--all", "-n", namespace, "--wait=false"])
             .await?;
     }
     let own = ListParams::default().labels("app.kubernetes.io/managed-by=doorman-operator");
