@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo build test lint unit charts e2e generate
+.PHONY: help demo cluster-demo build test lint unit charts e2e advisories generate
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ lint: ## formatting and lints, warnings are errors
 	@tests/prerequisites test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p doorman-tests --test e2e --locked -- -D warnings
+	cargo deny --log-level error check bans licenses sources
+	tests/links
+
+advisories: ## known vulnerabilities of what we use; fetches the RustSec database
+	cargo deny check advisories
 
 unit: ## tests that need no cluster
 	@tests/prerequisites test
@@ -40,4 +46,4 @@ e2e: build ## the product on a real Kubernetes; starts the test cluster unless K
 generate: ## write what is generated from the code: CRD YAML, reference pages
 	cargo run -q -p doorman-crds --locked -- crds/manifests charts/doorman-crds/files
 	charts/reference
-	UPDATE_DOCS=1 cargo test -q -p doorman-gateway --locked the_docs_page
+	UPDATE_DOCS=1 cargo test -q -p doorman-gateway -p doorman-crds --locked the_docs_page

@@ -11,6 +11,8 @@ pub mod api;
 pub mod conditions;
 pub mod gateway;
 pub mod manifests;
+#[cfg(test)]
+mod pages;
 pub mod path;
 pub mod revision;
 pub mod role;

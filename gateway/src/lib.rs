@@ -5,6 +5,8 @@ pub mod client;
 pub mod definitions;
 pub mod identity;
 pub mod listen;
+#[cfg(test)]
+mod pages;
 pub mod pipeline;
 pub mod platform;
 pub mod problem;

@@ -9,6 +9,8 @@ pub mod fleet;
 pub mod lease;
 pub mod metrics;
 pub mod operator;
+#[cfg(test)]
+mod pages;
 pub mod render;
 pub mod watch;
 pub mod world;

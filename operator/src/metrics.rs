@@ -50,11 +50,20 @@ impl Metrics {
         registry.register("events", "Watch events and pod reports taken in", self.events.clone());
         registry
     }
+
+    /// The text Prometheus scrapes (OpenMetrics 1.0).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.registry()) {
+            tracing::error!(%error, "metrics can't be written");
+        }
+        text
+    }
 }
 
 #[derive(Clone)]
 struct Shared {
-    registry: Arc<Registry>,
+    metrics: Metrics,
     is_ready: Arc<AtomicBool>,
 }
 
@@ -67,7 +76,7 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, is_ready: Arc<Atomic
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(Shared { registry: Arc::new(metrics.registry()), is_ready });
+        .with_state(Shared { metrics, is_ready });
     axum::serve(listener, router).await
 }
 
@@ -80,9 +89,5 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
-    let mut text = String::new();
-    if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &shared.registry) {
-        tracing::error!(%error, "metrics can't be written");
-    }
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render())
 }
