@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
 
 async fn play(wanted: Option<&str>) -> anyhow::Result<()> {
     let cluster = Cluster::connect().await?;
-    scenes::clear(&cluster).await?;
+    scenes::clear().await?;
     scenes::make_room().await?;
     let last = SCENES.len() - 1;
     for (index, (name, scene)) in SCENES.iter().enumerate() {
