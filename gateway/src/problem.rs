@@ -56,6 +56,18 @@ impl Problem {
         Self { status, code: None, message: message.into(), headers: Vec::new() }
     }
 
+    /// A body that stopped coming (RFC 9110 15.5.9).
+    pub fn stalled() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "REQ005", "The request body stopped coming")
+            .header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// A body that ended early or is malformed; nothing after it on the connection can be read.
+    pub fn broken_body() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "REQ004", "The request body is incomplete")
+            .header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
     /// Adds a header to the response.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {

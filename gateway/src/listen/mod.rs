@@ -19,15 +19,18 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use guard::Guarded;
+
 use crate::client::Scheme;
 use crate::pipeline::{Gateway, Peer};
 use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
+mod guard;
 pub mod tls;
 
 /// Longest time a TLS handshake may take.
 const TLS_ACCEPT: Duration = Duration::from_secs(5);
-/// Longest time between two requests of one HTTP/1.1 connection, and for the head of one.
+/// Longest time between two requests of one HTTP/1.1 connection.
 const IDLE: Duration = Duration::from_secs(75);
 /// Most concurrent streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
@@ -154,7 +157,8 @@ async fn exchange<S>(
         let gateway = gateway.clone();
         async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, peer).await) }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Guarded::new(stream));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing(&mut phase) => {

@@ -90,7 +90,7 @@ impl Gateway {
     ) -> Result<Response<Body>, Problem> {
         let segments = request::check(&parts.uri, &parts.headers)
             .and_then(|()| request::segments(parts.uri.path()))
-            .map_err(|refused| Problem::new(StatusCode::BAD_REQUEST, "GTW011", refused.to_string()))?;
+            .map_err(|refused| Problem::new(refused.status(), "GTW011", refused.to_string()))?;
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
             ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived).await,
             ["api", "health"] => {
@@ -168,7 +168,9 @@ impl Gateway {
         let answer = server.pool.send(request, &self.timeouts(&api), progress.as_deref()).await;
         match answer {
             Ok(answer) => rest::client_response(answer, &api, parts.method == Method::HEAD, arrived, sent),
-            Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
+            Err(_) if progress.as_ref().is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
+            Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
+            Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
             Err(error) => Err(self.upstream_failed(&api, &error)),
         }
     }

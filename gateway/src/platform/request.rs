@@ -1,6 +1,7 @@
 //! What handlers take from a request.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -9,6 +10,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderName, Request, StatusCode, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::timeout;
 
 use super::{Platform, cookies::Cookies};
 use crate::{
@@ -20,6 +22,9 @@ use crate::{
 const X_CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 /// Routes whose callers have no CSRF token yet, or want another.
 const SESSIONS: &str = "/platform/authorization";
+
+/// Longest time for the whole body of a platform call.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The answer to a body above the limit.
 pub(super) fn too_large(limit: u64) -> Problem {
@@ -36,10 +41,11 @@ impl FromRequest<Platform> for Whole {
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
         let limit = platform.settings.limits.body.0;
         let limited = Limited::new(request.into_body(), usize::try_from(limit).unwrap_or(usize::MAX));
-        match limited.collect().await {
+        let whole = timeout(BODY_TIME, limited.collect()).await.map_err(|_| Problem::stalled())?;
+        match whole {
             Ok(collected) => Ok(Self(collected.to_bytes())),
             Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-            Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "REQ004", "The request body is incomplete")),
+            Err(_) => Err(Problem::broken_body()),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, StatusCode, Uri};
 use smallvec::SmallVec;
 
 /// Largest sum of header name and value lengths, in bytes.
@@ -30,6 +30,16 @@ pub enum Refused {
     /// More or longer header fields than are read.
     #[error("Too many or too large header fields")]
     Headers,
+}
+
+impl Refused {
+    /// The status to refuse with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Path | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        }
+    }
 }
 
 /// Parses the path of a request into decoded segments.

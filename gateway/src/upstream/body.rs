@@ -23,6 +23,8 @@ pub struct Progress {
     last_millis: AtomicU64,
     sent: AtomicBool,
     too_large: AtomicBool,
+    waits_for_client: AtomicBool,
+    broken: AtomicBool,
 }
 
 impl Progress {
@@ -32,6 +34,8 @@ impl Progress {
             last_millis: AtomicU64::new(0),
             sent: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
+            waits_for_client: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -48,6 +52,16 @@ impl Progress {
     /// Whether the whole body was handed to the connection.
     pub fn is_sent(&self) -> bool {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether the upstream would take more, and the client sends nothing.
+    pub fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client's body ended early or is malformed.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Whether the body broke its bound.
@@ -86,13 +100,18 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Stream { inner, remaining, progress } = self.get_mut() else { return Poll::Ready(None) };
-        match ready!(Pin::new(inner).poll_frame(cx)) {
+        let polled = Pin::new(inner).poll_frame(cx);
+        progress.waits_for_client.store(polled.is_pending(), Ordering::Relaxed);
+        match ready!(polled) {
             None => {
                 progress.sent.store(true, Ordering::Relaxed);
                 progress.note();
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                progress.broken.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Err(error.into())))
+            }
             Some(Ok(frame)) => {
                 progress.note();
                 // Trailers of a request are not forwarded: no header rule could be applied to them.

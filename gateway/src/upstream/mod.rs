@@ -29,6 +29,12 @@ pub enum UpstreamError {
     /// The address is one no call may reach.
     #[error("{0} may not be called")]
     Forbidden(std::net::IpAddr),
+    /// The request can't be put into the form the connection needs.
+    #[error("the target can't be sent: {0}")]
+    Target(String),
+    /// The client stopped sending its body.
+    #[error("the client stopped sending")]
+    ClientStalled,
     /// The connection failed after it was opened.
     #[error("connection failed: {0}")]
     Connection(#[from] hyper::Error),

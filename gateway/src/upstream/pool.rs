@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use doorman_crds::api::UpstreamAddress;
-use http::{Request, Response};
-
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -92,6 +93,7 @@ impl Pool {
             let started = Instant::now();
             let outcome = match connection {
                 Connection::Http1(mut connection) => {
+                    shape_for_http1(&mut request);
                     let answer = connection.sender.try_send_request(request);
                     match within(answer, started, timeouts, progress).await? {
                         Ok(response) => {
@@ -102,6 +104,7 @@ impl Pool {
                     }
                 }
                 Connection::Http2(mut sender) => {
+                    shape_for_http2(&mut request, self.tls)?;
                     let answer = sender.try_send_request(request);
                     match within(answer, started, timeouts, progress).await? {
                         Ok(response) => {
@@ -129,10 +132,13 @@ impl Pool {
         if may_reuse {
             if self.tls && self.options.http2 {
                 let open = lock(&self.http2).clone().filter(|sender| !sender.is_closed());
-                if let Some(mut sender) = open
-                    && sender.ready().await.is_ok()
-                {
-                    return Ok((Connection::Http2(sender), true));
+                if let Some(mut sender) = open {
+                    match timeout(timeouts.pool, sender.ready()).await {
+                        Ok(Ok(())) => return Ok((Connection::Http2(sender), true)),
+                        // It has ended meanwhile; a new one takes its place.
+                        Ok(Err(_)) => {}
+                        Err(_) => return Err(UpstreamError::Timeout("waiting for a free stream")),
+                    }
                 }
             }
             while let Some(mut connection) = self.take() {
@@ -201,6 +207,33 @@ impl Pool {
     }
 }
 
+/// A target in origin form, the authority in `Host` (RFC 9112 3.2.1).
+fn shape_for_http1<B>(request: &mut Request<B>) {
+    *request.version_mut() = Version::HTTP_11;
+    let Some(authority) = request.uri().authority() else { return };
+    // An authority that was made of a header value is one.
+    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        request.headers_mut().insert(HOST, host);
+    }
+    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(target);
+}
+
+/// Scheme and authority in the target, no `Host`, nothing of one connection (RFC 9113 8.2.2, 8.3.1).
+fn shape_for_http2<B>(request: &mut Request<B>, tls: bool) -> Result<(), UpstreamError> {
+    *request.version_mut() = Version::HTTP_2;
+    let Some(host) = request.headers_mut().remove(HOST) else { return Ok(()) };
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
+        request.headers_mut().remove(name);
+    }
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority =
+        Some(Authority::try_from(host.as_bytes()).map_err(|error| UpstreamError::Target(error.to_string()))?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| UpstreamError::Target(error.to_string()))?;
+    Ok(())
+}
+
 async fn http1_over<S>(stream: S, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -238,7 +271,8 @@ where
         };
         let later = progress.last() + bound;
         if later <= Instant::now() {
-            return Err(UpstreamError::Timeout(what));
+            let is_client = !progress.is_sent() && progress.waits_for_client();
+            return Err(if is_client { UpstreamError::ClientStalled } else { UpstreamError::Timeout(what) });
         }
         deadline = later;
     }

@@ -1,0 +1,476 @@
+//! The wire: what a client may send over HTTP/1.1, HTTP/2 and TLS, and what the upstream then sees.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use doorman_tests::gateway::{GatewayProcess, PATIENCE, Start};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use reqwest::{Client, Version};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio_rustls::TlsAcceptor;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
+
+fn api(upstream: &str) -> String {
+    format!(
+        "apiVersion: doorman.dev/v1alpha1\nkind: DoormanApi\nmetadata: {{name: a}}\nspec:\n  name: a\n  version: v1\n  \
+         protocol: REST\n  public: true\n  servers: ['{upstream}']\n  endpoints:\n  - {{method: GET, uri: /x}}\n  \
+         - {{method: POST, uri: /x}}\n  - {{method: GET, uri: /y}}\n  - {{method: POST, uri: /y}}\n"
+    )
+}
+
+/// What an upstream saw: the request line and the body.
+type Seen = (String, Version, Vec<u8>);
+
+/// An upstream of the test's own: tells what it saw, answers as asked by the path's query.
+struct Upstream {
+    address: SocketAddr,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    connections: Arc<AtomicUsize>,
+    hung: Arc<Notify>,
+    gone: Arc<Notify>,
+}
+
+/// Tells when an answer is dropped before it was complete.
+struct OnDrop(Arc<Notify>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+async fn answer(
+    request: http::Request<Incoming>,
+    seen: mpsc::UnboundedSender<Seen>,
+    hung: Arc<Notify>,
+    gone: Arc<Notify>,
+) -> Result<http::Response<Full<Bytes>>, hyper::Error> {
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    if query == "hang" {
+        let _told = OnDrop(gone);
+        hung.notify_one();
+        std::future::pending::<()>().await;
+    }
+    let authority = parts.uri.authority().map(ToString::to_string);
+    let host = authority.or_else(|| parts.headers.get("host")?.to_str().ok().map(str::to_owned)).unwrap_or_default();
+    let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let line = format!("{} {path} {host}", parts.method);
+    let body = if query == "early" { Bytes::new() } else { body.collect().await?.to_bytes() };
+    let _ = seen.send((line, parts.version, body.to_vec()));
+    let status = query.parse().unwrap_or(200);
+    let content = if matches!(status, 204 | 304) { Bytes::new() } else { Bytes::from_static(b"fine") };
+    let mut response = http::Response::new(Full::new(content));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    Ok(response)
+}
+
+impl Upstream {
+    async fn start(tls: Option<TlsAcceptor>) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (sender, seen) = mpsc::unbounded_channel();
+        let (connections, hung, gone) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (counter, told) = (connections.clone(), (hung.clone(), gone.clone()));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                let (tls, sender, (hung, gone)) = (tls.clone(), sender.clone(), told.clone());
+                let service = service_fn(move |request| answer(request, sender.clone(), hung.clone(), gone.clone()));
+                tokio::spawn(async move {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                        }
+                    }
+                });
+            }
+        });
+        Ok(Self { address, seen, connections, hung, gone })
+    }
+
+    fn gateway(&self) -> Result<GatewayProcess> {
+        Start::new(BINARY)?.manifest("a.yaml", &api(&format!("http://{}", self.address)))?.run()
+    }
+
+    fn lines(&mut self) -> Vec<(String, Vec<u8>)> {
+        std::iter::from_fn(|| self.seen.try_recv().ok()).map(|(line, _, body)| (line, body)).collect()
+    }
+}
+
+/// Sends bytes and reads until the gateway closes, or has answered as often as wanted.
+fn exchange(address: SocketAddr, bytes: &[u8], answers: usize) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    // A gateway that has refused the beginning may have closed by now.
+    let _ = stream.write_all(bytes);
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+        }
+        let so_far = String::from_utf8_lossy(&text);
+        // Each answer to a good case ends with its body.
+        if answers > 0 && so_far.matches("fine").count() >= answers {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn statuses(text: &str) -> Vec<u16> {
+    text.match_indices("HTTP/1.1 ")
+        .filter_map(|(at, found)| text.get(at + found.len()..)?.get(..3)?.parse().ok())
+        .collect()
+}
+
+const P: &str = "POST /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n";
+const G: &str = "GET /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n";
+
+/// Request, statuses of the answers, bodies of what the upstream sees.
+fn cases() -> Vec<(String, Vec<u16>, Vec<&'static str>)> {
+    let mut cases: Vec<(String, Vec<u16>, Vec<&'static str>)> = Vec::new();
+    let mut good =
+        |bytes: String, bodies: &[&'static str]| cases.push((bytes, vec![200; bodies.len()], bodies.to_vec()));
+    good(format!("{G}\r\n"), &[""]);
+    good(format!("\r\n{G}\r\n"), &[""]);
+    good(format!("{G}\r\n{G}\r\n{G}\r\n"), &["", "", ""]);
+    good(format!("{P}Content-Length: 3\r\n\r\nabc"), &["abc"]);
+    good(format!("{P}Content-Length: 3\r\n\r\nabc{P}Content-Length: 2\r\n\r\nde"), &["abc", "de"]);
+    good(format!("{P}Content-Length:3\r\n\r\nabc"), &["abc"]);
+    good(format!("{P}content-LENGTH: 3 \r\n\r\nabc"), &["abc"]);
+    good(format!("{P}Content-Length: 0\r\n\r\n{G}\r\n"), &["", ""]);
+    good(format!("{P}Content-Length: 4\r\n\r\na\n\r\n"), &["a\n\r\n"]);
+    good(format!("{P}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), &["abc"]);
+    good(format!("{P}Transfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), &["abcde"]);
+    good(format!("{P}Transfer-Encoding: chunked\r\n\r\n3;ext=\"v\"\r\nabc\r\n0;x\r\n\r\n"), &["abc"]);
+    good(format!("{P}Transfer-Encoding: chunked\r\n\r\n0003\r\nabc\r\n000\r\n\r\n"), &["abc"]);
+    good(format!("{P}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nTrailer: v\r\n\r\n{G}\r\n"), &["abc", ""]);
+    good(
+        format!("{P}Transfer-Encoding: chunked\r\n\r\n1F\r\nGET /api/rest/a/v1/y HTTP/1.1\r\n\r\n0\r\n\r\n"),
+        &["GET /api/rest/a/v1/y HTTP/1.1\r\n"],
+    );
+    good(format!("{P}Content-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"), &["abc"]);
+    good(format!("{G}Connection: keep-alive, X-Pass\r\nX-Pass: 1\r\n\r\n"), &[""]);
+    good("GET http://g/api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n".into(), &[""]);
+    good("GET http://G/api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n".into(), &[""]);
+    good(format!("{G}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"), &[""]);
+    good(format!("{G}X: {}\r\n\r\n", "v".repeat(15_000)), &[""]);
+
+    let mut refused = |status: u16, bytes: String| cases.push((bytes, vec![status], Vec::new()));
+    for framing in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+        "Transfer-Encoding: chunked\r\ncontent-length: 0",
+        "Content-Length: 3\r\nContent-Length: 3",
+        "Content-Length: 3\r\nContent-Length: 4",
+        "Content-Length: 3, 3",
+        "Content-Length: 3,4",
+        "Content-Length: +3",
+        "Content-Length: -1",
+        "Content-Length: 0x3",
+        "Content-Length: 3a",
+        "Content-Length:",
+        "Content-Length: 18446744073709551616",
+        "Content-Length: 3.0",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: \"chunked\"",
+        "Transfer-Encoding:\x0bchunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding\t: chunked",
+        "Content-Length : 3",
+        " Transfer-Encoding: chunked",
+        "X: a\r\n Transfer-Encoding: chunked",
+        "X: a\r\n\tContent-Length: 3",
+        "X: a\nTransfer-Encoding: chunked",
+        "X: a\rTransfer-Encoding: chunked",
+        "X: a\0b",
+        "X\0: a",
+        "X: a\x7f",
+        "X Y: a",
+        ": a",
+        "no colon",
+        "X: \x01",
+    ] {
+        refused(400, format!("{P}{framing}\r\n\r\n3\r\nabc\r\n0\r\n\r\n{G}\r\n"));
+    }
+    for line in [
+        "GET /api/rest/a/v1/x HTTP/1.1\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x HTTP/1.1\r\nHost: g\n\n",
+        "\nGET /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n",
+        "GET  /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x  HTTP/1.1\r\nHost: g\r\n\r\n",
+        " GET /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x HTTP/1.1 x\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x HTTP/2.0\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x HTTP/1.2\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x http/1.1\r\nHost: g\r\n\r\n",
+        "G(T /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n",
+        "GET /api/rest/a/v1/x\0 HTTP/1.1\r\nHost: g\r\n\r\n",
+        "POST /api/rest/a/v1/x HTTP/1.0\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\x01\x0a",
+    ] {
+        refused(400, line.to_owned());
+    }
+    for chunks in [
+        "x\r\n",
+        "5 \r\nabcde\r\n0\r\n\r\n",
+        "\r\n",
+        "1\r\nab\r\n0\r\n\r\n",
+        "1\r\na\n0\r\n\r\n",
+        "1\na\r\n0\r\n\r\n",
+        "-1\r\n",
+        "0x1\r\na",
+    ] {
+        refused(400, format!("{P}Transfer-Encoding: chunked\r\n\r\n{chunks}"));
+    }
+    refused(431, format!("{G}{}\r\n", "a: b\r\n".repeat(101)));
+    refused(431, format!("{G}X: {}\r\n\r\n", "v".repeat(40_000)));
+    // Read, and refused by what it says: these connections stay open for the next request.
+    for (status, head) in [
+        (400, "GET /api/rest/a/v1/x HTTP/1.1\r\n\r\n".to_owned()),
+        (400, "GET /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\nHost: g\r\n\r\n".to_owned()),
+        (400, "GET /api/rest/a/v1/x HTTP/1.1\r\nHost: g h\r\n\r\n".to_owned()),
+        (400, "GET /api/rest/a/v1/x HTTP/1.1\r\nHost: a@b\r\n\r\n".to_owned()),
+        (400, "GET http://other/api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n".to_owned()),
+        (400, "GET /api/rest/a/v1/%2e%2e/x HTTP/1.1\r\nHost: g\r\n\r\n".to_owned()),
+        (400, "GET /api/rest/a/v1/x%00 HTTP/1.1\r\nHost: g\r\n\r\n".to_owned()),
+        (431, format!("{G}X: {}\r\n\r\n", "v".repeat(16_390))),
+        (404, "CONNECT g:80 HTTP/1.1\r\nHost: g:80\r\n\r\n".to_owned()),
+        (405, "TRACE /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n".to_owned()),
+    ] {
+        let close = head.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        cases.push((close, vec![status], Vec::new()));
+    }
+    cases
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_http1_message_has_one_reading_or_none() -> Result<()> {
+    let mut upstream = Upstream::start(None).await?;
+    let gateway = upstream.gateway()?;
+    let cases = cases();
+    assert!(cases.len() >= 80, "{}", cases.len());
+    for (bytes, wanted, bodies) in cases {
+        let address = gateway.address();
+        let answers = bodies.len();
+        let shown = bytes.chars().take(160).collect::<String>();
+        let text = tokio::task::spawn_blocking(move || exchange(address, bytes.as_bytes(), answers)).await??;
+        let got: Vec<u16> = statuses(&text).into_iter().filter(|status| *status != 100).collect();
+        assert_eq!(got, wanted, "{shown:?} is answered {text}");
+        let seen: Vec<String> =
+            upstream.lines().into_iter().map(|(_, body)| String::from_utf8(body).unwrap()).collect();
+        assert_eq!(seen, bodies, "{shown:?}");
+        if !bodies.is_empty() {
+            continue;
+        }
+        let is_closed = text.to_lowercase().contains("connection: close");
+        assert!(is_closed, "{shown:?} leaves the connection open: {text}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_a_body_and_before_the_request_is_complete_keep_their_framing() -> Result<()> {
+    let mut upstream = Upstream::start(None).await?;
+    let gateway = upstream.gateway()?;
+    let client = Client::new();
+    let head = client.head(gateway.url("/api/rest/a/v1/x")).send().await?;
+    assert_eq!((head.status().as_u16(), head.headers()["content-length"].to_str()?), (200, "4"));
+    assert_eq!(upstream.lines()[0].0, format!("HEAD /x {}", upstream.address));
+    for status in [204, 304, 500] {
+        let answer = client.get(gateway.url(&format!("/api/rest/a/v1/x?{status}"))).send().await?;
+        assert_eq!(answer.status().as_u16(), status);
+    }
+    // The upstream answers and closes its eyes on the body; the client gets that answer while it still sends.
+    let address = gateway.address();
+    let early = "POST /api/rest/a/v1/x?early HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000\r\n\r\nabc";
+    let text = tokio::task::spawn_blocking(move || exchange(address, early.as_bytes(), 1)).await??;
+    assert_eq!(statuses(&text), [200], "{text}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_takes_its_upstream_call_with_it() -> Result<()> {
+    let upstream = Upstream::start(None).await?;
+    let gateway = upstream.gateway()?;
+    let mut stream = TcpStream::connect(gateway.address())?;
+    stream.write_all(b"GET /api/rest/a/v1/x?hang HTTP/1.1\r\nHost: g\r\n\r\n")?;
+    tokio::time::timeout(PATIENCE, upstream.hung.notified()).await.context("the call does not reach the upstream")?;
+    drop(stream);
+    tokio::time::timeout(PATIENCE, upstream.gone.notified()).await.context("the upstream call goes on")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_let_go() -> Result<()> {
+    let mut upstream = Upstream::start(None).await?;
+    let gateway = Start::new(BINARY)?
+        .with("HTTP_WRITE_TIMEOUT", "1")
+        .with("HTTP_READ_TIMEOUT", "1")
+        .manifest("a.yaml", &api(&format!("http://{}", upstream.address)))?
+        .run()?;
+    let address = gateway.address();
+    let stalled = tokio::task::spawn_blocking(move || {
+        exchange(address, format!("{P}Content-Length: 9\r\n\r\nabc").as_bytes(), 0)
+    });
+    let head = tokio::task::spawn_blocking(move || {
+        let start = Instant::now();
+        exchange(address, b"GET /api/rest/a/v1/x HTTP/1.1\r\nHost", 0).map(|text| (text, start.elapsed()))
+    });
+    let text = stalled.await??;
+    assert_eq!(statuses(&text), [408], "{text}");
+    assert!(text.contains("REQ005") && text.to_lowercase().contains("connection: close"), "{text}");
+    let (text, time) = head.await??;
+    assert!(text.is_empty() && (9..15).contains(&time.as_secs()), "{text} after {time:?}");
+    assert_eq!(upstream.lines(), []);
+    Ok(())
+}
+
+type Certified = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+fn certified() -> Result<Certified> {
+    Ok(rcgen::generate_simple_self_signed(["localhost".to_owned()])?)
+}
+
+fn acceptor(made: &Certified, protocols: &[&[u8]]) -> Result<TlsAcceptor> {
+    let key =
+        rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn trusting(made: &Certified, gateway: &GatewayProcess) -> Result<reqwest::ClientBuilder> {
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes())?;
+    Ok(Client::builder().tls_certs_only([root]).resolve("localhost", gateway.address()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_serves_both_versions_and_takes_up_a_new_certificate() -> Result<()> {
+    let upstream = Upstream::start(None).await?;
+    let folder = tempfile::tempdir()?;
+    let (first, second) = (certified()?, certified()?);
+    let (chain, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    std::fs::write(&chain, first.cert.pem())?;
+    std::fs::write(&key, first.signing_key.serialize_pem())?;
+    let gateway = Start::new(BINARY)?
+        .with("HTTPS_ONLY", "true")
+        .with("SSL_CERTFILE", chain.display().to_string())
+        .with("SSL_KEYFILE", key.display().to_string())
+        .manifest("a.yaml", &api(&format!("http://{}", upstream.address)))?
+        .run()?;
+    let url = format!("https://localhost:{}/api/rest/a/v1/x", gateway.address().port());
+    let old = trusting(&first, &gateway)?.build()?;
+    assert_eq!(old.get(&url).send().await?.version(), Version::HTTP_2);
+    let answer = trusting(&first, &gateway)?.http1_only().build()?.get(&url).send().await?;
+    assert_eq!((answer.version(), answer.status().as_u16()), (Version::HTTP_11, 200));
+    assert!(answer.headers().contains_key("strict-transport-security"));
+
+    // A file that is no certificate changes nothing but the log.
+    std::fs::write(&chain, "not a certificate")?;
+    let deadline = Instant::now() + PATIENCE;
+    while !gateway.log().contains("the old one stays") {
+        ensure!(Instant::now() < deadline, "{}", gateway.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(trusting(&first, &gateway)?.build()?.get(&url).send().await?.status().as_u16(), 200);
+
+    std::fs::write(&key, second.signing_key.serialize_pem())?;
+    std::fs::write(&chain, second.cert.pem())?;
+    loop {
+        match trusting(&second, &gateway)?.build()?.get(&url).send().await {
+            Ok(answer) => break assert_eq!(answer.status().as_u16(), 200),
+            Err(error) if Instant::now() > deadline + PATIENCE => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    // Connections of before live on.
+    assert_eq!(old.get(&url).send().await?.status().as_u16(), 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_upstreams_are_called_over_one_http2_connection_where_they_offer_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let made = certified()?;
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, made.cert.pem())?;
+    let (both, old): (&[&[u8]], &[&[u8]]) = (&[b"h2", b"http/1.1"], &[b"http/1.1"]);
+    for (protocols, version) in [(both, Version::HTTP_2), (old, Version::HTTP_11)] {
+        let mut upstream = Upstream::start(Some(acceptor(&made, protocols)?)).await?;
+        let authority = format!("localhost:{}", upstream.address.port());
+        let gateway = Start::new(BINARY)?
+            .with("HTTP_ENABLE_HTTP2", "true")
+            .with("SSL_CERT_FILE", roots.display().to_string())
+            .manifest("a.yaml", &api(&format!("https://{authority}")))?
+            .run()?;
+        let client = Client::new();
+        let first = client.post(gateway.url("/api/rest/a/v1/x?200")).body("abc").send().await?;
+        assert_eq!((first.status().as_u16(), first.text().await?.as_str()), (200, "fine"), "{}", gateway.log());
+        let calls = (0..20).map(|_| client.post(gateway.url("/api/rest/a/v1/x")).body("abc").send());
+        for answer in futures::future::join_all(calls).await {
+            assert_eq!(answer?.status().as_u16(), 200);
+        }
+        for _ in 0..21 {
+            let (line, seen, body) = upstream.seen.try_recv()?;
+            assert!(line.starts_with("POST /x") && line.ends_with(&authority), "{line}");
+            assert_eq!((seen, body.as_slice()), (version, &b"abc"[..]));
+        }
+        let connections = upstream.connections.load(Ordering::Relaxed);
+        assert!(version != Version::HTTP_2 || connections == 1, "{connections} connections");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_client_loses_nothing_in_a_drain() -> Result<()> {
+    let upstream = Upstream::start(None).await?;
+    let gateway = Start::new(BINARY)?
+        .with("DOORMAN_DRAIN_SECONDS", "1")
+        .manifest("a.yaml", &api(&format!("http://{}", upstream.address)))?
+        .run()?;
+    let client = Client::builder().http2_prior_knowledge().build()?;
+    let url = gateway.url("/api/rest/a/v1/x");
+    assert_eq!(client.get(&url).send().await?.version(), Version::HTTP_2);
+    gateway.terminate()?;
+    let mut served = 0;
+    // Until the listener is closed every call is answered; then none can be begun.
+    let refused = loop {
+        match client.get(&url).send().await {
+            Ok(answer) => assert_eq!(answer.status().as_u16(), 200),
+            Err(error) => break error,
+        }
+        served += 1;
+    };
+    assert!(served > 10 && refused.is_connect(), "{served} calls, then {refused:?}");
+    Ok(())
+}
