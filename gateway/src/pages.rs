@@ -189,7 +189,8 @@ fn sources(folder: &Path) -> String {
         let name = entry.file_name().unwrap().to_string_lossy().into_owned();
         if entry.is_dir() {
             text.push_str(&sources(&entry));
-        } else if name.ends_with(".rs") && !["tests.rs", "pages.rs"].contains(&name.as_str()) {
+        } else if entry.extension().is_some_and(|end| end == "rs") && !["tests.rs", "pages.rs"].contains(&name.as_str())
+        {
             text.push_str(fs::read_to_string(&entry).unwrap().split("\n#[cfg(test)]").next().unwrap());
         }
     }

@@ -1,13 +1,17 @@
 //! The cluster under test: what a user does with kubectl and helm, and what a test waits for.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures::TryStreamExt;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
-use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use kube::runtime::wait::await_condition;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -16,6 +20,9 @@ use tokio::time::timeout;
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Verb, group and resource; a subresource follows its resource after a slash.
+pub type Deed<'a> = (&'a str, &'a str, &'a str);
 
 /// What an object of the cluster looks like.
 pub type Seen<'a> = &'a Value;
@@ -69,6 +76,61 @@ impl Cluster {
         self.wait::<K>(namespace, name, &format!("{type_}=True"), |object| is_true(object, type_)).await
     }
 
+    /// Waits until the condition of the newest generation is true of so many objects with these labels. Unlike
+    /// `kubectl wait` it does not ask for one after the other, at five a second.
+    pub async fn wait_all_true<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: &str,
+        labels: &str,
+        type_: &str,
+        count: usize,
+    ) -> anyhow::Result<()> {
+        let mut true_of = BTreeSet::new();
+        let all = async {
+            let objects = watcher(self.api::<K>(namespace), watcher::Config::default().labels(labels));
+            let mut objects = Box::pin(objects.applied_objects());
+            while let Some(object) = objects.try_next().await? {
+                let name = object.metadata.name.clone().unwrap_or_default();
+                if is_true(&whole(&object), type_) {
+                    true_of.insert(name)
+                } else {
+                    true_of.remove(&name)
+                };
+                if true_of.len() == count {
+                    return anyhow::Ok(());
+                }
+            }
+            bail!("the watch has ended")
+        };
+        if let Ok(result) = timeout(PATIENCE, all).await {
+            return result;
+        }
+        bail!("{type_}=True of {} {} in {namespace} only, not of {count}", true_of.len(), K::plural(&()))
+    }
+
+    /// Whether this user may do this, as the API server sees it.
+    pub async fn may(&self, user: &str, (verb, group, resource): Deed<'_>, namespace: &str) -> anyhow::Result<bool> {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let attributes = ResourceAttributes {
+            verb: Some(verb.to_owned()),
+            group: Some(group.to_owned()),
+            resource: Some(resource.to_owned()),
+            subresource: Some(subresource.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ResourceAttributes::default()
+        };
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user.to_owned()),
+                resource_attributes: Some(attributes),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let answer = Api::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        Ok(answer.status.context("no answer to a SubjectAccessReview")?.allowed)
+    }
+
     /// The ready pods of a gateway.
     pub async fn pods(&self, namespace: &str) -> anyhow::Result<Vec<Pod>> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
@@ -110,8 +172,14 @@ impl Cluster {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    /// What one pod answers on its traffic port, asked through the API server.
+    /// What one pod answers on its traffic port. Only the pods of the test cluster can be reached from here; others are
+    /// asked through their API server, which takes longer.
     pub async fn ask_pod(&self, pod: &Pod, path: &str) -> anyhow::Result<u16> {
+        if kit().is_some() {
+            let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+            let url = format!("http://{}:5001{path}", address.context("a pod without an address")?);
+            return Ok(self.http.get(url).send().await?.status().as_u16());
+        }
         let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
         let (namespace, name) = namespace.zip(name).context("a pod without a name")?;
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}:5001/proxy{path}");

@@ -19,6 +19,7 @@ type Scene = for<'a> fn(&'a Cluster) -> Pin<Box<dyn Future<Output = anyhow::Resu
 /// In the order they are played; the first and the last always are.
 const SCENES: &[(&str, Scene)] = &[
     ("install_and_call", |c| Box::pin(scenes::install_and_call(c))),
+    ("accounts_may_do_no_more_than_they_need", |c| Box::pin(scenes::accounts_may_do_no_more_than_they_need(c))),
     ("fleet_scales_and_rolls_under_load", |c| Box::pin(scenes::fleet_scales_and_rolls_under_load(c))),
     ("programmed_means_served_by_every_pod", |c| Box::pin(scenes::programmed_means_served_by_every_pod(c))),
     ("one_invalid_api_of_500", |c| Box::pin(scenes::one_invalid_api_of_500(c))),
@@ -43,7 +44,8 @@ async fn main() -> ExitCode {
 
 async fn play(wanted: Option<&str>) -> anyhow::Result<()> {
     let cluster = Cluster::connect().await?;
-    scenes::clear(&cluster).await?;
+    scenes::clear().await?;
+    scenes::make_room().await?;
     let last = SCENES.len() - 1;
     for (index, (name, scene)) in SCENES.iter().enumerate() {
         if index != 0 && index != last && wanted.is_some_and(|wanted| !name.contains(wanted)) {
