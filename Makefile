@@ -32,7 +32,7 @@ advisories: ## known vulnerabilities of what we use; fetches the RustSec databas
 
 unit: ## tests that need no cluster
 	@tests/prerequisites test
-	cargo test --workspace --locked
+	mongo=$$(tests/cluster/mongo-wire/build) && DOORMAN_TEST_MONGO=$$mongo cargo test --workspace --locked
 	python3 -m unittest discover -s ops/bench
 
 charts: ## check the charts; starts the test cluster unless KUBECONFIG names another

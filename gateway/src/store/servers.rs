@@ -59,14 +59,10 @@ impl Server {
         })
     }
 
-    /// `None`: it has not been built on this machine.
-    pub(crate) fn mongo() -> Option<Self> {
+    pub(crate) fn mongo() -> Self {
         let program = env::var_os("DOORMAN_TEST_MONGO").map(PathBuf::from).or_else(built_mongo);
-        if program.is_none() {
-            eprintln!("left out: no program for MongoDB's protocol; tests/cluster/images builds one");
-        }
-        let arguments = |port, folder: &str| vec![format!("-listen=127.0.0.1:{port}"), format!("-data={folder}")];
-        program.map(|program| Self::start(program, arguments))
+        let program = program.expect("no server of MongoDB's protocol here; tests/cluster/mongo-wire/build makes one");
+        Self::start(program, |port, folder| vec![format!("-listen=127.0.0.1:{port}"), format!("-data={folder}")])
     }
 
     pub(crate) fn stop(&mut self) {
