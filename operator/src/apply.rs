@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole};
@@ -10,10 +10,10 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
-use crate::render::{GeneratedSecret, MANAGER, NeededKey, Object};
+use crate::render::{GATEWAY_ANNOTATION, GeneratedSecret, MANAGER, NeededKey, Object};
 use crate::world::{Applied, Event, Job, ObjectId, Outcome, OwnedKey, StatusOf, Target, Version, WriteError};
 
 /// Random bytes of a generated key.
@@ -29,6 +29,16 @@ pub struct Writer {
 fn is_gone(error: &kube::Error) -> bool {
     // 409: the uid is another one by now.
     matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
+
+/// Whether an object in the cluster was made for the same gateway as this one: has its owner or, in the whole cluster,
+/// its annotation.
+fn is_ours(found: &ObjectMeta, wanted: &Value) -> bool {
+    if let Some(uid) = wanted["ownerReferences"][0]["uid"].as_str() {
+        return found.owner_references.iter().flatten().any(|owner| owner.uid == uid);
+    }
+    let annotation = found.annotations.as_ref().and_then(|annotations| annotations.get(GATEWAY_ANNOTATION));
+    annotation.map(String::as_str) == wanted["annotations"][GATEWAY_ANNOTATION].as_str()
 }
 
 impl Writer {
@@ -104,7 +114,7 @@ impl Writer {
             };
             match now {
                 Ok(now) => drop(outcome.applied.insert(key, now)),
-                Err(error) => failures.push(format!("{:?} {}: {error}", key.kind, key.id.name)),
+                Err(error) => failures.push(format!("{:?} {}: {error:#}", key.kind, key.id.name)),
             }
         }
         for key in remove {
@@ -119,8 +129,15 @@ impl Writer {
         Event::Reconciled(gateway, outcome)
     }
 
-    async fn apply(&self, key: &OwnedKey, object: Object) -> kube::Result<Applied> {
+    async fn apply(&self, key: &OwnedKey, object: Object) -> anyhow::Result<Applied> {
         let api = self.api(&key.kind.resource(), &key.id.namespace);
+        let found = api.get_metadata_opt(&key.id.name).await?;
+        if let Some(found) = found.filter(|found| !is_ours(&found.metadata, &object.manifest["metadata"])) {
+            bail!(
+                "it exists and does not belong to this gateway; remove it, or give the gateway another name{}",
+                if found.metadata.deletion_timestamp.is_some() { " (it is being removed)" } else { "" }
+            );
+        }
         let parameters = PatchParams::apply(MANAGER).force();
         let result = api.patch(&key.id.name, &parameters, &Patch::Apply(&object.manifest)).await;
         self.metrics.wrote(&key.kind.resource().kind, result.is_ok());
@@ -187,5 +204,24 @@ impl Writer {
         }
         missing.dedup();
         Ok(missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_others_are_told_apart() {
+        let meta = |value: Value| serde_json::from_value::<ObjectMeta>(value).unwrap();
+        let owner = |uid: &str| json!([{ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanGateway", "name": "edge", "uid": uid }]);
+        let wanted = json!({ "name": "edge", "ownerReferences": owner("1") });
+        assert!(is_ours(&meta(json!({ "name": "edge", "ownerReferences": owner("1") })), &wanted));
+        assert!(!is_ours(&meta(json!({ "name": "edge", "ownerReferences": owner("2") })), &wanted));
+        assert!(!is_ours(&meta(json!({ "name": "edge" })), &wanted));
+        let wanted = json!({ "name": "a", "annotations": { GATEWAY_ANNOTATION: "shop/edge" } });
+        assert!(is_ours(&meta(json!({ "annotations": { GATEWAY_ANNOTATION: "shop/edge" } })), &wanted));
+        assert!(!is_ours(&meta(json!({ "annotations": { GATEWAY_ANNOTATION: "shop/other" } })), &wanted));
+        assert!(!is_ours(&meta(json!({})), &wanted));
     }
 }

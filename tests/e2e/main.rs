@@ -20,6 +20,9 @@ type Scene = for<'a> fn(&'a Cluster) -> Pin<Box<dyn Future<Output = anyhow::Resu
 const SCENES: &[(&str, Scene)] = &[
     ("install_and_call", |c| Box::pin(scenes::install_and_call(c))),
     ("accounts_may_do_no_more_than_they_need", |c| Box::pin(scenes::accounts_may_do_no_more_than_they_need(c))),
+    ("what_can_not_work_is_refused_at_once", |c| Box::pin(scenes::what_can_not_work_is_refused_at_once(c))),
+    ("what_others_own_is_left_alone", |c| Box::pin(scenes::what_others_own_is_left_alone(c))),
+    ("another_operator_takes_over", |c| Box::pin(scenes::another_operator_takes_over(c))),
     ("fleet_scales_and_rolls_under_load", |c| Box::pin(scenes::fleet_scales_and_rolls_under_load(c))),
     ("programmed_means_served_by_every_pod", |c| Box::pin(scenes::programmed_means_served_by_every_pod(c))),
     ("one_invalid_api_of_500", |c| Box::pin(scenes::one_invalid_api_of_500(c))),

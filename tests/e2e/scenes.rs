@@ -10,6 +10,7 @@ use doorman_tests::load::{self, Plan};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -199,6 +200,77 @@ pub async fn accounts_may_do_no_more_than_they_need(cluster: &Cluster) -> anyhow
         ensure_eq(may, wanted, &format!("whether {user} may {what:?} in {namespace:?}"))?;
     }
     Ok(())
+}
+
+/// Specs that can't work, and a part of what the API server says to them.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("DoormanGateway", "{replicas: 2, storage: {mode: Memory}}", "memory storage lives in one process"),
+    ("DoormanGateway", "{storage: {mode: External}}", "External storage needs storage.redis and storage.mongo"),
+    (
+        "DoormanGateway",
+        "{storage: {mode: Memory}, listeners: {behindProxy: true, tls: {secretRef: {name: a}}}}",
+        "TLS ends either here",
+    ),
+    ("DoormanApi", "{name: a, version: v1, protocol: SOAP}", "a SOAP API needs at least one entry in spec.servers"),
+    (
+        "DoormanApi",
+        "{name: a, version: v1, protocol: REST, endpoints: [{method: GET, uri: /a}, {method: GET, uri: /a}]}",
+        "Duplicate value",
+    ),
+    ("DoormanApi", "{name: a, version: v1, protocol: SMTP}", "Unsupported value"),
+    ("DoormanApi", "{name: a, version: v1}", "protocol"),
+    ("DoormanRole", "{name: admin}", "the built-in role admin can't be redefined"),
+];
+
+pub async fn what_can_not_work_is_refused_at_once(_: &Cluster) -> anyhow::Result<()> {
+    for (kind, spec, reason) in REFUSED {
+        let manifest =
+            format!("{{apiVersion: doorman.dev/v1alpha1, kind: {kind}, metadata: {{name: refused}}, spec: {spec}}}");
+        match apply(FIRST, &manifest).await {
+            Ok(_) => anyhow::bail!("{kind} {spec} is taken"),
+            Err(error) => {
+                ensure!(error.to_string().contains(reason), "{kind} {spec} is refused without {reason:?}: {error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+pub async fn what_others_own_is_left_alone(cluster: &Cluster) -> anyhow::Result<()> {
+    let theirs = "{apiVersion: v1, kind: ConfigMap, metadata: {name: taken}, data: {theirs: 'yes'}}";
+    apply(FIRST, theirs).await?;
+    let gateway = "{apiVersion: doorman.dev/v1alpha1, kind: DoormanGateway, metadata: {name: taken}, spec: {storage: {mode: Memory}}}";
+    apply(FIRST, gateway).await?;
+    let says_so = |gateway: &Value| {
+        condition(gateway, "Progressing").is_some_and(|condition| {
+            let message = condition["message"].as_str().unwrap_or_default();
+            condition["reason"] == "ApplyFailed" && message.contains("ConfigMap taken: it exists")
+        })
+    };
+    cluster.wait::<DoormanGateway>(FIRST, "taken", "a word about the ConfigMap", says_so).await?;
+    let found = cluster.api::<ConfigMap>(FIRST).get("taken").await?;
+    ensure!(found.data["data"] == json!({ "theirs": "yes" }), "the ConfigMap was changed: {}", found.data);
+    // Out of the way, it is tried again and works.
+    kubectl(&["delete", "configmap", "taken", "-n", FIRST]).await?;
+    cluster.wait_true::<DoormanGateway>(FIRST, "taken", "Ready").await?;
+    kubectl(&["delete", "doormangateway", "taken", "-n", FIRST]).await.map(drop)
+}
+
+pub async fn another_operator_takes_over(cluster: &Cluster) -> anyhow::Result<()> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), SYSTEM);
+    let holder = |lease: Lease| lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
+    let leader = holder(leases.get("doorman-operator").await?);
+    // No chance to give the lead back.
+    kubectl(&["delete", "pod", &leader, "-n", SYSTEM, "--grace-period=0", "--force"]).await?;
+    let start = Instant::now();
+    let generation =
+        patch::<DoormanApi>(cluster, FIRST, "orders-v1", &json!({ "spec": { "description": "A new leader" } })).await?;
+    let is_programmed = |api: &Value| is_true(api, "Programmed") && api["metadata"]["generation"] == generation;
+    cluster.wait::<DoormanApi>(FIRST, "orders-v1", "Programmed=True", is_programmed).await?;
+    let successor = holder(leases.get("doorman-operator").await?);
+    println!("  {successor} leads after {leader}; the change was programmed after {:.1?}", start.elapsed());
+    ensure!(successor != leader && !successor.is_empty(), "{successor:?} leads");
+    kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/doorman-operator", "--timeout=2m"]).await.map(drop)
 }
 
 pub async fn fleet_scales_and_rolls_under_load(cluster: &Cluster) -> anyhow::Result<()> {
