@@ -215,7 +215,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "DoormanApi",
         "{name: a, version: v1, protocol: REST, endpoints: [{method: GET, uri: /a}, {method: GET, uri: /a}]}",
-        "Duplicate value",
+        "duplicate entries for key",
     ),
     ("DoormanApi", "{name: a, version: v1, protocol: SMTP}", "Unsupported value"),
     ("DoormanApi", "{name: a, version: v1}", "protocol"),
