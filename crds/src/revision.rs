@@ -102,9 +102,9 @@ pub struct RevisionReport {
 }
 
 /// An object a pod does not serve.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rejection {
-    /// `DoormanApi` or `DoormanRole`.
+    /// `DoormanApi` or `DoormanRole`; `File` or `Document` for what could not be read as one.
     pub kind: String,
     /// Where it lives; empty for objects from a folder.
     pub namespace: String,

@@ -4,12 +4,14 @@
 //! not looked yet. Order of an end: readiness off, `DOORMAN_DRAIN_SECONDS` of further service with `Connection: close`,
 //! listening ends, calls in flight get `DOORMAN_SHUTDOWN_SECONDS`.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use doorman_crds::revision::{Rejection, RevisionReport};
 use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -140,19 +142,12 @@ async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Re
     }
 }
 
-fn publish(
-    gateway: &Gateway,
-    reports: &watch::Sender<Arc<doorman_crds::revision::RevisionReport>>,
-    snapshot: Snapshot,
-) {
-    for rejection in &snapshot.rejected {
-        tracing::warn!(
-            kind = rejection.kind,
-            object = format!("{}/{}", rejection.namespace, rejection.name),
-            reason = rejection.reason,
-            "not served: {}",
-            rejection.message
-        );
+fn publish(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapshot: Snapshot) {
+    let before = gateway.snapshot.load();
+    let known: HashSet<&Rejection> = before.rejected.iter().collect();
+    for rejection in snapshot.rejected.iter().filter(|rejection| !known.contains(rejection)) {
+        let Rejection { kind, namespace, name, reason, message } = rejection;
+        tracing::error!(kind, namespace, name, reason, "rejected, the rest is served: {message}");
     }
     tracing::info!(apis = snapshot.served, rejected = snapshot.rejected.len(), "a new snapshot is served");
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -165,11 +160,7 @@ fn publish(
 }
 
 /// A thread and a runtime of its own for the admin port.
-fn start_admin(
-    port: u16,
-    gateway: Arc<Gateway>,
-    reports: watch::Receiver<Arc<doorman_crds::revision::RevisionReport>>,
-) -> anyhow::Result<()> {
+fn start_admin(port: u16, gateway: Arc<Gateway>, reports: watch::Receiver<Arc<RevisionReport>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();

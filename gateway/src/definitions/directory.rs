@@ -87,9 +87,6 @@ impl Directory {
                     File { fingerprint, objects, problems: vec![problem] }
                 }
             };
-            for problem in &file.problems {
-                tracing::error!(file = shown, reason = problem.reason, "manifest rejected: {}", problem.message);
-            }
             self.files.insert(path, file);
         }
         Ok(changed.then(|| self.definitions()))
