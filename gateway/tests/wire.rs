@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use reqwest::{Client, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -67,7 +68,14 @@ async fn answer(
     let host = authority.or_else(|| parts.headers.get("host")?.to_str().ok().map(str::to_owned)).unwrap_or_default();
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let line = format!("{} {path} {host}", parts.method);
-    let body = if query == "early" { Bytes::new() } else { body.collect().await?.to_bytes() };
+    let body = match &*query {
+        "early" => Bytes::new(),
+        "early-and-read-on" => {
+            tokio::spawn(body.collect());
+            Bytes::new()
+        }
+        _ => body.collect().await?.to_bytes(),
+    };
     let _ = seen.send((line, parts.version, body.to_vec()));
     let status = query.parse().unwrap_or(200);
     let content = if matches!(status, 204 | 304) { Bytes::new() } else { Bytes::from_static(b"fine") };
@@ -311,6 +319,55 @@ async fn answers_without_a_body_and_before_the_request_is_complete_keep_their_fr
     let early = "POST /api/rest/a/v1/x?early HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000\r\n\r\nabc";
     let text = tokio::task::spawn_blocking(move || exchange(address, early.as_bytes(), 1)).await??;
     assert_eq!(statuses(&text), [200], "{text}");
+    // Nobody asked for another protocol.
+    let switched = client.get(gateway.url("/api/rest/a/v1/x?101")).send().await?;
+    assert_eq!(switched.status().as_u16(), 500);
+    Ok(())
+}
+
+/// Where the upstream reads on after an early answer, the connection is busy for as long as the client likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_answered_early_delays_nobody() -> Result<()> {
+    let upstream = Upstream::start(None).await?;
+    let gateway = upstream.gateway()?;
+    let mut uploading = TcpStream::connect(gateway.address())?;
+    uploading.set_read_timeout(Some(PATIENCE))?;
+    let head = "POST /api/rest/a/v1/x?early-and-read-on HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000\r\n\r\nabc";
+    uploading.write_all(head.as_bytes())?;
+    let mut status = [0; 12];
+    uploading.read_exact(&mut status)?;
+    assert_eq!(&status, b"HTTP/1.1 200");
+    let client = Client::builder().timeout(PATIENCE).build()?;
+    let answer = client.get(gateway.url("/api/rest/a/v1/x")).send().await?;
+    assert_eq!(answer.status().as_u16(), 200);
+    drop(uploading);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_an_upstream_do_not_slip_past_the_header_rules() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut head = [0; 4096];
+        // The request is short enough to come in one piece, and small requests are written whole.
+        let _ = stream.read(&mut head).await?;
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Secret\r\n\r\n4\r\nfine\r\n0\r\nX-Secret: s\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await?;
+        let _ = stream.read(&mut head).await?;
+        std::io::Result::Ok(())
+    });
+    let gateway = Start::new(BINARY)?.manifest("a.yaml", &api(&format!("http://{address}")))?.run()?;
+    let stream = TokioIo::new(tokio::net::TcpStream::connect(gateway.address()).await?);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+    tokio::spawn(connection);
+    let request = http::Request::get(gateway.url("/api/rest/a/v1/x")).header("te", "trailers");
+    let answer = sender.send_request(request.body(Full::<Bytes>::default())?).await?;
+    assert_eq!(answer.status().as_u16(), 200);
+    let body = answer.into_body().collect().await?;
+    assert_eq!(body.trailers(), None);
+    assert_eq!(body.to_bytes(), "fine");
     Ok(())
 }
 

@@ -6,6 +6,9 @@
 //! is there, refuses what has no single reading (RFC 9112 2.2, 6.3), and follows the framing to where the next head
 //! begins. What it refuses the library sees as a malformed head, which it answers with 400 or 431 and the end of the
 //! connection. HTTP/2 passes untouched.
+//!
+//! Nor has the library a limit for a client that takes nothing of its answer, and with it holds a connection to the
+//! upstream. Here it has [`TAKE_TIME`].
 
 use std::io;
 use std::pin::Pin;
@@ -22,6 +25,8 @@ use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
 /// Longest time from the first byte of a head to its last.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Longest time a client may take nothing of what is sent to it.
+pub const TAKE_TIME: Duration = Duration::from_secs(60);
 /// Longest request line.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
 /// Longest head: names and values, their separators, and the request line.
@@ -244,6 +249,7 @@ pub struct Guarded<S> {
     passed: Bytes,
     refused: Option<Refused>,
     head_deadline: Option<Pin<Box<Sleep>>>,
+    take_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Guarded<S> {
@@ -256,7 +262,19 @@ impl<S> Guarded<S> {
             passed: Bytes::new(),
             refused: None,
             head_deadline: None,
+            take_deadline: None,
         }
+    }
+
+    /// The outcome of a write; an error when the client has not taken anything for too long.
+    fn taken<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.take_deadline = None;
+            return written;
+        }
+        let deadline = self.take_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(TAKE_TIME)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its answer")))
     }
 
     /// Takes in a verdict on the bytes held back.
@@ -337,7 +355,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.taken(written, cx)
     }
 
     fn poll_write_vectored(
@@ -345,7 +365,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
+        this.taken(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -353,7 +375,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_flush(cx);
+        this.taken(written, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -365,6 +389,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// What passes when the stream comes in pieces of these sizes, in turn.
     fn pass(stream: &[u8], sizes: &[usize]) -> (Vec<u8>, Option<Refused>) {
@@ -443,6 +468,23 @@ mod tests {
         assert_eq!(pass(many.as_bytes(), &[many.len()]).1, Some(Refused::TooLarge));
         let endless = "GET /".to_owned() + &"a".repeat(MAX_HEAD);
         assert_eq!(pass(endless.as_bytes(), &[1000]).1, Some(Refused::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_let_go_and_a_slow_one_is_served() {
+        let (mut client, server) = tokio::io::duplex(8);
+        let mut server = Guarded::new(server);
+        let slow = async {
+            for _ in 0..8 {
+                tokio::time::sleep(TAKE_TIME / 2).await;
+                client.read_exact(&mut [0; 8]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(server.write_all(&[0; 64]), slow);
+        written.unwrap();
+        let begin = tokio::time::Instant::now();
+        assert_eq!(server.write_all(&[0; 64]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begin.elapsed().as_secs(), TAKE_TIME.as_secs());
     }
 
     #[test]

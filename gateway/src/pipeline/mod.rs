@@ -165,7 +165,7 @@ impl Gateway {
         let told = rest::Caller { request_id: id, username: caller.as_ref().map(|principal| &*principal.username) };
         let request = rest::upstream_request(parts, &api, endpoint, path, server, told, body)?;
         let sent = Instant::now();
-        let answer = server.pool.send(request, &self.timeouts(&api), progress.as_deref()).await;
+        let answer = server.pool.send(request, &self.timeouts(&api), progress.as_ref()).await;
         match answer {
             Ok(answer) => rest::client_response(answer, &api, parts.method == Method::HEAD, arrived, sent),
             Err(_) if progress.as_ref().is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),

@@ -111,7 +111,7 @@ pub fn upstream_request(
 /// Turns the upstream's answer into the client's.
 ///
 /// # Errors
-/// `GTW005` when the upstream answers 404.
+/// `GTW005` when the upstream answers 404, `GTW006` when it changes to a protocol nobody asked for.
 pub fn client_response(
     answer: Response<ResponseBody>,
     api: &CompiledApi,
@@ -122,6 +122,10 @@ pub fn client_response(
     let (parts, body) = answer.into_parts();
     if parts.status == StatusCode::NOT_FOUND {
         return Err(Problem::new(StatusCode::NOT_FOUND, "GTW005", "Endpoint does not exist in backend service"));
+    }
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        tracing::warn!(api = &*api.label, "the upstream answers 101, which was not asked for");
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "GTW006", "Internal server error"));
     }
     let mut headers = HeaderMap::with_capacity(24);
     for name in [&CONTENT_TYPE, &CONTENT_ENCODING].into_iter().chain(&api.api.headers.allowed) {

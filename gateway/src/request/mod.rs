@@ -50,7 +50,8 @@ pub fn segments(path: &str) -> Result<Segments<'_>, Refused> {
     let mut segments = Segments::new();
     for raw in path.split('/').filter(|raw| !raw.is_empty()) {
         let segment = decode(raw)?;
-        if segment == "." || segment == ".." {
+        // Some servers cut off what follows `;` before they resolve dot segments: to them `..;x` is `..`.
+        if matches!(segment.split(';').next(), Some("." | "..")) {
             return Err(Refused::Path);
         }
         segments.push(segment);
@@ -159,6 +160,9 @@ mod tests {
             "/a/%3b",
             "/a/%23",
             "/a/..",
+            "/a/..;/b",
+            "/a/.;x=y/b",
+            "/a/%2e.;",
             "/a/%2e%2e/b",
             "/a/.",
             "/a/%2e",

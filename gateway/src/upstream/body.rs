@@ -100,7 +100,7 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Stream { inner, remaining, progress } = self.get_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(inner).poll_frame(cx);
+        let polled = Pin::new(&mut *inner).poll_frame(cx);
         progress.waits_for_client.store(polled.is_pending(), Ordering::Relaxed);
         match ready!(polled) {
             None => {
@@ -114,13 +114,18 @@ impl Body for RequestBody {
             }
             Some(Ok(frame)) => {
                 progress.note();
-                // Trailers of a request are not forwarded: no header rule could be applied to them.
-                let Ok(data) = frame.into_data() else { return Poll::Ready(None) };
+                // Trailers are not forwarded, in neither direction: no header rule has been applied to them.
+                let Ok(data) = frame.into_data() else {
+                    progress.sent.store(true, Ordering::Relaxed);
+                    return Poll::Ready(None);
+                };
                 let Some(rest) = remaining.checked_sub(data.len() as u64) else {
                     progress.too_large.store(true, Ordering::Relaxed);
                     return Poll::Ready(Some(Err("request body is larger than allowed".into())));
                 };
                 *remaining = rest;
+                // Of a body whose length is known nobody asks for more after its last piece.
+                progress.sent.store(inner.is_end_stream(), Ordering::Relaxed);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
         }
@@ -172,28 +177,23 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                this.stall = None;
-                match frame {
-                    None => {
-                        if let Some(lease) = this.lease.take() {
-                            lease.give_back();
-                        }
-                        Poll::Ready(None)
-                    }
-                    Some(Ok(frame)) => {
-                        this.give_back_when_done();
-                        Poll::Ready(Some(Ok(frame)))
-                    }
-                    Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-                }
-            }
-            Poll::Pending => {
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
                 let wait = this.read_timeout;
                 let stall = this.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
                 ready!(stall.as_mut().poll(cx));
-                Poll::Ready(Some(Err("the upstream fell silent".into())))
+                return Poll::Ready(Some(Err("the upstream fell silent".into())));
+            };
+            this.stall = None;
+            let Some(frame) = frame.transpose()? else {
+                if let Some(lease) = this.lease.take() {
+                    lease.give_back();
+                }
+                return Poll::Ready(None);
+            };
+            this.give_back_when_done();
+            if let Ok(data) = frame.into_data() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
     }

@@ -11,6 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::connect::{Stream, connect};
@@ -38,6 +39,8 @@ struct Idle {
 #[derive(Debug)]
 struct Http1 {
     sender: http1::SendRequest<RequestBody>,
+    /// Ends with the last use of the connection, even in the middle of a message.
+    _task: AbortOnDropHandle<()>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -48,11 +51,18 @@ enum Connection {
 
 /// A connection in use; dropped without [`Lease::give_back`] it closes.
 #[derive(Debug)]
-pub(super) struct Lease(Option<(Arc<Pool>, Http1)>);
+pub(super) struct Lease {
+    held: Option<(Arc<Pool>, Http1)>,
+    upload: Option<Arc<Progress>>,
+}
 
 impl Lease {
+    /// Of an answer that came before its request was complete nothing is given back: the next call would wait for the
+    /// rest of this one.
     pub(super) fn give_back(self) {
-        if let Some((pool, connection)) = self.0 {
+        if let Some((pool, connection)) = self.held
+            && self.upload.is_none_or(|upload| upload.is_sent())
+        {
             pool.put(connection);
         }
     }
@@ -84,7 +94,7 @@ impl Pool {
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
         timeouts: &CallTimeouts,
-        progress: Option<&Progress>,
+        progress: Option<&Arc<Progress>>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         // A connection that turns out closed before the request was written gives the request back; after two such
         // the third attempt uses a new connection.
@@ -95,9 +105,9 @@ impl Pool {
                 Connection::Http1(mut connection) => {
                     shape_for_http1(&mut request);
                     let answer = connection.sender.try_send_request(request);
-                    match within(answer, started, timeouts, progress).await? {
+                    match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
                         Ok(response) => {
-                            let lease = Lease(Some((self.clone(), connection)));
+                            let lease = Lease { held: Some((self.clone(), connection)), upload: progress.cloned() };
                             return Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read)));
                         }
                         Err(error) => error,
@@ -106,9 +116,10 @@ impl Pool {
                 Connection::Http2(mut sender) => {
                     shape_for_http2(&mut request, self.tls)?;
                     let answer = sender.try_send_request(request);
-                    match within(answer, started, timeouts, progress).await? {
+                    match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
                         Ok(response) => {
-                            return Ok(response.map(|body| ResponseBody::new(body, Lease(None), timeouts.read)));
+                            let lease = Lease { held: None, upload: None };
+                            return Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read)));
                         }
                         Err(error) => error,
                     }
@@ -239,12 +250,12 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an upstream connection ended");
         }
-    });
-    Ok(Connection::Http1(Http1 { sender, _permit: permit }))
+    }));
+    Ok(Connection::Http1(Http1 { sender, _task: task, _permit: permit }))
 }
 
 /// Waits for the head of an answer: `read` after the request was sent, `write` between two pieces of its body.
