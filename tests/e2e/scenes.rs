@@ -26,6 +26,8 @@ use super::cluster::{Cluster, Deed, PATIENCE, apply, condition, ensure_eq, helm,
 
 /// Where the operator runs.
 pub const SYSTEM: &str = "doorman-e2e-system";
+/// Lease of the leading operator.
+const LEASE: &str = "doorman-operator";
 /// A gateway in memory and the examples.
 const FIRST: &str = "doorman-e2e-first";
 /// A gateway of several pods.
@@ -256,20 +258,38 @@ pub async fn what_others_own_is_left_alone(cluster: &Cluster) -> anyhow::Result<
     kubectl(&["delete", "doormangateway", "taken", "-n", FIRST]).await.map(drop)
 }
 
-pub async fn another_operator_takes_over(cluster: &Cluster) -> anyhow::Result<()> {
-    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), SYSTEM);
-    let holder = |lease: Lease| lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
-    let leader = holder(leases.get("doorman-operator").await?);
-    // No chance to give the lead back.
-    kubectl(&["delete", "pod", &leader, "-n", SYSTEM, "--grace-period=0", "--force"]).await?;
+/// Waits until another than this one leads, and a change after that is programmed.
+async fn led_by_another(cluster: &Cluster, leader: &str) -> anyhow::Result<String> {
     let start = Instant::now();
-    let generation =
-        patch::<DoormanApi>(cluster, FIRST, "orders-v1", &json!({ "spec": { "description": "A new leader" } })).await?;
+    let holder = |lease: &Value| lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
+    let is_another = |lease: &Value| {
+        let holder = holder(lease);
+        !holder.is_empty() && holder != leader
+    };
+    let lease = cluster.wait::<Lease>(SYSTEM, LEASE, "another holder", is_another).await?;
+    let (successor, taken) = (holder(&lease), start.elapsed());
+    let change = json!({ "spec": { "description": format!("After {leader}") } });
+    let generation = patch::<DoormanApi>(cluster, FIRST, "orders-v1", &change).await?;
     let is_programmed = |api: &Value| is_true(api, "Programmed") && api["metadata"]["generation"] == generation;
     cluster.wait::<DoormanApi>(FIRST, "orders-v1", "Programmed=True", is_programmed).await?;
-    let successor = holder(leases.get("doorman-operator").await?);
-    println!("  {successor} leads after {leader}; the change was programmed after {:.1?}", start.elapsed());
-    ensure!(successor != leader && !successor.is_empty(), "{successor:?} leads");
+    println!(
+        "  {successor} leads {taken:.1?} after {leader}, a change is programmed {:.1?} later",
+        start.elapsed() - taken
+    );
+    Ok(successor)
+}
+
+pub async fn another_operator_takes_over(cluster: &Cluster) -> anyhow::Result<()> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), SYSTEM);
+    let leader = leases.get(LEASE).await?.spec.and_then(|spec| spec.holder_identity).context("nobody leads")?;
+    kubectl(&["delete", "pod", &leader, "-n", SYSTEM, "--wait=false"]).await?;
+    led_by_another(cluster, &leader).await?;
+    kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/doorman-operator", "--timeout=2m"]).await?;
+
+    // One that dies leading gives nothing back: its lease has to run out.
+    let dead = json!({ "spec": { "holderIdentity": "dead", "leaseDurationSeconds": 5 } });
+    leases.patch(LEASE, &PatchParams::default(), &Patch::Merge(&dead)).await?;
+    led_by_another(cluster, "dead").await?;
     kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/doorman-operator", "--timeout=2m"]).await.map(drop)
 }
 
