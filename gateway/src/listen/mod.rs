@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use guard::Guarded;
+pub use guard::TAKE_TIME;
 
 use crate::client::Scheme;
 use crate::pipeline::{Gateway, Peer};

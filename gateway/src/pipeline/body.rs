@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::patience::Patient;
 use crate::upstream::ResponseBody;
 
 /// The body of an answer.
@@ -15,8 +17,17 @@ pub enum Body {
     Own(Option<Bytes>),
     /// Streamed from an upstream.
     Upstream(ResponseBody),
+    /// Streamed from an upstream to a client that may stop taking it without closing its connection.
+    Patient(Patient<ResponseBody>),
     /// From the management API.
     Platform(axum::body::Body),
+}
+
+impl Body {
+    /// What an upstream answers to a request of this version.
+    pub fn streamed(body: ResponseBody, version: Version) -> Self {
+        if version == Version::HTTP_2 { Self::Patient(Patient::new(body)) } else { Self::Upstream(body) }
+    }
 }
 
 impl HttpBody for Body {
@@ -27,6 +38,7 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Self::Patient(body) => Pin::new(body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
@@ -35,6 +47,7 @@ impl HttpBody for Body {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Upstream(body) => body.is_end_stream(),
+            Self::Patient(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
         }
     }
@@ -43,6 +56,7 @@ impl HttpBody for Body {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Upstream(body) => body.size_hint(),
+            Self::Patient(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
         }
     }

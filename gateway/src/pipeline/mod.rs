@@ -27,6 +27,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::{CallTimeouts, RequestBody, UpstreamError};
 
 mod body;
+mod patience;
 mod respond;
 
 pub use body::Body;
@@ -167,7 +168,7 @@ impl Gateway {
         let sent = Instant::now();
         let answer = server.pool.send(request, &self.timeouts(&api), progress.as_ref()).await;
         match answer {
-            Ok(answer) => rest::client_response(answer, &api, parts.method == Method::HEAD, arrived, sent),
+            Ok(answer) => rest::client_response(parts, answer, &api, arrived, sent),
             Err(_) if progress.as_ref().is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
             Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
             Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use doorman_crds::api::Method;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName,
-    USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    HeaderName, USER_AGENT,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
+use smallvec::SmallVec;
 
 use crate::pipeline::Body;
 use crate::problem::Problem;
@@ -82,7 +83,11 @@ pub fn upstream_request(
 
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(HOST, server.authority.clone());
+    let of_connection = of_connection(&parts.headers);
     for name in FORWARDED.iter().chain(&api.api.headers.allowed) {
+        if of_connection.iter().any(|other| name.as_str().eq_ignore_ascii_case(other)) {
+            continue;
+        }
         for value in parts.headers.get_all(name) {
             headers.append(name, value.clone());
         }
@@ -108,14 +113,21 @@ pub fn upstream_request(
     Ok(request)
 }
 
+/// Names of fields that are for this connection only, as its client says (RFC 9110 7.6.1).
+fn of_connection(headers: &HeaderMap) -> SmallVec<[&str; 4]> {
+    let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = lists.flat_map(|list| list.split(',')).map(str::trim);
+    names.filter(|name| !["keep-alive", "close", ""].iter().any(|option| name.eq_ignore_ascii_case(option))).collect()
+}
+
 /// Turns the upstream's answer into the client's.
 ///
 /// # Errors
 /// `GTW005` when the upstream answers 404, `GTW006` when it changes to a protocol nobody asked for.
 pub fn client_response(
+    request: &Parts,
     answer: Response<ResponseBody>,
     api: &CompiledApi,
-    is_head: bool,
     arrived: Instant,
     sent: Instant,
 ) -> Result<Response<Body>, Problem> {
@@ -136,7 +148,9 @@ pub fn client_response(
             headers.append(name, value.clone());
         }
     }
-    if is_head && let Some(length) = parts.headers.get(CONTENT_LENGTH) {
+    if request.method == http::Method::HEAD
+        && let Some(length) = parts.headers.get(CONTENT_LENGTH)
+    {
         headers.insert(CONTENT_LENGTH, length.clone());
     }
     let millis = |from: Instant, to: Instant| to.saturating_duration_since(from).as_millis();
@@ -145,7 +159,7 @@ pub fn client_response(
     if let Some(length) = body.size_hint().exact() {
         headers.insert(X_BODY_LENGTH, number(u128::from(length)));
     }
-    let mut response = Response::new(Body::Upstream(body));
+    let mut response = Response::new(Body::streamed(body, request.version));
     *response.status_mut() = parts.status;
     *response.headers_mut() = headers;
     Ok(response)
