@@ -52,13 +52,19 @@ async fn eventually(url: String, wanted: impl Fn(StatusCode, &Value) -> bool) ->
 
 #[tokio::test]
 async fn a_call_reaches_the_upstream_as_it_was_meant() -> Result<()> {
-    let (gateway, upstream) = started("  headers: {allowed: [X-Pass]}\n")?;
+    let (gateway, upstream) =
+        started("  headers: {allowed: [X-Pass, X-Hop, X_Doorman_User, X-User-Email, Set_Cookie]}\n")?;
     let answer = Client::new()
         .post(gateway.url("/api/rest/a/v1/echo?b=2&a=1&b=3"))
         .header("X-Pass", "yes")
         .header("X-Secret", "no")
         .header("Authorization", "Bearer mine")
         .header("X-Doorman-User", "admin")
+        .header("X_Doorman_User", "admin")
+        .header("X-User-Email", "admin")
+        .header("Set_Cookie", "a=b")
+        .header("Connection", "keep-alive, X-Hop")
+        .header("X-Hop", "no")
         .header("Cookie", "a=b")
         .header("X-Request-ID", "trace-1")
         .body("{\"k\": 1}")
@@ -75,7 +81,18 @@ async fn a_call_reaches_the_upstream_as_it_was_meant() -> Result<()> {
     assert_eq!(headers["host"][0], upstream.address().to_string());
     assert_eq!((&headers["x-pass"][0], &headers["x-request-id"][0]), (&"yes".into(), &"trace-1".into()));
     assert_eq!(headers["content-length"][0], "8");
-    for hidden in ["authorization", "cookie", "x-secret", "x-doorman-user", "transfer-encoding"] {
+    for hidden in [
+        "authorization",
+        "cookie",
+        "set_cookie",
+        "x-secret",
+        "x-hop",
+        "x-doorman-user",
+        "x_doorman_user",
+        "x-user-email",
+        "connection",
+        "transfer-encoding",
+    ] {
         assert!(headers[hidden].is_null(), "{hidden} passed: {headers}");
     }
     Ok(())

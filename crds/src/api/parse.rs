@@ -155,6 +155,20 @@ pub const PER_CONNECTION: [&str; 10] = [
     "host",
 ];
 
+/// Headers that tell the upstream who calls; a client's own are never among what it is told.
+const WHO: [&str; 3] = ["x-user-email", "x-doorman-user", "x-request-id"];
+
+/// Many servers read `_` in a name as `-`: such twins of a name that the gateway keeps or writes don't pass either.
+fn is_never_forwarded(name: &HeaderName) -> bool {
+    let is_kept = |name: &str| NEVER_FORWARDED.contains(&name) || PER_CONNECTION.contains(&name);
+    let name = name.as_str();
+    if !name.contains('_') {
+        return is_kept(name);
+    }
+    let meant = name.replace('_', "-");
+    is_kept(&meant) || WHO.contains(&&*meant)
+}
+
 impl FromStr for UpstreamAddress {
     type Err = String;
 
@@ -358,7 +372,7 @@ fn headers(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) -> Headers {
         let field = format!("spec.headers.allowed[{index}]");
         match HeaderName::from_str(text.trim()) {
             // Listed by existing clients without effect; accepting them keeps those definitions valid.
-            Ok(name) if NEVER_FORWARDED.contains(&name.as_str()) || PER_CONNECTION.contains(&name.as_str()) => {}
+            Ok(name) if is_never_forwarded(&name) => {}
             Ok(name) if !allowed.contains(&name) => allowed.push(name),
             Ok(_) => {}
             Err(_) => errors.push(FieldError::invalid(field, format!("`{text}` is not a header name"))),
