@@ -14,6 +14,7 @@ pub mod manifests;
 #[cfg(test)]
 mod pages;
 pub mod path;
+pub mod pauses;
 pub mod revision;
 pub mod role;
 pub mod selection;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
+use doorman_crds::pauses::Pauses;
 use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole};
 use futures::stream::{self, BoxStream, Stream, StreamExt, select_all};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -36,7 +37,7 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = labels.map_or_else(watcher::Config::default, |labels| watcher::Config::default().labels(labels));
-    let events = watcher(api, config).default_backoff();
+    let events = watcher(api, config).backoff(Pauses::default());
     let known = (BTreeSet::new(), BTreeSet::new(), false);
     events
         .scan(known, move |(known, listing, is_listed): &mut (BTreeSet<ObjectId>, BTreeSet<ObjectId>, bool), event| {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use doorman_crds::pauses::Pauses;
 use doorman_crds::revision::Rejection;
 use doorman_crds::selection::Selection;
 use doorman_crds::{DoormanApi, DoormanRole, gateway};
@@ -235,7 +236,7 @@ where
         None => Api::all(client.clone()),
     };
     watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(Pauses::default())
         .map(move |event| event.map(Box::new).map_or_else(|error| Change::Failed(kind, error), wrap))
         .boxed()
 }
@@ -316,7 +317,7 @@ async fn follow(
         state.namespaces_listed = false;
         let all = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), watcher::Config::default());
         streams.push(
-            all.default_backoff()
+            all.backoff(Pauses::default())
                 .map(|e| e.map(Box::new).map_or_else(|error| Change::Failed("Namespace", error), Change::Namespace))
                 .boxed(),
         );
