@@ -42,10 +42,10 @@ pub struct Options {
     pub port: u16,
 }
 
-/// Runs until SIGTERM or SIGINT, or until the lead is lost.
+/// Runs until SIGTERM or SIGINT. What it knows and does ends with the lead, and begins anew with the next.
 ///
 /// # Errors
-/// What kept it from running, or that the lead is lost: then the process must end at once.
+/// What kept it from running.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let config = Config::infer().await.context("no Kubernetes API server is configured")?;
     let client = Client::try_from(config).context("the Kubernetes client can't be set up")?;
@@ -58,24 +58,29 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut leadership = Leadership::new(client.clone(), &options.installation.namespace, LEASE, &options.identity);
     // Waiting for the lead is a healthy state: a roll-out of the operator must not wait for it.
-    is_ready.store(true, Ordering::Relaxed);
-    tokio::select! {
-        () = leadership.acquire() => {}
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+    loop {
+        is_ready.store(true, Ordering::Relaxed);
+        tokio::select! {
+            () = leadership.acquire() => {}
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+        is_ready.store(false, Ordering::Relaxed);
+        metrics.leads.set(1);
+        tracing::info!(identity = options.identity, "leading");
+        let end = tokio::select! {
+            result = lead(client.clone(), options.installation.clone(), metrics.clone(), is_ready.clone()) => Some(result),
+            () = leadership.keep() => None,
+            _ = terminate.recv() => Some(Ok(())),
+            _ = interrupt.recv() => Some(Ok(())),
+        };
+        metrics.leads.set(0);
+        if let Some(result) = end {
+            leadership.release().await.context("the Lease can't be given back")?;
+            return result;
+        }
+        tracing::warn!("another operator leads now, or the Lease could not be renewed in time; waiting for the lead");
     }
-    is_ready.store(false, Ordering::Relaxed);
-    metrics.leads.set(1);
-    tracing::info!(identity = options.identity, "leading");
-
-    let result = tokio::select! {
-        result = lead(client, options.installation, metrics, is_ready) => result,
-        () = leadership.keep() => anyhow::bail!("another operator leads now, or the Lease could not be renewed in time"),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    };
-    leadership.release().await.context("the Lease can't be given back")?;
-    result
 }
 
 async fn lead(
