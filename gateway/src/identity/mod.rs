@@ -3,10 +3,10 @@
 //! In: a request's headers. Out: a [`Principal`], or the one reason it was [`Denied`]. What always holds: a token counts
 //! only while its signature, its expiry, its revocation and its user's standing all say so; what can't be known denies.
 //!
-//! In memory mode everything is asked at its source. With external stores, answers are kept for [`CACHE_LIFE`] and
-//! dropped at once when this or another process changes them, so that a warm request waits for nobody.
+//! Answers of the store are kept for [`CACHE_LIFE`] and dropped at once when this or another process changes them, so that
+//! a warm request waits for nobody.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use doorman_crds::role::Permission;
@@ -25,7 +25,7 @@ pub use passwords::{Busy, Passwords};
 
 use crate::{
     settings::Settings,
-    store::{Role, Standing, Store, StoreError, User},
+    store::{Change, Collection, Role, Standing, Store, StoreError, User},
 };
 use fresh::Fresh;
 
@@ -106,59 +106,51 @@ impl From<StoreError> for Denied {
     }
 }
 
-/// What other processes are told when something they may have cached has changed.
-enum Change<'a> {
-    User(&'a str),
-    Role(&'a str),
-    Token(&'a str),
-}
-
-impl fmt::Display for Change<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(name) => write!(out, "user:{name}"),
-            Self::Role(name) => write!(out, "role:{name}"),
-            Self::Token(jti) => write!(out, "token:{jti}"),
-        }
-    }
-}
-
-impl<'a> Change<'a> {
-    /// `None`: news of a kind that another version may know.
-    fn parse(text: &'a str) -> Option<Self> {
-        let (kind, name) = text.split_once(':')?;
-        match kind {
-            "user" => Some(Self::User(name)),
-            "role" => Some(Self::Role(name)),
-            "token" => Some(Self::Token(name)),
-            _ => None,
-        }
-    }
-}
-
 /// Tells who is calling, and what they may do.
 pub struct Identity {
     keys: ArcSwap<KeyRing>,
     store: Arc<Store>,
     passwords: Passwords,
+    known: Arc<Known>,
+}
+
+/// What the store said.
+struct Known {
     standings: Fresh<Standing>,
     roles: Fresh<Option<Arc<Role>>>,
     /// Is the token of this id revoked?
     tokens: Fresh<bool>,
 }
 
+impl Known {
+    fn forget(&self, change: Change<'_>) {
+        match change {
+            Change::Document(Collection::Users, name) => self.standings.forget(name),
+            Change::Document(Collection::Roles, name) => self.roles.forget(name),
+            Change::Token(jti) => self.tokens.forget(jti),
+            Change::Everything => {
+                self.standings.forget_all();
+                self.roles.forget_all();
+                self.tokens.forget_all();
+            }
+            Change::Document(..) | Change::Other(_) => {}
+        }
+    }
+}
+
 impl Identity {
     /// With the keys of these settings, over this store.
     pub fn new(settings: &Settings, store: Arc<Store>) -> Result<Self, KeyError> {
         let capacity = usize::try_from(settings.storage.cache_entries.get()).unwrap_or(usize::MAX);
-        Ok(Self {
-            keys: ArcSwap::from_pointee(KeyRing::new(&settings.keys)?),
-            store,
-            passwords: Passwords::default(),
+        let known = Arc::new(Known {
             standings: Fresh::new(capacity, CACHE_LIFE),
             roles: Fresh::new(capacity, CACHE_LIFE),
             tokens: Fresh::new(capacity, CACHE_LIFE),
-        })
+        });
+        let keys = ArcSwap::from_pointee(KeyRing::new(&settings.keys)?);
+        let forgetting = Arc::clone(&known);
+        store.on_change(move |change| forgetting.forget(change));
+        Ok(Self { keys, store, passwords: Passwords::default(), known })
     }
 
     /// The keys in use.
@@ -189,7 +181,7 @@ impl Identity {
     /// Who is calling, and with which token.
     pub async fn sign_in(&self, headers: &HeaderMap) -> Result<SignedIn, Denied> {
         let token = self.keys.load().verify(bearer(headers).ok_or(Denied::Unauthorized)?)?;
-        let known = self.known_standing(&token.sub).zip(self.known_revocation(&token.jti));
+        let known = self.known.standings.get(&token.sub).zip(self.known_revocation(&token.jti));
         let (standing, is_revoked) = match known {
             Some((standing, is_revoked)) => (standing?, is_revoked?),
             None => try_join(self.standing(&token.sub), self.is_revoked(&token)).await?,
@@ -202,34 +194,24 @@ impl Identity {
         }
     }
 
-    fn known_standing(&self, username: &str) -> Option<Result<Standing, StoreError>> {
-        self.store.standing_now(username).map(Ok).or_else(|| self.standings.get(username))
-    }
-
     fn known_revocation(&self, jti: &str) -> Option<Result<bool, StoreError>> {
-        self.store.is_token_revoked_now(jti).map(Ok).or_else(|| self.tokens.get(jti))
+        self.store.is_token_revoked_now(jti).map(Ok).or_else(|| self.known.tokens.get(jti))
     }
 
     async fn standing(&self, username: &str) -> Result<Standing, StoreError> {
-        if let Some(standing) = self.store.standing_now(username) {
-            return Ok(standing);
-        }
-        self.standings.get_or_load(username, || self.store.standing(username)).await
+        self.known.standings.get_or_load(username, || self.store.standing(username)).await
     }
 
     async fn is_revoked(&self, token: &Claims) -> Result<bool, StoreError> {
         if let Some(is_revoked) = self.store.is_token_revoked_now(&token.jti) {
             return Ok(is_revoked);
         }
-        self.tokens.get_or_load(&token.jti, || self.store.is_token_revoked(&token.sub, &token.jti)).await
+        self.known.tokens.get_or_load(&token.jti, || self.store.is_token_revoked(&token.sub, &token.jti)).await
     }
 
     /// The role of this name, as it is now.
     pub async fn role(&self, name: &str) -> Result<Option<Arc<Role>>, StoreError> {
-        if let Some(role) = self.store.role_now(name) {
-            return Ok(role);
-        }
-        self.roles.get_or_load(name, || self.store.role(name)).await
+        self.known.roles.get_or_load(name, || self.store.role(name)).await
     }
 
     /// Does the principal's role give this permission now? A role that doesn't exist gives none.
@@ -246,58 +228,12 @@ impl Identity {
 
     /// Refuses a token from now on, in every process.
     pub async fn revoke_token(&self, token: &Claims) -> Result<(), StoreError> {
-        self.store.revoke_token(&token.sub, &token.jti, token.exp).await?;
-        self.tell(Change::Token(&token.jti)).await;
-        Ok(())
-    }
-
-    /// Refuses all tokens of a user from now on, later ones too, until it is taken back.
-    pub async fn set_user_revoked(&self, username: &str, is_revoked: bool) -> Result<(), StoreError> {
-        self.store.set_user_revoked(username, is_revoked).await?;
-        self.forget_user(username).await;
-        Ok(())
-    }
-
-    /// To be called after each change of a user: the next request sees it, in every process.
-    pub async fn forget_user(&self, username: &str) {
-        self.tell(Change::User(username)).await;
-    }
-
-    /// To be called after each change of a role.
-    pub async fn forget_role(&self, name: &str) {
-        self.tell(Change::Role(name)).await;
-    }
-
-    async fn tell(&self, change: Change<'_>) {
-        self.apply(&change);
-        if let Err(error) = self.store.announce(&change.to_string()).await {
-            let life = CACHE_LIFE.as_secs();
-            tracing::warn!(%error, "other processes may not see a change for {life} s");
-        }
-    }
-
-    fn apply(&self, change: &Change<'_>) {
-        match change {
-            Change::User(name) => self.standings.forget(name),
-            Change::Role(name) => self.roles.forget(name),
-            Change::Token(jti) => self.tokens.forget(jti),
-        }
+        self.store.revoke_token(&token.sub, &token.jti, token.exp).await
     }
 
     /// Looks after the caches and the store until it is dropped: one task of the process runs this.
     pub async fn maintain(&self) {
-        let news = self.store.follow_changes(|change| {
-            if let Some(text) = change {
-                if let Some(change) = Change::parse(text) {
-                    self.apply(&change);
-                }
-            } else {
-                self.standings.forget_all();
-                self.roles.forget_all();
-                self.tokens.forget_all();
-            }
-        });
-        join(news, self.store.maintain()).await;
+        join(self.store.follow_changes(), self.store.maintain()).await;
     }
 }
 

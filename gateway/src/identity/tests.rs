@@ -59,10 +59,10 @@ async fn a_revoked_token_is_denied_and_others_are_not() {
 #[tokio::test]
 async fn a_revoked_user_is_denied_with_later_tokens_too_until_it_is_taken_back() {
     let identity = identity().await;
-    identity.set_user_revoked("admin", true).await.unwrap();
+    identity.store().set_user_revoked("admin", true).await.unwrap();
     let later = bearing(&token_of(&identity, "admin").await);
     assert_eq!(identity.identify(&later).await, Err(Denied::Unauthorized));
-    identity.set_user_revoked("admin", false).await.unwrap();
+    identity.store().set_user_revoked("admin", false).await.unwrap();
     assert!(identity.identify(&later).await.is_ok());
 }
 

@@ -212,7 +212,7 @@ async fn sign_out(
         if !identity.may(&principal, Permission::ManageAuth).await.map_err(not_signed_in)? {
             return Err(Problem::new(StatusCode::FORBIDDEN, FORBIDDEN, "You do not have permission to manage auth"));
         }
-        identity.set_user_revoked(&username, true).await.map_err(failed)?;
+        identity.store().set_user_revoked(&username, true).await.map_err(failed)?;
         tracing::info!(by = %principal.username, username, "All tokens of a user were revoked");
         return Ok(Answer::message(format!("All tokens revoked for {username}")).into_response());
     }

@@ -6,86 +6,169 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use mongodb::bson::{Bson, Document, doc};
+
 use super::{
     StoreError, Window,
-    documents::{Group, Role, User},
+    collection::{Collection, Key, Listing},
 };
 
 /// Expired entries are swept when a map has grown to this, and then whenever it has doubled.
 const SWEEP_AT: usize = 4_096;
 
-/// Users, roles and groups.
+/// Documents of every collection.
 #[derive(Default)]
 pub struct Documents {
-    tables: RwLock<Tables>,
+    tables: RwLock<BTreeMap<Collection, Table>>,
 }
 
-/// Ordered by name, as lists are.
+/// The documents of one collection, ordered by key, as lists are.
 #[derive(Default)]
-struct Tables {
-    users: BTreeMap<Arc<str>, Arc<User>>,
-    by_email: HashMap<String, Arc<str>>,
-    roles: BTreeMap<Arc<str>, Arc<Role>>,
-    groups: BTreeMap<Arc<str>, Arc<Group>>,
+struct Table {
+    documents: BTreeMap<Key, Arc<Document>>,
+    /// For each member that is unique by itself: whose value it is.
+    owners: BTreeMap<&'static str, HashMap<String, Key>>,
+}
+
+impl Table {
+    /// Puts a document in its place, unless a value that must be unique is another's.
+    fn put(&mut self, collection: Collection, key: Key, document: Document) -> Result<(), StoreError> {
+        for member in collection.unique() {
+            let owner = document.get_str(member).ok().and_then(|value| self.owners.get(member)?.get(value));
+            if owner.is_some_and(|owner| *owner != key) {
+                return Err(StoreError::Taken);
+            }
+        }
+        self.take(collection, &key);
+        for member in collection.unique() {
+            if let Ok(value) = document.get_str(member) {
+                self.owners.entry(member).or_default().insert(value.to_owned(), key.clone());
+            }
+        }
+        self.documents.insert(key, Arc::new(document));
+        Ok(())
+    }
+
+    fn take(&mut self, collection: Collection, key: &Key) -> Option<Arc<Document>> {
+        let document = self.documents.remove(key)?;
+        for member in collection.unique() {
+            if let (Ok(value), Some(owners)) = (document.get_str(member), self.owners.get_mut(member)) {
+                owners.remove(value);
+            }
+        }
+        Some(document)
+    }
+}
+
+fn owned(key: &[&str]) -> Key {
+    key.iter().map(|member| (*member).to_owned()).collect()
+}
+
+fn keyed(collection: Collection, document: &Document) -> Result<Key, StoreError> {
+    let missing =
+        || StoreError::documents(std::io::Error::other(format!("a document of {} has no key", collection.name())));
+    collection.key_of(document).ok_or_else(missing)
 }
 
 // A panic while a lock was held can't leave these maps half-changed in a way that matters more than going on.
 impl Documents {
-    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Collection, Table>> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Collection, Table>> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn user(&self, username: &str) -> Option<Arc<User>> {
-        self.read().users.get(username).cloned()
+    pub(super) fn find(&self, collection: Collection, key: &[&str]) -> Option<Arc<Document>> {
+        self.read().get(&collection)?.documents.get(&owned(key)).cloned()
     }
 
-    pub(super) fn user_for_login(&self, login: &str) -> Option<Arc<User>> {
+    /// The document with this value of a member that is unique by itself.
+    pub(super) fn find_unique(&self, collection: Collection, member: &str, value: &str) -> Option<Arc<Document>> {
         let tables = self.read();
-        let username = tables.by_email.get(login).map_or(login, |username| username);
-        tables.users.get(username).cloned()
+        let table = tables.get(&collection)?;
+        table.documents.get(table.owners.get(member)?.get(value)?).cloned()
     }
 
-    pub(super) fn save_user(&self, user: User) -> Result<(), StoreError> {
+    /// Adds a document. Fails with [`StoreError::Taken`] when there is one of its key.
+    pub(super) fn insert(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
+        let key = keyed(collection, &document)?;
         let mut tables = self.write();
-        let username = Arc::clone(&user.username);
-        if tables.by_email.get(&user.email).is_some_and(|owner| *owner != username) {
+        let table = tables.entry(collection).or_default();
+        if table.documents.contains_key(&key) {
             return Err(StoreError::Taken);
         }
-        tables.by_email.insert(user.email.clone(), Arc::clone(&username));
-        let email = user.email.clone();
-        if let Some(before) = tables.users.insert(username, Arc::new(user))
-            && before.email != email
-        {
-            tables.by_email.remove(&before.email);
-        }
-        Ok(())
+        table.put(collection, key, document)
     }
 
-    pub(super) fn delete_user(&self, username: &str) -> bool {
+    /// Sets members of a document. `false`: there is none of this key.
+    pub(super) fn set(&self, collection: Collection, key: &[&str], members: Document) -> Result<bool, StoreError> {
+        let key = owned(key);
         let mut tables = self.write();
-        let Some(user) = tables.users.remove(username) else { return false };
-        tables.by_email.remove(&user.email);
-        true
+        let table = tables.entry(collection).or_default();
+        let Some(stored) = table.documents.get(&key) else { return Ok(false) };
+        let mut document = Document::clone(stored);
+        document.extend(members);
+        let renamed = keyed(collection, &document)?;
+        if renamed != key && table.documents.contains_key(&renamed) {
+            return Err(StoreError::Taken);
+        }
+        if renamed != key {
+            table.take(collection, &key);
+        }
+        table.put(collection, renamed, document).map(|()| true)
     }
 
-    pub(super) fn role(&self, name: &str) -> Option<Arc<Role>> {
-        self.read().roles.get(name).cloned()
+    /// Adds a document, or sets its members on the one of its key.
+    pub(super) fn save(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
+        let key = keyed(collection, &document)?;
+        let mut tables = self.write();
+        let table = tables.entry(collection).or_default();
+        let merged = match table.documents.get(&key) {
+            Some(stored) => stored.iter().map(|(name, value)| (name.clone(), value.clone())).chain(document).collect(),
+            None => document,
+        };
+        table.put(collection, key, merged)
     }
 
-    pub(super) fn save_role(&self, role: Role) {
-        self.write().roles.insert(Arc::clone(&role.name), Arc::new(role));
+    /// Was there such a document?
+    pub(super) fn remove(&self, collection: Collection, key: &[&str]) -> bool {
+        self.write().get_mut(&collection).and_then(|table| table.take(collection, &owned(key))).is_some()
     }
 
-    pub(super) fn group(&self, name: &str) -> Option<Arc<Group>> {
-        self.read().groups.get(name).cloned()
+    /// The documents asked for, and how many there are without `skip` and `limit`.
+    pub(super) fn list(&self, collection: Collection, listing: &Listing) -> (Vec<Arc<Document>>, u64) {
+        let tables = self.read();
+        let Some(table) = tables.get(&collection) else { return (Vec::new(), 0) };
+        let is_asked = |document: &&Arc<Document>| {
+            listing.equal.iter().all(|(member, value)| document.get(member).unwrap_or(&Bson::Null) == value)
+        };
+        let asked = || table.documents.values().filter(is_asked);
+        let skip = usize::try_from(listing.skip).unwrap_or(usize::MAX);
+        let limit = listing.limit.map_or(usize::MAX, |limit| limit as usize);
+        (asked().skip(skip).take(limit).cloned().collect(), asked().count() as u64)
     }
 
-    pub(super) fn save_group(&self, group: Group) {
-        self.write().groups.insert(Arc::clone(&group.name), Arc::new(group));
+    /// Everything there is; costs one pointer a document.
+    pub(super) fn export(&self) -> BTreeMap<Collection, Vec<Arc<Document>>> {
+        let tables = self.read();
+        tables.iter().map(|(collection, table)| (*collection, table.documents.values().cloned().collect())).collect()
+    }
+
+    /// Replaces everything at once. What has no key or repeats a unique value is left out and counted.
+    pub(super) fn import(&self, documents: BTreeMap<Collection, Vec<Document>>) -> usize {
+        let (mut tables, mut left_out) = (BTreeMap::<Collection, Table>::new(), 0);
+        for (collection, documents) in documents {
+            let table = tables.entry(collection).or_default();
+            for mut document in documents {
+                document.remove("_id");
+                let put = keyed(collection, &document).and_then(|key| table.put(collection, key, document));
+                left_out += usize::from(put.is_err());
+            }
+        }
+        *self.write() = tables;
+        left_out
     }
 }
 
@@ -166,6 +249,44 @@ impl Shared {
         self.revoked_users.read().unwrap_or_else(PoisonError::into_inner).contains(username)
     }
 
+    /// What is revoked, as documents (reference: configuration 13.1).
+    pub(super) fn export(&self, now: u64) -> Vec<Document> {
+        let users = self.revoked_users.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.revoked_tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let users = users.iter().map(|name| doc! { "type": "revoke_all", "username": name, "revoke_all": true });
+        let tokens = tokens.entries.iter().filter(|(_, (_, until))| *until > now).map(|(jti, (name, until))| {
+            let until = i64::try_from(*until).unwrap_or(i64::MAX);
+            doc! { "type": "jti", "username": &**name, "jti": jti, "expires_at": until }
+        });
+        users.chain(tokens).collect()
+    }
+
+    /// Adds revocations; none is ever taken back by an import, which would let tokens in again.
+    pub(super) fn import(&self, revocations: &[Document], now: u64) {
+        for document in revocations {
+            let Ok(username) = document.get_str("username") else { continue };
+            if document.get_bool("revoke_all").unwrap_or(false) {
+                self.set_user_revoked(username, true);
+            } else if let Ok(jti) = document.get_str("jti") {
+                let until = match document.get("expires_at") {
+                    Some(Bson::Int32(until)) => u64::try_from(*until).unwrap_or(0),
+                    Some(Bson::Int64(until)) => u64::try_from(*until).unwrap_or(0),
+                    Some(Bson::Double(until)) => until.ceil() as u64,
+                    // Without an end it is kept as long as the longest token might live.
+                    _ => now + 366 * 86_400,
+                };
+                if until > now {
+                    self.revoke_token(username, jti, until, now);
+                }
+            }
+        }
+    }
+
+    /// Starts all counters again.
+    pub(super) fn reset_counters(&self) {
+        *locked(&self.counters) = Expiring::default();
+    }
+
     pub(super) fn remember_csrf(&self, username: &str, token: &str, until: u64, now: u64) {
         locked(&self.csrf).insert(username.to_owned(), token.to_owned(), until, now);
     }
@@ -187,26 +308,63 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_user_is_found_by_name_and_by_address_and_the_address_comes_first() {
-        let documents = Documents::default();
-        documents.save_user(User::new("amy", "amy@example.com", "user")).unwrap();
-        documents.save_user(User::new("amy@example.com", "odd@example.com", "user")).unwrap();
-        assert_eq!(&*documents.user_for_login("amy@example.com").unwrap().username, "amy");
-        assert_eq!(&*documents.user_for_login("amy").unwrap().username, "amy");
-        assert!(documents.user_for_login("nobody").is_none());
+    fn user(name: &str, email: &str) -> Document {
+        doc! { "username": name, "email": email }
     }
 
     #[test]
-    fn an_address_belongs_to_one_user_until_it_is_given_up() {
+    fn a_unique_value_belongs_to_one_document_until_it_is_given_up() {
         let documents = Documents::default();
-        documents.save_user(User::new("amy", "amy@example.com", "user")).unwrap();
-        assert!(matches!(documents.save_user(User::new("bob", "amy@example.com", "user")), Err(StoreError::Taken)));
-        documents.save_user(User::new("amy", "new@example.com", "user")).unwrap();
-        documents.save_user(User::new("bob", "amy@example.com", "user")).unwrap();
-        assert_eq!(&*documents.user_for_login("amy@example.com").unwrap().username, "bob");
-        assert!(documents.delete_user("bob"));
-        assert!(documents.user_for_login("amy@example.com").is_none());
+        let owner = |email: &str| documents.find_unique(Collection::Users, "email", email);
+        documents.insert(Collection::Users, user("amy", "amy@example.com")).unwrap();
+        for taken in [user("bob", "amy@example.com"), user("amy", "other@example.com")] {
+            assert!(matches!(documents.insert(Collection::Users, taken), Err(StoreError::Taken)));
+        }
+        assert!(documents.set(Collection::Users, &["amy"], doc! { "email": "new@example.com", "x": 1 }).unwrap());
+        documents.insert(Collection::Users, user("bob", "amy@example.com")).unwrap();
+        assert_eq!(owner("amy@example.com").unwrap().get_str("username").unwrap(), "bob");
+        assert_eq!(owner("new@example.com").unwrap().get_i32("x").unwrap(), 1);
+        assert!(documents.remove(Collection::Users, &["bob"]));
+        assert!(!documents.remove(Collection::Users, &["bob"]));
+        assert!(owner("amy@example.com").is_none());
+        assert!(!documents.set(Collection::Users, &["bob"], doc! { "x": 1 }).unwrap());
+    }
+
+    #[test]
+    fn saving_keeps_what_it_does_not_name() {
+        let documents = Documents::default();
+        documents.save(Collection::Users, doc! { "username": "amy", "email": "a@b.c", "x": 1 }).unwrap();
+        documents.save(Collection::Users, doc! { "username": "amy", "x": 2 }).unwrap();
+        let stored = documents.find(Collection::Users, &["amy"]).unwrap();
+        assert_eq!((stored.get_str("email").unwrap(), stored.get_i32("x").unwrap()), ("a@b.c", 2));
+    }
+
+    #[test]
+    fn a_list_is_sorted_by_key_and_counts_all() {
+        let documents = Documents::default();
+        for name in ["c", "a", "b"] {
+            documents.insert(Collection::Groups, doc! { "group_name": name, "odd": name != "b" }).unwrap();
+        }
+        let names = |listing: &Listing| {
+            let (found, total) = documents.list(Collection::Groups, listing);
+            (found.iter().map(|group| group.get_str("group_name").unwrap().to_owned()).collect::<String>(), total)
+        };
+        assert_eq!(names(&Listing::default()), ("abc".into(), 3));
+        assert_eq!(names(&Listing { skip: 1, limit: Some(1), ..Listing::default() }), ("b".into(), 3));
+        assert_eq!(names(&Listing { skip: 9, ..Listing::default() }), (String::new(), 3));
+        assert_eq!(names(&Listing::with("odd", true)), ("ac".into(), 2));
+    }
+
+    #[test]
+    fn an_import_replaces_everything_and_leaves_out_what_can_not_be_kept() {
+        let documents = Documents::default();
+        documents.insert(Collection::Users, user("old", "old@example.com")).unwrap();
+        documents.insert(Collection::Groups, doc! { "group_name": "old" }).unwrap();
+        let users = vec![user("amy", "a@b.c"), doc! { "email": "x@y.z" }, user("bob", "a@b.c")];
+        assert_eq!(documents.import(BTreeMap::from([(Collection::Users, users)])), 2);
+        let all = documents.export();
+        assert_eq!(all.keys().collect::<Vec<_>>(), [&Collection::Users]);
+        assert_eq!(*all[&Collection::Users][0], user("amy", "a@b.c"));
     }
 
     #[test]

@@ -2,21 +2,25 @@
 //!
 //! In: what callers ask, one method each. Out: values, or a [`StoreError`] that tells which of the two is away. What
 //! always holds: no answer takes longer than the timeouts in `mongo.rs` and `redis.rs`; nothing is cached here (that is
-//! [`crate::identity`]'s); a revocation that can't be read is an error and never "not revoked".
+//! [`crate::identity`]'s), and whoever caches learns of each write, in every process ([`Store::on_change`]); a
+//! revocation that can't be read is an error and never "not revoked".
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     fmt,
     pin::pin,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{StreamExt, future::join};
+use mongodb::bson::Document;
 
+mod collection;
 pub mod documents;
 mod memory;
 mod mongo;
@@ -27,6 +31,7 @@ pub(crate) mod servers;
 #[cfg(test)]
 mod tests;
 
+pub use collection::{Change, Collection, Listing};
 pub use documents::{Group, Password, Permissions, Role, User};
 pub use seed::ADMIN;
 
@@ -40,6 +45,9 @@ const HEALTH_EVERY: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long a CSRF token is remembered for clients that keep no cookies.
 const CSRF_LIFE: Duration = Duration::from_secs(1_800);
+
+/// Revocations, among exported collections.
+const REVOCATIONS: &str = "revocations";
 
 /// A failure's cause; shared, because failures are remembered for a moment.
 pub type Cause = Arc<dyn Error + Send + Sync>;
@@ -169,12 +177,20 @@ pub struct Standing {
     pub is_revoked: bool,
 }
 
+type Listener = Box<dyn Fn(Change<'_>) + Send + Sync>;
+
+/// How other processes' caches are told that an announcement could not be made.
+const UNTOLD: &str = "other processes may not see a change until their caches end";
+
 /// All state that is not configuration.
 pub struct Store {
     documents: Documents,
     shared: Shared,
     has_mongodb: AtomicBool,
     has_redis: AtomicBool,
+    listeners: RwLock<Vec<Listener>>,
+    /// The administrator's password by the settings, while no other has been stored (memory mode).
+    admin_password: RwLock<Option<Password>>,
 }
 
 impl fmt::Debug for Store {
@@ -219,7 +235,14 @@ impl Store {
     }
 
     fn new(documents: Documents, shared: Shared) -> Self {
-        Self { documents, shared, has_mongodb: AtomicBool::new(true), has_redis: AtomicBool::new(true) }
+        Self {
+            documents,
+            shared,
+            has_mongodb: AtomicBool::new(true),
+            has_redis: AtomicBool::new(true),
+            listeners: RwLock::default(),
+            admin_password: RwLock::default(),
+        }
     }
 
     /// The store of these settings, connected and seeded.
@@ -309,14 +332,139 @@ impl Store {
         join(mongodb, redis).await;
     }
 
-    /// A user's standing without waiting, when everything is in this process.
-    pub fn standing_now(&self, username: &str) -> Option<Standing> {
-        match (&self.documents, &self.shared) {
-            (Documents::Memory(documents), Shared::Memory(shared)) => {
-                Some(Standing { user: documents.user(username), is_revoked: shared.is_user_revoked(username) })
-            }
-            _ => None,
+    /// Calls this for each change, of this process before the change is answered, of others as soon as it is heard of.
+    pub fn on_change(&self, listener: impl Fn(Change<'_>) + Send + Sync + 'static) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
+    }
+
+    fn hand_on(&self, change: Change<'_>) {
+        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener(change);
         }
+    }
+
+    /// Tells this process and all others that something they may have cached has changed.
+    pub async fn announce(&self, change: Change<'_>) {
+        self.hand_on(change);
+        if let Shared::Redis(shared) = &self.shared
+            && let Err(error) = shared.announce(&change.to_string()).await
+        {
+            tracing::warn!(%error, %change, UNTOLD);
+        }
+    }
+
+    async fn changed(&self, collection: Collection, key: &[&str]) {
+        self.announce(Change::Document(collection, &key.join("/"))).await;
+    }
+
+    /// The document of this key.
+    pub async fn find(&self, collection: Collection, key: &[&str]) -> Result<Option<Arc<Document>>, StoreError> {
+        match &self.documents {
+            Documents::Memory(documents) => Ok(documents.find(collection, key)),
+            Documents::Mongo(documents) => Ok(documents.find(collection, key).await?.map(Arc::new)),
+        }
+    }
+
+    /// Adds a document. Fails with [`StoreError::Taken`] when its key or another unique value is in use.
+    pub async fn insert(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
+        let key = collection.key_of(&document).unwrap_or_default();
+        match &self.documents {
+            Documents::Memory(documents) => documents.insert(collection, document)?,
+            Documents::Mongo(documents) => documents.insert(collection, document).await?,
+        }
+        self.changed(collection, &key.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        Ok(())
+    }
+
+    /// Sets members of a document; others stay. `false`: there is none of this key.
+    pub async fn set(&self, collection: Collection, key: &[&str], members: Document) -> Result<bool, StoreError> {
+        let is_there = match &self.documents {
+            Documents::Memory(documents) => documents.set(collection, key, members)?,
+            Documents::Mongo(documents) => documents.set(collection, key, members).await?,
+        };
+        if is_there {
+            self.changed(collection, key).await;
+        }
+        Ok(is_there)
+    }
+
+    /// Adds a document, or sets its members on the one of its key.
+    pub async fn save(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
+        let key = collection.key_of(&document).unwrap_or_default();
+        match &self.documents {
+            Documents::Memory(documents) => documents.save(collection, document)?,
+            Documents::Mongo(documents) => documents.save(collection, document).await?,
+        }
+        self.changed(collection, &key.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        Ok(())
+    }
+
+    /// Was there such a document?
+    pub async fn remove(&self, collection: Collection, key: &[&str]) -> Result<bool, StoreError> {
+        let was_there = match &self.documents {
+            Documents::Memory(documents) => documents.remove(collection, key),
+            Documents::Mongo(documents) => documents.remove(collection, key).await?,
+        };
+        self.changed(collection, key).await;
+        Ok(was_there)
+    }
+
+    /// The documents asked for, sorted by key, and how many there are without `skip` and `limit`.
+    pub async fn list(
+        &self,
+        collection: Collection,
+        listing: &Listing,
+    ) -> Result<(Vec<Arc<Document>>, u64), StoreError> {
+        match &self.documents {
+            Documents::Memory(documents) => Ok(documents.list(collection, listing)),
+            Documents::Mongo(documents) => {
+                let (found, total) = documents.list(collection, listing).await?;
+                Ok((found.into_iter().map(Arc::new).collect(), total))
+            }
+        }
+    }
+
+    /// All documents of a collection, sorted by key.
+    pub async fn all(&self, collection: Collection) -> Result<Vec<Arc<Document>>, StoreError> {
+        self.list(collection, &Listing::default()).await.map(|(found, _)| found)
+    }
+
+    /// Everything in memory, revocations included, by collection name. `None`: documents are elsewhere.
+    pub fn export(&self) -> Option<BTreeMap<String, Vec<Arc<Document>>>> {
+        let Documents::Memory(documents) = &self.documents else { return None };
+        let exported = documents.export().into_iter();
+        let mut all: BTreeMap<_, _> =
+            exported.map(|(collection, documents)| (collection.name().to_owned(), documents)).collect();
+        if let Shared::Memory(shared) = &self.shared {
+            let revocations = shared.export(now()).into_iter().map(Arc::new).collect();
+            all.insert(REVOCATIONS.to_owned(), revocations);
+        }
+        Some(all)
+    }
+
+    /// Replaces everything in memory at once, revocations excepted, which are added; then the administrator is set again
+    /// from the settings. Tells how many documents could not be kept. `None`: documents are elsewhere.
+    pub async fn import(
+        &self,
+        mut all: BTreeMap<String, Vec<Document>>,
+        admin: &crate::settings::Admin,
+    ) -> Result<Option<usize>, StoreError> {
+        let Documents::Memory(documents) = &self.documents else { return Ok(None) };
+        let revocations = all.remove(REVOCATIONS).unwrap_or_default();
+        let known = all.into_iter().filter_map(|(name, documents)| match Collection::named(&name) {
+            Some(collection) => Some((collection, documents)),
+            None => {
+                tracing::warn!(name, "a collection that this version doesn't know is not restored");
+                None
+            }
+        });
+        let left_out = documents.import(known.collect());
+        if let Shared::Memory(shared) = &self.shared {
+            shared.import(&revocations, now());
+        }
+        self.seed(admin).await?;
+        self.announce(Change::Everything).await;
+        Ok(Some(left_out))
     }
 
     /// A user's standing.
@@ -325,83 +473,70 @@ impl Store {
         Ok(Standing { user: user?, is_revoked: is_revoked? })
     }
 
+    fn read_user(&self, document: &Document) -> Result<Arc<User>, StoreError> {
+        let mut user = User::from_document(document.clone()).map_err(StoreError::documents)?;
+        if user.password.is_none() && &*user.username == ADMIN {
+            user.password = self.admin_password.read().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        Ok(Arc::new(user))
+    }
+
     /// The user of this name.
     pub async fn user(&self, username: &str) -> Result<Option<Arc<User>>, StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => Ok(documents.user(username)),
-            Documents::Mongo(documents) => documents.user(username).await,
-        }
+        self.find(Collection::Users, &[username]).await?.map(|user| self.read_user(&user)).transpose()
     }
 
-    /// The user with this e-mail address, else the one of this name.
+    /// The user with this e-mail address.
+    pub async fn user_by_email(&self, email: &str) -> Result<Option<Arc<User>>, StoreError> {
+        let found = match &self.documents {
+            Documents::Memory(documents) => documents.find_unique(Collection::Users, "email", email),
+            Documents::Mongo(documents) => {
+                documents.find_any(Collection::Users, &["email"], email).await?.pop().map(Arc::new)
+            }
+        };
+        found.map(|user| self.read_user(&user)).transpose()
+    }
+
+    /// The user with this e-mail address, else the one of this name. One round trip, whether there is one or not.
     pub async fn user_for_login(&self, login: &str) -> Result<Option<Arc<User>>, StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => Ok(documents.user_for_login(login)),
-            Documents::Mongo(documents) => documents.user_for_login(login).await,
-        }
+        let found = match &self.documents {
+            Documents::Memory(documents) => documents
+                .find_unique(Collection::Users, "email", login)
+                .or_else(|| documents.find(Collection::Users, &[login])),
+            Documents::Mongo(documents) => {
+                let found = documents.find_any(Collection::Users, &["email", "username"], login).await?;
+                let is_by_email = |user: &Document| user.get_str("email").is_ok_and(|email| email == login);
+                let by_email = found.iter().position(is_by_email).unwrap_or(0);
+                found.into_iter().nth(by_email).map(Arc::new)
+            }
+        };
+        found.map(|user| self.read_user(&user)).transpose()
     }
 
-    /// Adds or replaces a user. Fails with [`StoreError::Taken`] when the address is another's. Other processes learn of
-    /// it from [`crate::identity::Identity::forget_user`].
+    /// Adds a user, or changes the one of this name. Fails with [`StoreError::Taken`] when the address is another's.
     pub async fn save_user(&self, user: User) -> Result<(), StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => documents.save_user(user),
-            Documents::Mongo(documents) => documents.save_user(user).await,
-        }
+        self.save(Collection::Users, write_user(user).await?).await
+    }
+
+    /// Adds a user. Fails with [`StoreError::Taken`] when name or address are in use.
+    pub async fn insert_user(&self, user: User) -> Result<(), StoreError> {
+        self.insert(Collection::Users, write_user(user).await?).await
     }
 
     /// Was there such a user?
     pub async fn delete_user(&self, username: &str) -> Result<bool, StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => Ok(documents.delete_user(username)),
-            Documents::Mongo(documents) => documents.delete_user(username).await,
-        }
-    }
-
-    /// A role without waiting, when documents are in this process.
-    pub fn role_now(&self, name: &str) -> Option<Option<Arc<Role>>> {
-        match &self.documents {
-            Documents::Memory(documents) => Some(documents.role(name)),
-            Documents::Mongo(_) => None,
-        }
+        self.remove(Collection::Users, &[username]).await
     }
 
     /// The role of this name.
     pub async fn role(&self, name: &str) -> Result<Option<Arc<Role>>, StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => Ok(documents.role(name)),
-            Documents::Mongo(documents) => documents.role(name).await,
-        }
+        let found = self.find(Collection::Roles, &[name]).await?;
+        Ok(found.as_deref().and_then(Role::from_document).map(Arc::new))
     }
 
     /// Adds or replaces a role.
     pub async fn save_role(&self, role: Role) -> Result<(), StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => {
-                documents.save_role(role);
-                Ok(())
-            }
-            Documents::Mongo(documents) => documents.save_role(&role).await,
-        }
-    }
-
-    /// The group of this name.
-    pub async fn group(&self, name: &str) -> Result<Option<Arc<Group>>, StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => Ok(documents.group(name)),
-            Documents::Mongo(documents) => documents.group(name).await,
-        }
-    }
-
-    /// Adds or replaces a group.
-    pub async fn save_group(&self, group: Group) -> Result<(), StoreError> {
-        match &self.documents {
-            Documents::Memory(documents) => {
-                documents.save_group(group);
-                Ok(())
-            }
-            Documents::Mongo(documents) => documents.save_group(&group).await,
-        }
+        self.save(Collection::Roles, role.to_document()).await
     }
 
     /// Adds one to a counter and tells how many there are in this window now. Always answers: while Redis is away, each
@@ -416,12 +551,11 @@ impl Store {
     /// Refuses one token until it expires, in seconds since the epoch.
     pub async fn revoke_token(&self, username: &str, jti: &str, until: u64) -> Result<(), StoreError> {
         match &self.shared {
-            Shared::Memory(shared) => {
-                shared.revoke_token(username, jti, until, now());
-                Ok(())
-            }
-            Shared::Redis(shared) => shared.revoke_token(username, jti, until, now()).await,
+            Shared::Memory(shared) => shared.revoke_token(username, jti, until, now()),
+            Shared::Redis(shared) => shared.revoke_token(username, jti, until, now()).await?,
         }
+        self.announce(Change::Token(jti)).await;
+        Ok(())
     }
 
     /// Whether a token is revoked, without waiting, when revocations are in this process.
@@ -443,12 +577,11 @@ impl Store {
     /// Refuses all tokens of a user, future ones too, until it is taken back.
     pub async fn set_user_revoked(&self, username: &str, is_revoked: bool) -> Result<(), StoreError> {
         match &self.shared {
-            Shared::Memory(shared) => {
-                shared.set_user_revoked(username, is_revoked);
-                Ok(())
-            }
-            Shared::Redis(shared) => shared.set_user_revoked(username, is_revoked).await,
+            Shared::Memory(shared) => shared.set_user_revoked(username, is_revoked),
+            Shared::Redis(shared) => shared.set_user_revoked(username, is_revoked).await?,
         }
+        self.changed(Collection::Users, &[username]).await;
+        Ok(())
     }
 
     /// Are all tokens of this user refused?
@@ -456,6 +589,13 @@ impl Store {
         match &self.shared {
             Shared::Memory(shared) => Ok(shared.is_user_revoked(username)),
             Shared::Redis(shared) => shared.is_user_revoked(username).await,
+        }
+    }
+
+    /// Starts every counter in this process again.
+    pub fn reset_counters(&self) {
+        if let Shared::Memory(shared) = &self.shared {
+            shared.reset_counters();
         }
     }
 
@@ -478,25 +618,16 @@ impl Store {
         }
     }
 
-    /// Tells all other processes that something they may have cached has changed.
-    pub(crate) async fn announce(&self, change: &str) -> Result<(), StoreError> {
-        match &self.shared {
-            Shared::Memory(_) => Ok(()),
-            Shared::Redis(shared) => shared.announce(change).await,
-        }
-    }
-
-    /// Hands on what other processes announce. `None` comes first and after each interruption: anything may have changed
-    /// unnoticed. Ends when it is dropped; without other processes, nothing ever comes.
-    pub(crate) async fn follow_changes(&self, mut hand_on: impl FnMut(Option<&str>)) {
+    /// Hands on what other processes announce. Ends when it is dropped; without other processes, nothing ever comes.
+    pub async fn follow_changes(&self) {
         let Shared::Redis(shared) = &self.shared else { return std::future::pending().await };
         loop {
             match shared.changes().await {
                 Ok(changes) => {
-                    hand_on(None);
+                    self.hand_on(Change::Everything);
                     let mut changes = pin!(changes);
                     while let Some(change) = changes.next().await {
-                        hand_on(Some(&change));
+                        self.hand_on(Change::parse(&change));
                     }
                     tracing::warn!("news of changes from other processes stopped; subscribing again");
                 }
@@ -505,4 +636,10 @@ impl Store {
             tokio::time::sleep(HEALTH_EVERY).await;
         }
     }
+}
+
+/// Hashing a password takes its time, so this is done elsewhere.
+async fn write_user(user: User) -> Result<Document, StoreError> {
+    let written = tokio::task::spawn_blocking(move || user.to_document()).await.map_err(StoreError::documents)?;
+    written.map_err(StoreError::documents)
 }

@@ -1,18 +1,21 @@
-//! Users, roles and groups in MongoDB, in the collections and fields of existing Doorman databases.
+//! Documents in MongoDB, in the collections and fields of existing Doorman databases.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{
+    TryStreamExt,
+    future::{try_join, try_join_all},
+};
 use mongodb::{
     Client, Collection, Database, IndexModel,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
     error::{ErrorKind, WriteFailure},
     options::{ClientOptions, Credential, IndexOptions, ServerAddress},
 };
 
 use super::{
     StoreError,
-    documents::{Group, Role, User},
+    collection::{Collection as Kind, Listing},
 };
 use crate::settings::Storage;
 
@@ -20,11 +23,8 @@ use crate::settings::Storage;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Name of the database, and of the one that users log in to unless a connection string says otherwise.
 const DATABASE: &str = "doorman";
-/// Collections and the members that are unique in them.
-const UNIQUE: [(&str, &str); 4] =
-    [("users", "username"), ("users", "email"), ("roles", "role_name"), ("groups", "group_name")];
 
-/// Users, roles and groups.
+/// Documents of every collection.
 pub struct Documents {
     database: Database,
 }
@@ -94,116 +94,108 @@ impl Documents {
         within(async { self.database.run_command(doc! { "ping": 1 }).await.map(|_| ()) }).await
     }
 
-    /// Makes the unique indexes; without effect where they are. Existing duplicates prevent an index, not the start.
+    /// Makes the indexes; without effect where they are. What stands in the way of one prevents it, not the start.
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        for (collection, member) in UNIQUE {
-            let unique = IndexOptions::builder().unique(true).build();
-            let index = IndexModel::builder().keys(doc! { member: 1 }).options(unique).build();
-            match within(async { self.collection(collection).create_index(index).await }).await {
-                Err(StoreError::Taken) => {
-                    tracing::warn!(collection, member, "has duplicates: remove them and restart to have it unique");
-                }
-                other => {
-                    other?;
-                }
+        let mut wanted = Vec::new();
+        for kind in Kind::ALL {
+            let ascending = |members: &[&str]| -> Document {
+                members.iter().map(|member| ((*member).to_owned(), Bson::Int32(1))).collect()
+            };
+            let unique = || IndexOptions::builder().unique(true).build();
+            wanted.push((kind, IndexModel::builder().keys(ascending(kind.key())).options(unique()).build()));
+            for member in kind.unique() {
+                wanted.push((kind, IndexModel::builder().keys(ascending(&[member])).options(unique()).build()));
+            }
+            for member in kind.indexes() {
+                wanted.push((kind, IndexModel::builder().keys(ascending(&[member])).build()));
             }
         }
-        Ok(())
+        let made = wanted.into_iter().map(|(kind, index)| async move {
+            let keys = index.keys.clone();
+            let made = tokio::time::timeout(TIMEOUT, self.collection(kind).create_index(index)).await;
+            match made {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) if is_duplicate(&error) || is_other_index(&error) => {
+                    let collection = kind.name();
+                    tracing::warn!(collection, %keys, %error, "no index: remove duplicates or the other index and restart");
+                    Ok(())
+                }
+                Ok(Err(error)) => Err(StoreError::documents(error)),
+                Err(elapsed) => Err(StoreError::documents(elapsed)),
+            }
+        });
+        try_join_all(made).await.map(|_| ())
     }
 
-    fn collection(&self, name: &str) -> Collection<Document> {
-        self.database.collection(name)
+    fn collection(&self, kind: Kind) -> Collection<Document> {
+        self.database.collection(kind.name())
     }
 
-    async fn find(&self, collection: &str, filter: Document) -> Result<Option<Document>, StoreError> {
-        within(async { self.collection(collection).find_one(filter).await }).await
+    pub(super) async fn find(&self, kind: Kind, key: &[&str]) -> Result<Option<Document>, StoreError> {
+        within(async { self.collection(kind).find_one(kind.filter(key)).await }).await
     }
 
-    /// Changes or adds the document this filter finds; its other members stay as they are.
-    async fn save(&self, collection: &str, filter: Document, document: Document) -> Result<(), StoreError> {
+    /// The documents with this value in any of these members, in one round trip.
+    pub(super) async fn find_any(
+        &self,
+        kind: Kind,
+        members: &[&str],
+        value: &str,
+    ) -> Result<Vec<Document>, StoreError> {
+        let either: Vec<Document> = members.iter().map(|member| doc! { *member: value }).collect();
+        within(async { self.collection(kind).find(doc! { "$or": either }).limit(2).await?.try_collect().await }).await
+    }
+
+    /// Fails with [`StoreError::Taken`] when its key or another unique value is in use.
+    pub(super) async fn insert(&self, kind: Kind, document: Document) -> Result<(), StoreError> {
+        within(async { self.collection(kind).insert_one(document).await.map(|_| ()) }).await
+    }
+
+    /// Sets members of a document. `false`: there is none of this key.
+    pub(super) async fn set(&self, kind: Kind, key: &[&str], members: Document) -> Result<bool, StoreError> {
+        let update = doc! { "$set": members };
+        let updated = within(async { self.collection(kind).update_one(kind.filter(key), update).await }).await?;
+        Ok(updated.matched_count > 0)
+    }
+
+    /// Adds a document, or sets its members on the one of its key; other members stay as they are.
+    pub(super) async fn save(&self, kind: Kind, document: Document) -> Result<(), StoreError> {
+        let filter: Document = kind
+            .key()
+            .iter()
+            .filter_map(|member| Some(((*member).to_owned(), document.get(member)?.clone())))
+            .collect();
         let update = doc! { "$set": document };
-        within(async { self.collection(collection).update_one(filter, update).upsert(true).await.map(|_| ()) }).await
+        within(async { self.collection(kind).update_one(filter, update).upsert(true).await.map(|_| ()) }).await
     }
 
-    async fn insert(&self, collection: &str, document: Document) -> Result<(), StoreError> {
-        within(async { self.collection(collection).insert_one(document).await.map(|_| ()) }).await
+    pub(super) async fn remove(&self, kind: Kind, key: &[&str]) -> Result<bool, StoreError> {
+        let removed = within(async { self.collection(kind).delete_one(kind.filter(key)).await }).await?;
+        Ok(removed.deleted_count > 0)
     }
 
-    pub(super) async fn user(&self, username: &str) -> Result<Option<Arc<User>>, StoreError> {
-        self.find("users", doc! { "username": username }).await?.map(read_user).transpose()
-    }
-
-    /// One round trip, whether there is such a user or not.
-    pub(super) async fn user_for_login(&self, login: &str) -> Result<Option<Arc<User>>, StoreError> {
-        let filter = doc! { "$or": [{ "email": login }, { "username": login }] };
-        let found: Vec<Document> =
-            within(async { self.collection("users").find(filter).limit(2).await?.try_collect().await }).await?;
-        let by_email =
-            found.iter().position(|user| user.get_str("email").is_ok_and(|email| email == login)).unwrap_or(0);
-        found.into_iter().nth(by_email).map(read_user).transpose()
-    }
-
-    pub(super) async fn save_user(&self, user: User) -> Result<(), StoreError> {
-        let filter = doc! { "username": &*user.username };
-        self.save("users", filter, write_user(user).await?).await
-    }
-
-    /// Fails with [`StoreError::Taken`] when name or address are in use.
-    pub(super) async fn insert_user(&self, user: User) -> Result<(), StoreError> {
-        self.insert("users", write_user(user).await?).await
-    }
-
-    pub(super) async fn delete_user(&self, username: &str) -> Result<bool, StoreError> {
-        let filter = doc! { "username": username };
-        Ok(within(async { self.collection("users").delete_one(filter).await }).await?.deleted_count > 0)
-    }
-
-    pub(super) async fn role(&self, name: &str) -> Result<Option<Arc<Role>>, StoreError> {
-        let found = self.find("roles", doc! { "role_name": name }).await?;
-        Ok(found.as_ref().and_then(Role::from_document).map(Arc::new))
-    }
-
-    pub(super) async fn save_role(&self, role: &Role) -> Result<(), StoreError> {
-        self.save("roles", doc! { "role_name": &*role.name }, role.to_document()).await
-    }
-
-    /// Adds the role, or to an existing one the flags that it neither has nor lacks by its own word.
-    pub(super) async fn complete_role(&self, role: &Role) -> Result<(), StoreError> {
-        let filter = doc! { "role_name": &*role.name };
-        let mut missing = role.to_document();
-        if let Some(stored) = self.find("roles", filter.clone()).await? {
-            stored.keys().for_each(|member| {
-                missing.remove(member);
-            });
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        match self.save("roles", filter, missing).await {
-            // Another process was faster.
-            Err(StoreError::Taken) => Ok(()),
-            other => other,
-        }
-    }
-
-    pub(super) async fn group(&self, name: &str) -> Result<Option<Arc<Group>>, StoreError> {
-        let found = self.find("groups", doc! { "group_name": name }).await?;
-        let read = |document| mongodb::bson::deserialize_from_document(document).map(Arc::new);
-        found.map(read).transpose().map_err(StoreError::documents)
-    }
-
-    pub(super) async fn save_group(&self, group: &Group) -> Result<(), StoreError> {
-        let document = mongodb::bson::serialize_to_document(group).map_err(StoreError::documents)?;
-        self.save("groups", doc! { "group_name": &*group.name }, document).await
+    /// The documents asked for, and how many there are without `skip` and `limit`.
+    pub(super) async fn list(&self, kind: Kind, listing: &Listing) -> Result<(Vec<Document>, u64), StoreError> {
+        let filter: Document =
+            listing.equal.iter().map(|(member, value)| ((*member).to_owned(), value.clone())).collect();
+        let order: Document = kind.key().iter().map(|member| ((*member).to_owned(), Bson::Int32(1))).collect();
+        let collection = self.collection(kind);
+        let documents = within(async {
+            let found = collection.find(filter.clone()).sort(order).skip(listing.skip);
+            match listing.limit {
+                // No limit is what 0 means to MongoDB.
+                Some(0) => Ok(Vec::new()),
+                Some(limit) => found.limit(limit.into()).await?.try_collect().await,
+                None => found.await?.try_collect().await,
+            }
+        });
+        let total = within(async { collection.count_documents(filter.clone()).await });
+        try_join(documents, total).await
     }
 }
 
-fn read_user(document: Document) -> Result<Arc<User>, StoreError> {
-    User::from_document(document).map(Arc::new).map_err(StoreError::documents)
-}
-
-/// Hashing a password takes its time, so this is done elsewhere.
-async fn write_user(user: User) -> Result<Document, StoreError> {
-    let written = tokio::task::spawn_blocking(move || user.to_document()).await.map_err(StoreError::documents)?;
-    written.map_err(StoreError::documents)
+fn is_other_index(error: &MongoError) -> bool {
+    const OPTIONS_CONFLICT: i32 = 85;
+    const KEY_SPECS_CONFLICT: i32 = 86;
+    matches!(&*error.kind, ErrorKind::Command(error) if [OPTIONS_CONFLICT, KEY_SPECS_CONFLICT].contains(&error.code))
 }

@@ -3,12 +3,13 @@
 //! Running it again changes nothing that someone may have changed, with one exception: in memory mode the settings say
 //! who the administrator is, at each start.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use mongodb::bson::{Bson, Document, doc, serialize_to_document};
 use serde_json::{Map, Value};
 
 use super::{
-    Documents, Store, StoreError,
+    Collection, Documents, Store, StoreError,
     documents::{Group, Password, Permissions, Role, User},
 };
 use crate::settings::Admin;
@@ -57,41 +58,62 @@ impl Store {
     /// Adds what is missing of the administrator, the role `admin` and the groups `admin` and `ALL`.
     pub async fn seed(&self, admin: &Admin) -> Result<(), StoreError> {
         for group in groups() {
-            if self.group(&group.name).await?.is_none() {
-                match self.save_group(group).await {
-                    // Another process was faster.
-                    Err(StoreError::Taken) => {}
-                    other => other?,
-                }
-            }
+            let document = serialize_to_document(&group).map_err(StoreError::documents)?;
+            self.insert_missing(Collection::Groups, document).await?;
         }
-        match &self.documents {
-            Documents::Memory(documents) => {
-                if documents.role(ADMIN).is_none() {
-                    documents.save_role(admin_role());
-                }
-                let mut user = administrator(admin);
-                if let Some(stored) = documents.user(ADMIN) {
-                    let seeded = std::mem::replace(&mut user, User::clone(&stored));
-                    user = User { email: seeded.email, password: seeded.password, ui_access: true, ..user };
-                }
-                documents.save_user(user)
+        self.complete_role(&admin_role()).await?;
+        let mut user = administrator(admin);
+        if matches!(self.documents, Documents::Memory(_)) {
+            // The hash is computed when someone signs in: that takes longer than the rest of a start.
+            let password = user.password.take();
+            let document = user.to_document().map_err(StoreError::documents)?;
+            if !self.insert_missing(Collection::Users, document).await? {
+                let seeded = doc! { "email": &admin.email, "ui_access": true, "password": Bson::Null };
+                self.set(Collection::Users, &[ADMIN], seeded).await?;
             }
-            Documents::Mongo(documents) => {
-                documents.complete_role(&admin_role()).await?;
-                let Some(stored) = documents.user(ADMIN).await? else {
-                    return match documents.insert_user(administrator(admin)).await {
-                        // Another process was faster, or someone else has the address.
-                        Err(StoreError::Taken) if documents.user(ADMIN).await?.is_some() => Ok(()),
-                        other => other,
-                    };
-                };
-                if stored.password.is_none() {
-                    let password = administrator(admin).password;
-                    documents.save_user(User { password, ..User::clone(&stored) }).await?;
-                }
-                Ok(())
-            }
+            *self.admin_password.write().unwrap_or_else(PoisonError::into_inner) = password;
+            return Ok(());
         }
+        match self.user(ADMIN).await? {
+            Some(stored) if stored.password.is_some() => Ok(()),
+            Some(stored) => self.save_user(User { password: user.password, ..User::clone(&stored) }).await,
+            None => match self.insert_user(user).await {
+                // Another process was faster, or someone else has the address.
+                Err(StoreError::Taken) if self.user(ADMIN).await?.is_some() => Ok(()),
+                other => other,
+            },
+        }
+    }
+
+    /// Adds a document unless there is one of its key. Was it added?
+    async fn insert_missing(&self, collection: Collection, document: Document) -> Result<bool, StoreError> {
+        let key = collection.key_of(&document).unwrap_or_default();
+        let key: Vec<&str> = key.iter().map(String::as_str).collect();
+        if self.find(collection, &key).await?.is_some() {
+            return Ok(false);
+        }
+        match self.insert(collection, document).await {
+            Ok(()) => Ok(true),
+            // Another process was faster, or a unique value is another's.
+            Err(StoreError::Taken) if self.find(collection, &key).await?.is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds the role, or to an existing one the flags that it neither has nor lacks by its own word.
+    async fn complete_role(&self, role: &Role) -> Result<(), StoreError> {
+        let mut missing = role.to_document();
+        if self.insert_missing(Collection::Roles, missing.clone()).await? {
+            return Ok(());
+        }
+        if let Some(stored) = self.find(Collection::Roles, &[&role.name]).await? {
+            stored.keys().for_each(|member| {
+                missing.remove(member);
+            });
+        }
+        if !missing.is_empty() {
+            self.set(Collection::Roles, &[&role.name], missing).await?;
+        }
+        Ok(())
     }
 }

@@ -154,7 +154,9 @@ mod mongo_parts {
         let hash = std::str::from_utf8(admin.password.as_ref().unwrap().hash()).unwrap().to_owned();
         assert!(bcrypt::verify("long-enough-password", &hash).unwrap());
         assert_eq!(store.role("admin").await.unwrap().unwrap().permissions, Permissions::all());
-        assert!(store.group("ALL").await.unwrap().is_some() && store.group("admin").await.unwrap().is_some());
+        for group in ["ALL", "admin"] {
+            assert!(store.find(Collection::Groups, &[group]).await.unwrap().is_some(), "{group}");
+        }
         assert_eq!(collection(&mongo, "users").await.count_documents(doc! {}).await.unwrap(), 1);
 
         // What someone changed stays, and a later start with other settings changes nothing.
