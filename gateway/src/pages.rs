@@ -32,6 +32,13 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("AUTH007", "400", "The account is disabled.", "Have an administrator enable it."),
     ("AUTH008", "403", "The password must be changed first.", "Change the password, then sign in."),
     ("AUTH900", "403", "The caller lacks the permission `manage_auth`.", "Give the caller's role the permission."),
+    ("GRP001", "400", "There is a group of this name.", "Choose another name, or change the group."),
+    ("GRP003", "400, 404", "There is no such group.", "See `GET /platform/group/all`."),
+    ("GRP004", "400", "A group's name can't be changed.", "Add another group."),
+    ("GRP006", "400", "The body changes nothing.", "Name what to change."),
+    ("GRP008", "403", "The caller lacks the permission `manage_groups`.", "Give the caller's role the permission."),
+    ("GRP009", "403", "The caller lacks the permission `manage_groups`.", "Give the caller's role the permission."),
+    ("GRP010", "403", "The caller lacks the permission `manage_groups`.", "Give the caller's role the permission."),
     (
         "GTW001",
         "404",
@@ -66,20 +73,58 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "The API is defined, and can't be served: invalid, in conflict with an older one, or a role it names is missing.",
         "The message names the field; so do the object's conditions.",
     ),
-    ("GTW999", "500", "Something went wrong in the gateway.", "Look at the gateway's log under the request id."),
+    (
+        "GTW998",
+        "401, 500, 503",
+        "Nobody is signed in, or that can't be looked up now.",
+        "Sign in again; see to the stores.",
+    ),
+    ("GTW999", "500, 503", "Something went wrong in the gateway.", "Look at the gateway's log under the request id."),
     (
         "IP_RATE_LIMIT",
         "429",
         "Too many sign-ins from one address.",
         "Wait as long as `Retry-After` says; see `LOGIN_IP_RATE_*`.",
     ),
+    ("PAG001", "400", "There is no such page, or its size is out of bounds.", "See `MAX_PAGE_SIZE`."),
     ("REQ001", "413", "The body is larger than allowed.", "See `MAX_BODY_SIZE_BYTES` and the limits per protocol."),
     ("REQ004", "400", "The body ended early or is malformed.", "Send what `Content-Length` or the chunks announce."),
     ("REQ005", "408", "The body stopped coming.", "Send it without long pauses; see `HTTP_WRITE_TIMEOUT`."),
+    ("ROLE001", "400", "There is a role of this name.", "Choose another name, or change the role."),
+    ("ROLE004", "400, 404", "There is no such role.", "See `GET /platform/role/all`."),
+    ("ROLE005", "400", "A role's name can't be changed.", "Add another role."),
+    ("ROLE007", "400", "The body changes nothing.", "Name what to change."),
+    ("ROLE009", "403", "The caller lacks the permission `manage_roles`.", "Give the caller's role the permission."),
+    ("ROLE010", "403", "The caller lacks the permission `manage_roles`.", "Give the caller's role the permission."),
+    ("ROLE011", "403", "The caller lacks the permission `manage_roles`.", "Give the caller's role the permission."),
+    ("ROLE013", "403", "Only administrators add the administrators' role.", "Ask one."),
+    ("ROLE014", "403", "Only administrators change an administrators' role.", "Ask one."),
+    ("ROLE016", "403", "Only administrators delete an administrators' role.", "Ask one."),
+    ("USR001", "400", "The name or the e-mail address is in use.", "Choose another one."),
+    ("USR002", "404", "There is no such user.", "See `GET /platform/user/all`."),
+    ("USR004", "400", "A user's name can't be changed.", "Add another user."),
+    (
+        "USR005",
+        "400",
+        "The password is too simple.",
+        "Take 16 characters or more: upper and lower case, digits, others.",
+    ),
+    ("USR006", "403", "The caller lacks the permission `manage_users`.", "Give the caller's role the permission."),
+    ("USR007", "403", "The caller lacks the permission `manage_users`.", "Give the caller's role the permission."),
+    ("USR008", "403", "The caller lacks the permission `manage_users`.", "Give the caller's role the permission."),
+    ("USR012", "403", "Only administrators change administrators.", "Ask one."),
+    ("USR013", "403", "Only administrators make administrators.", "Ask one."),
+    ("USR014", "403", "Only administrators delete administrators.", "Ask one."),
+    ("USR015", "403", "Only administrators add administrators.", "Ask one."),
+    ("USR016", "400", "A user has ten custom attributes at the most.", "Replace one."),
+    ("USR020", "403", "Of the user `admin` only limits can be changed.", "Use another administrator for the rest."),
+    ("USR021", "403", "The user `admin` can't be deleted.", "Revoke its tokens, if need be."),
+    ("USR022", "403", "The password of the user `admin` is that of the settings.", "See `DOORMAN_ADMIN_PASSWORD`."),
+    ("USR023", "403", "Some members only `manage_users` may change.", "Leave out the members that the message names."),
     ("VAL001", "422", "The body does not have the expected fields.", "The message names the field."),
 ];
 
-/// Method, path, port, who may call, what it does.
+/// Method, path, port, who may call, what it does; the routes of the platform API say so themselves.
 const ROUTES: &[(&str, &str, &str, &str, &str)] = &[
     (
         "any",
@@ -89,30 +134,6 @@ const ROUTES: &[(&str, &str, &str, &str, &str)] = &[
         "Calls a REST API. `OPTIONS` is answered with 204 by the gateway.",
     ),
     ("GET", "/api/health", "traffic", "anyone", "Tells that the gateway answers."),
-    (
-        "POST",
-        "/platform/authorization",
-        "traffic",
-        "anyone",
-        "Signs in with e-mail address and password; sets the session cookies.",
-    ),
-    ("GET", "/platform/authorization/status", "traffic", "signed in", "Tells whether the token is valid."),
-    ("POST", "/platform/authorization/refresh", "traffic", "signed in", "Replaces the token."),
-    (
-        "POST",
-        "/platform/authorization/invalidate",
-        "traffic",
-        "signed in",
-        "Signs out: the token is worth nothing any more.",
-    ),
-    ("GET", "/platform/monitor/liveness", "traffic", "anyone", "For liveness probes: the process answers."),
-    (
-        "GET",
-        "/platform/monitor/readiness",
-        "traffic",
-        "anyone",
-        "For readiness probes: takes traffic, and its stores answer. Holders of `manage_gateway` see more.",
-    ),
     ("GET", "/metrics", "admin", "the cluster", "Metrics for Prometheus, see [metrics](metrics.md)."),
     (
         "GET",
@@ -141,6 +162,24 @@ fn pages() -> [(&'static str, String); 3] {
     routes.push_str("| Method | Path | Port | Who | What |\n|---|---|---|---|---|\n");
     for (method, path, port, who, what) in ROUTES {
         let _ = writeln!(routes, "| {method} | `{path}` | {port} | {who} | {what} |");
+    }
+    routes.push_str(
+        "\n## Platform API\n\nOn the traffic port. `GET /platform/openapi.json` tells more: bodies, answers and codes (OpenAPI 3.1).\n\n\
+         | Method | Path | Who | What |\n|---|---|---|---|\n",
+    );
+    let document = crate::platform::document();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let who = match operation["security"][0]["token"].as_array() {
+                None => "anyone".to_owned(),
+                Some(scopes) if scopes.is_empty() => "signed in".to_owned(),
+                Some(scopes) => {
+                    scopes.iter().map(|scope| format!("`{}`", scope.as_str().unwrap())).collect::<Vec<_>>().join(", ")
+                }
+            };
+            let (method, what) = (method.to_uppercase(), operation["summary"].as_str().unwrap_or_default());
+            let _ = writeln!(routes, "| {method} | `{path}` | {who} | {what} |");
+        }
     }
     let mut metrics = page(
         "Metrics of the gateway",
@@ -220,7 +259,7 @@ fn every_error_code_is_on_the_page() {
 fn every_route_is_on_the_page() {
     let text = all_sources();
     let routed = text.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
-    let routed: BTreeSet<&str> = routed.filter(|path| !path.starts_with("/platform/test")).collect();
+    let routed: BTreeSet<&str> = routed.filter(|path| !path.starts_with("/platform/")).collect();
     let by_hand = ["/api/rest/{name}/{version}/{path}", "/api/health"];
     let listed: BTreeSet<&str> =
         ROUTES.iter().map(|(_, path, ..)| *path).filter(|path| !by_hand.contains(path)).collect();

@@ -21,7 +21,7 @@ mod passwords;
 pub(crate) use bearer::cookie;
 pub use bearer::{ACCESS_COOKIE, CSRF_COOKIE, bearer};
 pub use keys::{Accesses, Claims, KeyError, KeyRing};
-pub use passwords::{Busy, Passwords};
+pub use passwords::{Busy, Passwords, is_strong};
 
 use crate::{
     settings::Settings,

@@ -22,6 +22,17 @@ const QUEUE: usize = 1_024;
 /// Longest wait for a turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// Is this password hard enough to guess (reference: configuration 3)?
+pub fn is_strong(password: &str) -> bool {
+    const SPECIAL: &str = "!@#$%^&*()-_=+[]{};:,.<>?/";
+    let has = |wanted: fn(char) -> bool| password.chars().any(wanted);
+    password.chars().count() >= 16
+        && has(char::is_uppercase)
+        && has(char::is_lowercase)
+        && has(|c| c.is_ascii_digit())
+        && has(|c| SPECIAL.contains(c))
+}
+
 /// Too many sign-ins at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many sign-ins at once")]
@@ -87,6 +98,21 @@ mod tests {
     use futures::future::join_all;
 
     use super::*;
+
+    #[test]
+    fn a_strong_password_is_long_and_of_four_kinds() {
+        assert!(is_strong("Correct-Horse-9-Battery"));
+        for weak in [
+            "Correct-Horse-9",
+            "correct-horse-9-battery",
+            "CORRECT-HORSE-9-BATTERY",
+            "Correct-Horse-X-Battery",
+            "CorrectHorse9Battery",
+            "",
+        ] {
+            assert!(!is_strong(weak), "{weak}");
+        }
+    }
 
     #[tokio::test]
     async fn only_the_right_password_is_right() {

@@ -10,11 +10,19 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     identity::Denied,
     problem::{Envelope, Problem, X_BODY_LENGTH, json as to_json, json_response},
+    store::StoreError,
 };
+
+/// What is answered when there is nothing else to say.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Message {
+    message: String,
+}
 
 /// An answer in the envelope.
 #[derive(Clone, Debug)]
@@ -26,6 +34,7 @@ pub(super) struct Answer {
 #[derive(Clone, Debug)]
 enum Content {
     Message(Cow<'static, str>),
+    Data(Value),
     /// Members that the strict envelope repeats beside `response`.
     Repeated(Map<String, Value>),
 }
@@ -36,7 +45,7 @@ struct Wrapped<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<&'a Map<String, Value>>,
+    response: Option<Cow<'a, Value>>,
     #[serde(flatten)]
     repeated: Option<&'a Map<String, Value>>,
 }
@@ -45,6 +54,16 @@ impl Answer {
     /// 200 with a message.
     pub(super) fn message(message: impl Into<Cow<'static, str>>) -> Self {
         Self { status: StatusCode::OK, content: Content::Message(message.into()) }
+    }
+
+    /// 201 with a message.
+    pub(super) fn created(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::CREATED, ..Self::message(message) }
+    }
+
+    /// 200 with data.
+    pub(super) fn data(data: impl Into<Value>) -> Self {
+        Self { status: StatusCode::OK, content: Content::Data(data.into()) }
     }
 
     /// 200 with a token.
@@ -60,9 +79,15 @@ impl Answer {
             (Content::Message(message), Envelope::Strict) => {
                 to_json(&Wrapped { status_code, message: Some(message), response: None, repeated: None })
             }
+            (Content::Data(data), Envelope::Loose) => to_json(data),
+            (Content::Data(data), Envelope::Strict) => {
+                let response = Some(Cow::Borrowed(data));
+                to_json(&Wrapped { status_code, message: None, response, repeated: None })
+            }
             (Content::Repeated(data), Envelope::Loose) => to_json(data),
             (Content::Repeated(data), Envelope::Strict) => {
-                to_json(&Wrapped { status_code, message: None, response: Some(data), repeated: Some(data) })
+                let response = Some(Cow::Owned(data.clone().into()));
+                to_json(&Wrapped { status_code, message: None, response, repeated: Some(data) })
             }
         }
     }
@@ -102,6 +127,57 @@ pub(super) fn bare(status: StatusCode, value: &impl Serialize) -> Response {
 /// `{"detail": ...}`, which has no envelope.
 pub(super) fn detail(status: StatusCode, reason: &str) -> Response {
     bare(status, &json!({ "detail": reason }))
+}
+
+/// Why a handler gives no answer.
+#[derive(Clone, Debug)]
+pub(super) enum Refusal {
+    /// In the envelope.
+    Problem(Problem),
+    /// `{"detail": ...}`, which has no envelope.
+    Detail(StatusCode, Cow<'static, str>),
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Detail(denied.status(), denied.reason().into())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Problem(store_failed(error))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.into_response(),
+            Self::Detail(status, reason) => detail(status, &reason),
+        }
+    }
+}
+
+/// Anything that has no code of its own.
+pub(super) const UNEXPECTED: &str = "GTW999";
+
+/// What is answered when a store is away.
+pub(super) fn store_failed(error: StoreError) -> Problem {
+    let denied = Denied::from(error);
+    Problem::new(denied.status(), UNEXPECTED, denied.reason())
+}
+
+/// What is answered when something of our own fails; the cause is for the log.
+pub(super) fn failed(error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, "a call of the platform API failed");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, UNEXPECTED, "An unexpected error occurred")
 }
 
 /// What routes answer that don't say it in their own words.

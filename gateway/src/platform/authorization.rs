@@ -3,25 +3,25 @@
 use std::{net::IpAddr, time::Duration};
 
 use axum::{
-    Router,
     extract::State,
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use doorman_crds::role::Permission;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::Answer,
-    request::{Caller, Origin, Whole},
+    answer::{Answer, Message, UNEXPECTED, failed, store_failed},
+    request::{Caller, Origin, Whole, invalid},
 };
 use crate::{
-    identity::{Busy, Denied, KeyError, SignedIn},
+    identity::{Busy, Denied, SignedIn},
     problem::Problem,
-    store::{StoreError, User, Window, now},
+    store::{User, Window, now},
 };
 
 /// Sign-in without e-mail or password.
@@ -42,33 +42,55 @@ const MUST_RESET: &str = "AUTH008";
 const FORBIDDEN: &str = "AUTH900";
 /// Too many sign-ins from one address.
 const RATE_LIMITED: &str = "IP_RATE_LIMIT";
-/// A body of the wrong form.
-const INVALID_BODY: &str = "VAL001";
-/// Anything else.
-const UNEXPECTED: &str = "GTW999";
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-pub(super) fn routes() -> Router<Platform> {
-    Router::new()
-        .route("/platform/authorization", post(sign_in))
-        .route("/platform/authorization/status", get(status))
-        .route("/platform/authorization/refresh", post(refresh))
-        .route("/platform/authorization/invalidate", post(sign_out))
+pub(super) fn routes() -> OpenApiRouter<Platform> {
+    OpenApiRouter::default()
+        .routes(routes!(sign_in))
+        .routes(routes!(status))
+        .routes(routes!(refresh))
+        .routes(routes!(sign_out))
 }
 
-fn store_failed(error: StoreError) -> Problem {
-    let denied = Denied::from(error);
-    Problem::new(denied.status(), UNEXPECTED, denied.reason())
+/// Who wants to sign in.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the form of the body, which is read by hand for its own codes")]
+struct Credentials {
+    /// The e-mail address, or the name.
+    email: String,
+    password: String,
 }
 
-fn signing_failed(error: &KeyError) -> Problem {
-    tracing::error!(%error, "no token was issued");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, UNEXPECTED, "An unexpected error occurred")
+/// A token that lasts half an hour unless the settings say otherwise.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the form of the answer")]
+struct AccessToken {
+    access_token: String,
 }
 
+/// A token that lasts a week unless the settings say otherwise.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the form of the answer")]
+struct RefreshToken {
+    refresh_token: String,
+}
+
+/// Whose tokens to revoke.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the form of the body, which may also be absent")]
+struct Other {
+    /// Another user's name; absent: the caller's own token alone.
+    username: Option<String>,
+}
+
+/// Signs in with e-mail address and password; sets the session cookies.
+#[utoipa::path(post, path = "/platform/authorization", tag = "Authorization", request_body = Credentials,
+    responses((status = 200, description = "Signed in.", body = AccessToken)),
+    extensions(("x-error-codes" = json!(["400 AUTH001", "400 AUTH002", "400 AUTH004", "400 AUTH007", "403 AUTH008",
+        "429 IP_RATE_LIMIT"]))))]
 async fn sign_in(
     State(platform): State<Platform>,
     origin: Origin,
@@ -119,7 +141,7 @@ async fn start_session(
 ) -> Result<String, Problem> {
     let identity = &platform.identity;
     let accesses = identity.accesses(user).await.map_err(store_failed)?;
-    let token = identity.keys().issue(user, accesses, life).map_err(|error| signing_failed(&error))?;
+    let token = identity.keys().issue(user, accesses, life).map_err(|error| failed(&error))?;
     let csrf = Uuid::new_v4().to_string();
     if let Err(error) = identity.store().remember_csrf(&user.username, &csrf).await {
         tracing::warn!(%error, "clients without cookies can't pass the CSRF check");
@@ -177,11 +199,19 @@ fn not_signed_in(denied: Denied) -> Problem {
     Problem::new(denied.status(), NOT_SIGNED_IN, denied.reason())
 }
 
+/// Tells whether the token is valid.
+#[utoipa::path(get, path = "/platform/authorization/status", tag = "Authorization",
+    responses((status = 200, description = "It is.", body = Message)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["401 AUTH005", "500 AUTH005", "503 AUTH005"]))))]
 async fn status(caller: Result<Caller, Denied>) -> Result<Answer, Problem> {
     caller.map_err(not_signed_in)?;
     Ok(Answer::message("Token is valid"))
 }
 
+/// Replaces the token by one that lasts longer.
+#[utoipa::path(post, path = "/platform/authorization/refresh", tag = "Authorization",
+    responses((status = 200, description = "The new token.", body = RefreshToken)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["400 AUTH007", "401 AUTH003"]))))]
 async fn refresh(
     State(platform): State<Platform>,
     origin: Origin,
@@ -197,7 +227,11 @@ async fn refresh(
     Ok((headers, Answer::token("refresh_token", token)).into_response())
 }
 
-/// Revokes the caller's token; with another user's name and the permission to, all tokens of that user.
+/// Signs out: revokes the caller's token; with another user's name and the permission to, all tokens of that user.
+#[utoipa::path(post, path = "/platform/authorization/invalidate", tag = "Authorization",
+    request_body = Option<Other>,
+    responses((status = 200, description = "The token is worth nothing any more.", body = Message)),
+    security(("token" = [])), extensions(("x-error-codes" = json!(["401 AUTH005", "403 AUTH900", "503 AUTH005"]))))]
 async fn sign_out(
     State(platform): State<Platform>,
     origin: Origin,
@@ -207,16 +241,16 @@ async fn sign_out(
     let other = named_user(&body?.0)?;
     let Caller(SignedIn { principal, token }) = caller.map_err(not_signed_in)?;
     let identity = &platform.identity;
-    let failed = |error| not_signed_in(Denied::from(error));
+    let store_failed = |error| not_signed_in(Denied::from(error));
     if let Some(username) = other.filter(|name| **name != *principal.username) {
         if !identity.may(&principal, Permission::ManageAuth).await.map_err(not_signed_in)? {
             return Err(Problem::new(StatusCode::FORBIDDEN, FORBIDDEN, "You do not have permission to manage auth"));
         }
-        identity.store().set_user_revoked(&username, true).await.map_err(failed)?;
+        identity.store().set_user_revoked(&username, true).await.map_err(store_failed)?;
         tracing::info!(by = %principal.username, username, "All tokens of a user were revoked");
         return Ok(Answer::message(format!("All tokens revoked for {username}")).into_response());
     }
-    identity.revoke_token(&token).await.map_err(failed)?;
+    identity.revoke_token(&token).await.map_err(store_failed)?;
     let mut headers = HeaderMap::new();
     origin.cookies.end(&mut headers);
     Ok((headers, Answer::message("Your token has been invalidated")).into_response())
@@ -224,7 +258,6 @@ async fn sign_out(
 
 /// The user a body names, if it says anything.
 fn named_user(body: &[u8]) -> Result<Option<String>, Problem> {
-    let invalid = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_BODY, "Validation Error");
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }

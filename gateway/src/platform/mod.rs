@@ -8,19 +8,30 @@
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response};
+use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response, routing::get};
+use doorman_crds::role::is_admin_role;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::watch;
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
 
 mod answer;
 mod authorization;
 mod cookies;
 mod cors;
+mod groups;
 mod monitor;
+mod openapi;
 mod request;
+mod roles;
+mod users;
+mod wire;
 
-use crate::{identity::Identity, settings::Settings};
+use crate::{
+    identity::Identity,
+    settings::Settings,
+    store::{ADMIN, StoreError, User},
+};
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -35,20 +46,42 @@ impl Platform {
     pub fn new(settings: Arc<Settings>, identity: Arc<Identity>, ready: watch::Receiver<bool>) -> Self {
         Self { settings, identity, ready }
     }
+
+    /// Is this the name of an administrators' role?
+    async fn is_admin_role(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(is_admin_role(name) || self.identity.role(name).await?.is_some_and(|role| role.is_admin()))
+    }
+
+    /// Is this an administrator, whom only administrators may see or change?
+    async fn is_admin_user(&self, user: &User) -> Result<bool, StoreError> {
+        Ok(&*user.username == ADMIN || self.is_admin_role(&user.role).await?)
+    }
 }
 
 /// Everything under `/platform`. Other paths get 404.
 pub fn router(platform: Platform) -> Router {
-    entrance(platform, areas())
+    entrance(platform, Router::from(areas()))
 }
 
-fn areas() -> Router<Platform> {
-    authorization::routes().merge(monitor::routes())
+fn areas() -> OpenApiRouter<Platform> {
+    OpenApiRouter::default()
+        .merge(authorization::routes())
+        .merge(users::routes())
+        .merge(roles::routes())
+        .merge(groups::routes())
+        .merge(monitor::routes())
+}
+
+/// The description of all routes (OpenAPI 3.1), as `/platform/openapi.json` serves it.
+pub fn document() -> serde_json::Value {
+    openapi::complete(areas().into_openapi())
 }
 
 /// Puts before some areas what all have in common.
 fn entrance(platform: Platform, areas: Router<Platform>) -> Router {
+    let document = crate::problem::json(&document());
     let routes = areas
+        .route("/platform/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
         .fallback(async || answer::detail(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || answer::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
         .with_state(platform.clone());

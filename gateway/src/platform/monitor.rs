@@ -1,24 +1,34 @@
 //! What probes ask: `/platform/monitor`.
 
-use axum::{Router, extract::State, response::Response, routing::get};
+use axum::{extract::State, response::Response};
 use doorman_crds::role::Permission;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Platform, answer::bare};
 
-pub(super) fn routes() -> Router<Platform> {
-    Router::new()
-        .route("/platform/monitor/liveness", get(liveness))
-        .route("/platform/monitor/readiness", get(readiness))
+pub(super) fn routes() -> OpenApiRouter<Platform> {
+    OpenApiRouter::default().routes(routes!(liveness)).routes(routes!(readiness))
 }
 
+/// The process is alive.
+#[derive(Debug, Serialize, ToSchema)]
+struct Liveness {
+    status: String,
+}
+
+/// For liveness probes: the process answers.
+#[utoipa::path(get, path = "/platform/monitor/liveness", tag = "Monitor",
+    responses((status = 200, description = "It does.", body = Liveness)))]
 async fn liveness() -> Response {
     bare(StatusCode::OK, &json!({ "status": "alive" }))
 }
 
-#[derive(Serialize)]
+/// What the process and its stores are up to.
+#[derive(Debug, Serialize, ToSchema)]
 struct Readiness {
     status: &'static str,
     mongodb: &'static str,
@@ -29,8 +39,13 @@ struct Readiness {
     cache_backend: Option<&'static str>,
 }
 
+/// For readiness probes: takes traffic, and its stores answer.
+///
 /// Ready means: this process takes traffic, and its stores answered when they were last asked. Memory counts as
 /// connected. Holders of `manage_gateway` see which stores there are; a bad token is as good as none.
+#[utoipa::path(get, path = "/platform/monitor/readiness", tag = "Monitor",
+    responses((status = 200, description = "Ready.", body = Readiness),
+        (status = 503, description = "Not ready.", body = Readiness)))]
 async fn readiness(State(platform): State<Platform>, headers: HeaderMap) -> Response {
     let store = platform.identity.store();
     let health = store.health();

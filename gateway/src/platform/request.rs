@@ -8,15 +8,20 @@ use axum::{
     extract::{FromRequest, FromRequestParts},
 };
 use bytes::Bytes;
-use http::{HeaderName, Request, StatusCode, request::Parts};
+use doorman_crds::role::Permission;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use tokio::time::timeout;
+use utoipa::IntoParams;
 
-use super::{Platform, cookies::Cookies};
+use super::{Platform, answer::Refusal, cookies::Cookies, wire::Int};
 use crate::{
     client::{ClientAddress, Scheme},
     identity::{CSRF_COOKIE, Denied, SignedIn, cookie},
     problem::Problem,
+    store::Listing,
 };
 
 const X_CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
@@ -39,8 +44,14 @@ impl FromRequest<Platform> for Whole {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
+        Self::read(request.into_body(), platform).await
+    }
+}
+
+impl Whole {
+    async fn read(body: Body, platform: &Platform) -> Result<Self, Problem> {
         let limit = platform.settings.limits.body.0;
-        let limited = Limited::new(request.into_body(), usize::try_from(limit).unwrap_or(usize::MAX));
+        let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
         let whole = timeout(BODY_TIME, limited.collect()).await.map_err(|_| Problem::stalled())?;
         match whole {
             Ok(collected) => Ok(Self(collected.to_bytes())),
@@ -83,6 +94,158 @@ async fn check_csrf(parts: &Parts, platform: &Platform, signed_in: &SignedIn) ->
 
 fn scheme(parts: &Parts) -> Scheme {
     parts.extensions.get().copied().unwrap_or(Scheme::Http)
+}
+
+impl Caller {
+    /// Refuses the caller unless the role gives this permission now.
+    pub(super) async fn must(
+        &self,
+        platform: &Platform,
+        permission: Permission,
+        (code, message): (&'static str, &'static str),
+    ) -> Result<(), Refusal> {
+        if self.may(platform, permission).await? {
+            return Ok(());
+        }
+        Err(Problem::new(StatusCode::FORBIDDEN, code, message).into())
+    }
+
+    /// Does the caller's role give this permission now?
+    pub(super) async fn may(&self, platform: &Platform, permission: Permission) -> Result<bool, Refusal> {
+        Ok(platform.identity.may(&self.0.principal, permission).await?)
+    }
+
+    /// Is the caller's role one of an administrator?
+    pub(super) async fn is_admin(&self, platform: &Platform) -> Result<bool, Refusal> {
+        Ok(platform.is_admin_role(&self.0.principal.role).await?)
+    }
+
+    /// Is this the caller's own name?
+    pub(super) fn is(&self, username: &str) -> bool {
+        *self.0.principal.username == *username
+    }
+}
+
+/// A body or query of the wrong form.
+pub(super) fn invalid() -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "VAL001", "Validation Error")
+}
+
+/// The same, with what is wrong in the log.
+fn invalid_because(error: &dyn std::fmt::Display) -> Problem {
+    tracing::debug!(%error, "a body or query has the wrong form");
+    invalid()
+}
+
+/// JSON of this form; without any, the form's default where it has one.
+pub(super) fn from_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+    let is_json = |kind: &HeaderValue| {
+        let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+            || essence.to_ascii_lowercase().strip_prefix("application/").is_some_and(|kind| kind.ends_with("+json"))
+    };
+    if !headers.get(header::CONTENT_TYPE).is_none_or(is_json) {
+        return Err(invalid());
+    }
+    let mut source = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut source).map_err(|error| invalid_because(&error))?;
+    source.end().map_err(|error| invalid_because(&error))?;
+    Ok(value)
+}
+
+/// A JSON body and who sent it. The body is looked at before the caller is (reference: platform API 1.2).
+pub(super) struct Sent<T> {
+    pub(super) caller: Result<Caller, Denied>,
+    pub(super) body: T,
+}
+
+impl<T: DeserializeOwned + Send> FromRequest<Platform> for Sent<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Whole(bytes) = Whole::read(body, platform).await?;
+        let body = from_json(&parts.headers, &bytes)?;
+        Ok(Self { caller: Caller::from_request_parts(&mut parts, platform).await, body })
+    }
+}
+
+/// A query of this form.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Platform> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Platform) -> Result<Self, Problem> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
+            .map_err(|error| invalid_because(&error))
+    }
+}
+
+/// Parameters of the path, percent-decoded.
+pub(super) struct At<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Platform> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, platform: &Platform) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, platform).await;
+        path.map(|path| Self(path.0)).map_err(|error| invalid_because(&error))
+    }
+}
+
+/// Which page of a list is asked for (reference: platform API 1.8).
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// The page, from 1.
+    #[param(value_type = Option<i64>, minimum = 1, default = 1)]
+    page: Option<Int<{ i64::MIN }>>,
+    /// Items of a page; `MAX_PAGE_SIZE` at the most.
+    #[param(value_type = Option<i64>, minimum = 1, default = 10)]
+    page_size: Option<Int<{ i64::MIN }>>,
+}
+
+/// A page of a list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page {
+    number: u64,
+    size: u32,
+}
+
+/// Items of a page unless the client says otherwise.
+pub(super) const PAGE_SIZE: u32 = 10;
+
+impl PageQuery {
+    /// The page, or why there is none.
+    pub(super) fn page(&self, platform: &Platform, usual_size: u32) -> Result<Page, Problem> {
+        let refused = |message| Problem::new(StatusCode::BAD_REQUEST, "PAG001", message);
+        let most = platform.settings.limits.page_size.get();
+        let size = self.page_size.as_ref().map_or(i64::from(usual_size.min(most)), |size| size.0);
+        let size = u32::try_from(size).ok().filter(|size| (1..=most).contains(size));
+        let size = size.ok_or_else(|| refused("Page size exceeds maximum limit"))?;
+        let number = self.page.as_ref().map_or(1, |page| page.0);
+        let number = u64::try_from(number).ok().filter(|number| *number >= 1);
+        Ok(Page { number: number.ok_or_else(|| refused("Invalid page or page size"))?, size })
+    }
+}
+
+impl Page {
+    /// What to ask the store for.
+    pub(super) fn listing(self) -> Listing {
+        // Far beyond every list, and still a number that databases take.
+        let skip = (self.number - 1).saturating_mul(self.size.into()).min(i64::MAX as u64);
+        Listing { skip, limit: Some(self.size), ..Listing::default() }
+    }
+
+    /// The page as clients read it.
+    pub(super) fn of(self, name: &str, items: Vec<Value>, total: u64) -> Value {
+        let has_next = self.number.saturating_mul(self.size.into()) < total;
+        let mut page = json!({ "page": self.number, "page_size": self.size, "has_next": has_next, "total": total });
+        page[name] = items.into();
+        page
+    }
 }
 
 /// Where a request comes from, and what its cookies would be.

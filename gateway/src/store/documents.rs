@@ -9,6 +9,7 @@ use doorman_crds::role::Permission;
 use mongodb::bson::{Bson, Document, doc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::settings::Secret;
 
@@ -16,19 +17,23 @@ use crate::settings::Secret;
 pub(crate) const BCRYPT_COST: u32 = if cfg!(test) { 4 } else { 12 };
 
 /// A user as stored. Durations and limits are counts; their units are in the `..._type` beside them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct User {
     /// The user's name, unique.
+    #[schema(value_type = String)]
     pub username: Arc<str>,
     /// Unique too; sign-in takes either.
     pub email: String,
     /// Never part of an answer.
     #[serde(skip)]
+    #[schema(ignore)]
     pub password: Option<Password>,
     /// Name of the one role; there may be no such role.
+    #[schema(value_type = String)]
     pub role: Arc<str>,
     /// Names of groups; there may be no such groups.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Vec<String>)]
     pub groups: Arc<[Arc<str>]>,
     /// An inactive user is refused everywhere.
     #[serde(default = "yes", deserialize_with = "or_yes")]

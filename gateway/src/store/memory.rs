@@ -271,7 +271,7 @@ impl Shared {
                 let until = match document.get("expires_at") {
                     Some(Bson::Int32(until)) => u64::try_from(*until).unwrap_or(0),
                     Some(Bson::Int64(until)) => u64::try_from(*until).unwrap_or(0),
-                    Some(Bson::Double(until)) => until.ceil() as u64,
+                    Some(Bson::Double(until)) => u64::try_from(until.ceil() as i64).unwrap_or(0),
                     // Without an end it is kept as long as the longest token might live.
                     _ => now + 366 * 86_400,
                 };

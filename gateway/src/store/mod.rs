@@ -66,6 +66,12 @@ pub enum StoreError {
     Taken,
 }
 
+impl From<tokio::task::JoinError> for StoreError {
+    fn from(cause: tokio::task::JoinError) -> Self {
+        Self::documents(cause)
+    }
+}
+
 impl StoreError {
     fn documents(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::Documents(Arc::new(cause))
@@ -451,12 +457,12 @@ impl Store {
     ) -> Result<Option<usize>, StoreError> {
         let Documents::Memory(documents) = &self.documents else { return Ok(None) };
         let revocations = all.remove(REVOCATIONS).unwrap_or_default();
-        let known = all.into_iter().filter_map(|(name, documents)| match Collection::named(&name) {
-            Some(collection) => Some((collection, documents)),
-            None => {
+        let known = all.into_iter().filter_map(|(name, documents)| {
+            let collection = Collection::named(&name);
+            if collection.is_none() {
                 tracing::warn!(name, "a collection that this version doesn't know is not restored");
-                None
             }
+            Some((collection?, documents))
         });
         let left_out = documents.import(known.collect());
         if let Shared::Memory(shared) = &self.shared {
@@ -476,7 +482,7 @@ impl Store {
     fn read_user(&self, document: &Document) -> Result<Arc<User>, StoreError> {
         let mut user = User::from_document(document.clone()).map_err(StoreError::documents)?;
         if user.password.is_none() && &*user.username == ADMIN {
-            user.password = self.admin_password.read().unwrap_or_else(PoisonError::into_inner).clone();
+            user.password.clone_from(&self.admin_password.read().unwrap_or_else(PoisonError::into_inner));
         }
         Ok(Arc::new(user))
     }
@@ -511,6 +517,15 @@ impl Store {
             }
         };
         found.map(|user| self.read_user(&user)).transpose()
+    }
+
+    /// Users, as [`Self::list`] lists documents. What can't be read as a user is left out, and said.
+    pub async fn users(&self, listing: &Listing) -> Result<(Vec<Arc<User>>, u64), StoreError> {
+        let (found, total) = self.list(Collection::Users, listing).await?;
+        let read = |document: &Arc<Document>| {
+            self.read_user(document).inspect_err(|error| tracing::warn!(%error, "a user can't be read")).ok()
+        };
+        Ok((found.iter().filter_map(read).collect(), total))
     }
 
     /// Adds a user, or changes the one of this name. Fails with [`StoreError::Taken`] when the address is another's.
@@ -640,6 +655,5 @@ impl Store {
 
 /// Hashing a password takes its time, so this is done elsewhere.
 async fn write_user(user: User) -> Result<Document, StoreError> {
-    let written = tokio::task::spawn_blocking(move || user.to_document()).await.map_err(StoreError::documents)?;
-    written.map_err(StoreError::documents)
+    tokio::task::spawn_blocking(move || user.to_document()).await?.map_err(StoreError::documents)
 }

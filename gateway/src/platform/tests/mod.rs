@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::routing::get;
+use doorman_crds::role::Permission;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -16,10 +17,14 @@ use crate::{
     identity::Denied,
     settings::Source,
     store::{
-        Password, Store, User,
+        Password, Role, Store, User,
         servers::{Server, external, with_redis},
     },
 };
+
+mod matrix;
+mod roles_and_groups;
+mod users;
 
 const PASSWORD: &str = "long-enough-password";
 
@@ -126,7 +131,7 @@ impl Fixture {
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
-        let areas = areas().route("/platform/test/whoami", get(whoami).post(whoami));
+        let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));
         let router = entrance(Platform::new(settings, Arc::clone(&identity), is_ready), areas);
         Self { router, identity, ready }
     }
@@ -158,6 +163,28 @@ impl Fixture {
     async fn token(&self) -> String {
         let seen = self.sign_in("admin", PASSWORD).send().await;
         seen.json()["access_token"].as_str().unwrap_or_else(|| panic!("{seen:?}")).to_owned()
+    }
+
+    /// A user with a role of just these permissions, signed in: the token.
+    async fn with_role(&self, name: &str, permissions: &[Permission]) -> String {
+        let role = Role {
+            name: name.into(),
+            description: None,
+            permissions: permissions.iter().copied().collect(),
+            ui_access: None,
+            platform_admin: false,
+        };
+        self.identity.store().save_role(role).await.unwrap();
+        let user = User::new(name, &format!("{name}@example.com"), name);
+        self.add(user.clone()).await;
+        let accesses = self.identity.accesses(&user).await.unwrap();
+        self.identity.keys().issue(&user, accesses, Duration::from_secs(600)).unwrap()
+    }
+
+    /// A call with a token and a JSON body.
+    async fn send(&self, method: &str, path: &str, token: &str, body: Value) -> Seen {
+        let call = self.call(method, path).bearer(token).header("content-type", "application/json");
+        if body.is_null() { call.send().await } else { call.body(body.to_string()).send().await }
     }
 
     async fn status_with(&self, token: &str) -> u16 {

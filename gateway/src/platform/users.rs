@@ -1,0 +1,462 @@
+//! Users: `/platform/user` (reference: platform API 5).
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use doorman_crds::role::Permission;
+use http::StatusCode;
+use mongodb::bson::{Binary, Bson, spec::BinarySubtype};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Platform,
+    answer::{Answer, Message, Refusal},
+    request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
+    wire::{AnyText, Flag, Int, Text, given},
+};
+use crate::{
+    identity::{Denied, is_strong},
+    problem::Problem,
+    store::{ADMIN, Collection, Password, StoreError, User},
+};
+
+/// The name or the address is in use.
+const TAKEN: &str = "USR001";
+/// There is no such user.
+const UNKNOWN: &str = "USR002";
+/// The password is too simple.
+const WEAK: &str = "USR005";
+/// Nobody is signed in (own document, lists).
+const NOT_SIGNED_IN: &str = "GTW998";
+/// Names are for ever: tokens, balances and subscriptions go by them.
+const UNCHANGED: &str = "USR004";
+/// More custom attributes than there may be.
+const TOO_MANY_ATTRIBUTES: &str = "USR016";
+
+const NOT_OWN: (&str, &str) = ("USR006", "Can only update your own information");
+const NOT_OWN_PASSWORD: (&str, &str) = ("USR006", "Can only update your own password");
+const NOT_OWN_ACCOUNT: (&str, &str) = ("USR007", "Can only delete your own account");
+const NOT_OWN_DOCUMENT: (&str, &str) = ("USR008", "Unable to retrieve information for user");
+
+/// Members that callers without `manage_users` can't change, not even of themselves.
+const RESTRICTED: [&str; 5] = ["active", "force_password_reset", "groups", "role", "username"];
+/// All that may be changed of the first administrator.
+const CHANGEABLE_OF_ADMIN: [&str; 11] = [
+    "bandwidth_limit_bytes",
+    "bandwidth_limit_window",
+    "rate_limit_duration",
+    "rate_limit_duration_type",
+    "rate_limit_enabled",
+    "throttle_duration",
+    "throttle_duration_type",
+    "throttle_enabled",
+    "throttle_queue_limit",
+    "throttle_wait_duration",
+    "throttle_wait_duration_type",
+];
+
+pub(super) fn routes() -> OpenApiRouter<Platform> {
+    OpenApiRouter::default()
+        .routes(routes!(create, list))
+        .routes(routes!(list_all))
+        .routes(routes!(me))
+        .routes(routes!(read_by_email))
+        .routes(routes!(read, update, delete))
+        .routes(routes!(update_password))
+}
+
+/// A user to add.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct NewUser {
+    username: Text<3, 50>,
+    email: Text<3, 127>,
+    #[serde(skip_serializing)]
+    password: Text<16, 50>,
+    role: Text<2, 50>,
+    #[serde(default)]
+    groups: Vec<AnyText>,
+    #[serde(flatten)]
+    limits: Limits,
+    #[serde(default = "yes")]
+    active: Flag,
+    #[serde(default = "no")]
+    ui_access: Flag,
+}
+
+fn yes() -> Flag {
+    Flag(true)
+}
+
+fn no() -> Flag {
+    Flag(false)
+}
+
+/// What a user may use, and what others note about the user.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct Limits {
+    /// Requests in one window.
+    rate_limit_duration: Option<Int<0>>,
+    /// The window: `second`, `minute`, `hour`, `day`, `week`, `month`, `year`.
+    rate_limit_duration_type: Option<Text<1, 7>>,
+    rate_limit_enabled: Option<Flag>,
+    /// Requests in one window before throttling starts.
+    throttle_duration: Option<Int<0>>,
+    throttle_duration_type: Option<Text<1, 7>>,
+    /// How long a throttled request waits.
+    throttle_wait_duration: Option<Int<0>>,
+    throttle_wait_duration_type: Option<Text<1, 7>>,
+    /// Requests of one window that may come in at all.
+    throttle_queue_limit: Option<Int<0>>,
+    throttle_enabled: Option<Flag>,
+    /// Up to ten members of any kind.
+    custom_attributes: Option<Map<String, Value>>,
+    /// Bytes in one window.
+    bandwidth_limit_bytes: Option<Int<0>>,
+    bandwidth_limit_window: Option<Text<1, 10>>,
+    bandwidth_limit_enabled: Option<Flag>,
+}
+
+/// What to change of a user; what is absent or null stays.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct UserUpdate {
+    /// Can't be changed.
+    username: Option<Text<3, 50>>,
+    email: Option<Text<3, 127>>,
+    #[serde(skip_serializing)]
+    password: Option<Text<6, 50>>,
+    role: Option<Text<2, 50>>,
+    groups: Option<Vec<AnyText>>,
+    active: Option<Flag>,
+    ui_access: Option<Flag>,
+    /// The user can't sign in until the password is changed.
+    force_password_reset: Option<Flag>,
+    #[serde(flatten)]
+    limits: Limits,
+}
+
+/// A new password.
+#[derive(Debug, Deserialize, ToSchema)]
+struct NewPassword {
+    new_password: Text<6, 36>,
+}
+
+/// Users, as far as the caller may see them.
+#[derive(Debug, Serialize, ToSchema)]
+struct Users {
+    users: Vec<Map<String, Value>>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Username {
+    /// The user's name.
+    username: String,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Email {
+    /// The user's e-mail address.
+    email: String,
+}
+
+fn shown(user: &User) -> Value {
+    serde_json::to_value(user).unwrap_or_default()
+}
+
+fn forbidden((code, message): (&'static str, &'static str)) -> Refusal {
+    Problem::new(StatusCode::FORBIDDEN, code, message).into()
+}
+
+fn bad(code: &'static str, message: &'static str) -> Refusal {
+    Problem::new(StatusCode::BAD_REQUEST, code, message).into()
+}
+
+fn unknown() -> Refusal {
+    Problem::new(StatusCode::NOT_FOUND, UNKNOWN, "User not found").into()
+}
+
+/// What administrators' users look like to others.
+fn hidden() -> Refusal {
+    Problem::without_code(StatusCode::NOT_FOUND, "User not found").into()
+}
+
+fn not_signed_in(denied: Denied) -> Problem {
+    Problem::new(denied.status(), NOT_SIGNED_IN, denied.reason())
+}
+
+fn check_attributes(limits: &Limits) -> Result<(), Refusal> {
+    const MOST: usize = 10;
+    match &limits.custom_attributes {
+        Some(attributes) if attributes.len() > MOST => {
+            Err(bad(TOO_MANY_ATTRIBUTES, "Maximum 10 custom attributes allowed. Please replace an existing one."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The hash to store of a password that is good enough.
+pub(super) async fn hashed(password: String) -> Result<Bson, Refusal> {
+    if !is_strong(&password) {
+        return Err(bad(
+            WEAK,
+            "Password must include at least 16 characters, one uppercase letter, one lowercase letter, one digit, \
+             and one special character",
+        ));
+    }
+    let hash = tokio::task::spawn_blocking(move || Password::from_text(&password).hash().to_vec()).await;
+    let bytes = hash.map_err(StoreError::from)?;
+    Ok(Binary { subtype: BinarySubtype::Generic, bytes }.into())
+}
+
+/// Adds a user.
+#[utoipa::path(post, path = "/platform/user", tag = "Users", request_body = NewUser,
+    responses((status = 201, description = "The user was added.", body = Message)),
+    security(("token" = ["manage_users"])),
+    extensions(("x-error-codes" = json!(["400 USR001", "400 USR005", "400 USR016", "403 USR006", "403 USR015"]))))]
+async fn create(State(platform): State<Platform>, sent: Sent<NewUser>) -> Result<Answer, Refusal> {
+    let Sent { caller, body: new } = sent;
+    let caller = caller?;
+    caller.must(&platform, Permission::ManageUsers, NOT_OWN).await?;
+    if platform.is_admin_role(&new.role.0).await? && !caller.is_admin(&platform).await? {
+        return Err(forbidden(("USR015", "Only admin may create users with the admin role")));
+    }
+    check_attributes(&new.limits)?;
+    let store = platform.identity.store();
+    if store.user(&new.username.0).await?.is_some() {
+        return Err(bad(TAKEN, "Username already exists"));
+    }
+    if store.user_by_email(&new.email.0).await?.is_some() {
+        return Err(bad(TAKEN, "Email already exists"));
+    }
+    let mut document = given(&new);
+    document.entry("bandwidth_limit_window").or_insert_with(|| "day".into());
+    document.insert("password", hashed(new.password.0).await?);
+    match store.insert(Collection::Users, document).await {
+        Ok(()) => Ok(Answer::created("User created successfully")),
+        // Someone else was faster.
+        Err(StoreError::Taken) => Err(bad(TAKEN, "Username already exists")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The caller's own document.
+#[utoipa::path(get, path = "/platform/user/me", tag = "Users", operation_id = "read_own",
+    responses((status = 200, description = "The caller.", body = User)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["401 GTW998", "404 USR002"]))))]
+async fn me(State(platform): State<Platform>, caller: Result<Caller, Denied>) -> Result<Answer, Refusal> {
+    let caller = caller.map_err(not_signed_in)?;
+    let user = platform.identity.store().user(&caller.0.principal.username).await?;
+    Ok(Answer::data(shown(&*user.ok_or_else(unknown)?)))
+}
+
+/// Lists users; administrators only for administrators.
+#[utoipa::path(get, path = "/platform/user/all", tag = "Users", params(PageQuery),
+    responses((status = 200, description = "A page of users.", body = Users)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["400 PAG001", "401 GTW998"]))))]
+async fn list_all(
+    State(platform): State<Platform>,
+    Asked(query): Asked<PageQuery>,
+    caller: Result<Caller, Denied>,
+) -> Result<Answer, Refusal> {
+    let caller = caller.map_err(not_signed_in)?;
+    let page = query.page(&platform, PAGE_SIZE)?;
+    let (found, _) = platform.identity.store().users(&page.listing()).await?;
+    let sees_admins = caller.is_admin(&platform).await?;
+    let mut users = Vec::with_capacity(found.len());
+    for user in found {
+        if sees_admins || !platform.is_admin_user(&user).await? {
+            users.push(shown(&user));
+        }
+    }
+    Ok(Answer::data(json!({ "users": users })))
+}
+
+/// The same as `/platform/user/all`.
+#[utoipa::path(get, path = "/platform/user", tag = "Users", params(PageQuery),
+    responses((status = 200, description = "A page of users.", body = Users)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["400 PAG001", "401 GTW998"]))))]
+async fn list(
+    state: State<Platform>,
+    query: Asked<PageQuery>,
+    caller: Result<Caller, Denied>,
+) -> Result<Answer, Refusal> {
+    list_all(state, query, caller).await
+}
+
+/// What a caller may know of a user found by name or address.
+async fn readable(
+    platform: &Platform,
+    caller: &Caller,
+    user: Option<Arc<User>>,
+    is_own: bool,
+) -> Result<Answer, Refusal> {
+    let is_admin = caller.is_admin(platform).await?;
+    if !is_own && user.as_ref().is_some_and(|user| &*user.username == ADMIN) && !is_admin {
+        return Err(hidden());
+    }
+    if !is_own {
+        caller.must(platform, Permission::ManageUsers, NOT_OWN_DOCUMENT).await?;
+    }
+    let user = user.ok_or_else(unknown)?;
+    if !is_own && !is_admin && platform.is_admin_user(&user).await? {
+        return Err(hidden());
+    }
+    Ok(Answer::data(shown(&user)))
+}
+
+/// Reads a user: oneself, or with `manage_users` anyone.
+#[utoipa::path(get, path = "/platform/user/{username}", tag = "Users", params(Username),
+    responses((status = 200, description = "The user.", body = User)), security(("token" = ["manage_users"])),
+    extensions(("x-error-codes" = json!(["403 USR008", "404 USR002"]))))]
+async fn read(
+    State(platform): State<Platform>,
+    At(Username { username }): At<Username>,
+    caller: Caller,
+) -> Result<Answer, Refusal> {
+    let user = platform.identity.store().user(&username).await?;
+    readable(&platform, &caller, user, caller.is(&username)).await
+}
+
+/// Reads a user by e-mail address: oneself, or with `manage_users` anyone.
+#[utoipa::path(get, path = "/platform/user/email/{email}", tag = "Users", params(Email),
+    responses((status = 200, description = "The user.", body = User)), security(("token" = ["manage_users"])),
+    extensions(("x-error-codes" = json!(["403 USR008", "404 USR002"]))))]
+async fn read_by_email(
+    State(platform): State<Platform>,
+    At(Email { email }): At<Email>,
+    caller: Caller,
+) -> Result<Answer, Refusal> {
+    let user = platform.identity.store().user_by_email(&email).await?;
+    let is_own = user.as_ref().is_some_and(|user| caller.is(&user.username));
+    readable(&platform, &caller, user, is_own).await
+}
+
+/// Changes a user: oneself, or with `manage_users` anyone.
+#[utoipa::path(put, path = "/platform/user/{username}", tag = "Users", params(Username), request_body = UserUpdate,
+    responses((status = 200, description = "The user was changed.", body = Message)),
+    security(("token" = ["manage_users"])),
+    extensions(("x-error-codes" = json!(["400 USR001", "400 USR004", "400 USR005", "400 USR016", "403 USR006",
+        "403 USR012", "403 USR013", "403 USR020", "403 USR023", "404 USR002"]))))]
+async fn update(
+    State(platform): State<Platform>,
+    At(Username { username }): At<Username>,
+    sent: Sent<UserUpdate>,
+) -> Result<Answer, Refusal> {
+    let Sent { caller, body: update } = sent;
+    let caller = caller?;
+    let mut members = given(&update);
+    let is_named = |name: &str| if name == "password" { update.password.is_some() } else { members.contains_key(name) };
+    let mut named = members.keys().map(String::as_str).chain(update.password.as_ref().map(|_| "password"));
+    if username == ADMIN && !named.all(|name| CHANGEABLE_OF_ADMIN.contains(&name)) {
+        return Err(forbidden(("USR020", "Super admin user cannot be modified")));
+    }
+    let manages = caller.may(&platform, Permission::ManageUsers).await?;
+    if !caller.is(&username) && !manages {
+        return Err(forbidden(NOT_OWN));
+    }
+    let restricted: Vec<&str> = RESTRICTED.into_iter().filter(|name| !manages && is_named(name)).collect();
+    if !restricted.is_empty() {
+        let names = restricted.join(", ");
+        let message = format!("Cannot modify restricted fields without manage_users permission: {names}");
+        return Err(Problem::new(StatusCode::FORBIDDEN, "USR023", message).into());
+    }
+    let store = platform.identity.store();
+    let stored = store.user(&username).await?;
+    if !caller.is_admin(&platform).await? {
+        let is_admin = match &stored {
+            Some(user) => platform.is_admin_user(user).await?,
+            None => false,
+        };
+        if is_admin {
+            return Err(forbidden(("USR012", "Only admin may modify admin users")));
+        }
+        if let Some(role) = &update.role
+            && platform.is_admin_role(&role.0).await?
+        {
+            return Err(forbidden(("USR013", "Only admin may change admin role assignments")));
+        }
+    }
+    let stored = stored.ok_or_else(unknown)?;
+    check_attributes(&update.limits)?;
+    if update.username.is_some_and(|name| name.0 != username) {
+        return Err(bad(UNCHANGED, "Username cannot be changed"));
+    }
+    if let Some(password) = update.password {
+        members.insert("password", hashed(password.0).await?);
+        members.entry("force_password_reset").or_insert(Bson::Boolean(false));
+    }
+    if members.is_empty() {
+        return Ok(Answer::message("User updated successfully"));
+    }
+    match store.set(Collection::Users, &[&stored.username], members).await {
+        Ok(true) => Ok(Answer::message("User updated successfully")),
+        Ok(false) => Err(unknown()),
+        Err(StoreError::Taken) => Err(bad(TAKEN, "Email already exists")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Changes a password: one's own, or with `manage_users` anyone's.
+#[utoipa::path(put, path = "/platform/user/{username}/update-password", tag = "Users", params(Username),
+    request_body = NewPassword, responses((status = 200, description = "The password was changed.", body = Message)),
+    security(("token" = ["manage_users"])),
+    extensions(("x-error-codes" = json!(["400 USR005", "403 USR006", "403 USR012", "403 USR022", "404 USR002"]))))]
+async fn update_password(
+    State(platform): State<Platform>,
+    At(Username { username }): At<Username>,
+    sent: Sent<NewPassword>,
+) -> Result<Answer, Refusal> {
+    let Sent { caller, body } = sent;
+    let caller = caller?;
+    if username == ADMIN {
+        return Err(forbidden(("USR022", "Super admin password cannot be changed via UI")));
+    }
+    if !caller.is(&username) {
+        caller.must(&platform, Permission::ManageUsers, NOT_OWN_PASSWORD).await?;
+    }
+    let store = platform.identity.store();
+    if let Some(user) = store.user(&username).await?
+        && !caller.is(&username)
+        && platform.is_admin_user(&user).await?
+        && !caller.is_admin(&platform).await?
+    {
+        return Err(forbidden(("USR012", "Only admin may modify admin users")));
+    }
+    let password = hashed(body.new_password.0).await?;
+    let members = mongodb::bson::doc! { "password": password, "force_password_reset": false };
+    if !store.set(Collection::Users, &[&username], members).await? {
+        return Err(unknown());
+    }
+    Ok(Answer::message("User updated successfully"))
+}
+
+/// Deletes a user: oneself, or with `manage_users` anyone.
+#[utoipa::path(delete, path = "/platform/user/{username}", tag = "Users", params(Username),
+    responses((status = 200, description = "The user was deleted.", body = Message)),
+    security(("token" = ["manage_users"])),
+    extensions(("x-error-codes" = json!(["403 USR007", "403 USR014", "403 USR021", "404 USR002"]))))]
+async fn delete(
+    State(platform): State<Platform>,
+    At(Username { username }): At<Username>,
+    caller: Caller,
+) -> Result<Answer, Refusal> {
+    if username == ADMIN {
+        return Err(forbidden(("USR021", "Super admin user cannot be deleted")));
+    }
+    if !caller.is(&username) {
+        caller.must(&platform, Permission::ManageUsers, NOT_OWN_ACCOUNT).await?;
+    }
+    let store = platform.identity.store();
+    let user = store.user(&username).await?.ok_or_else(unknown)?;
+    if platform.is_admin_user(&user).await? && !caller.is_admin(&platform).await? {
+        return Err(forbidden(("USR014", "Only admin may delete admin users")));
+    }
+    if !store.delete_user(&username).await? {
+        return Err(unknown());
+    }
+    Ok(Answer::message("User deleted successfully"))
+}
