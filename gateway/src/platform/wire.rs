@@ -125,10 +125,9 @@ impl<'de> Deserialize<'de> for Flag {
             Given::Flag(flag) => Some(flag),
             Given::Whole(0) => Some(false),
             Given::Whole(1) => Some(true),
-            Given::Whole(_) => None,
             Given::Fraction(number) if number.to_bits() == 0.0_f64.to_bits() => Some(false),
             Given::Fraction(number) if number.to_bits() == 1.0_f64.to_bits() => Some(true),
-            Given::Fraction(_) => None,
+            Given::Whole(_) | Given::Fraction(_) => None,
             Given::Text(text) => {
                 let is_one = |words: [&str; 6]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
                 if is_one(YES) { Some(true) } else { is_one(NO).then_some(false) }
