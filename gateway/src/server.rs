@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::definitions::Definitions;
 use crate::definitions::directory::Directory;
+use crate::definitions::documents::Stored;
 use crate::definitions::kubernetes;
 use crate::identity::Identity;
 use crate::listen::tls::Certificate;
@@ -46,59 +47,49 @@ pub enum Source {
 /// What kept it from starting.
 pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     // In a cluster, loopback is the pod itself: calling it would go round every rule.
-    let allow_loopback = matches!(source, Source::Directory(_));
-    let mut definitions = follow(source, &settings).await?;
+    let is_alone = matches!(source, Source::Directory(_));
+    let definitions = follow(source, &settings).await?;
 
     let pools = Pools::new(PoolOptions {
         max_connections: settings.upstream.max_connections.get() as usize,
         max_idle: settings.upstream.max_idle as usize,
         idle_life: settings.upstream.idle_life,
         http2: settings.upstream.http2,
-        allow_loopback,
+        allow_loopback: is_alone,
     });
-    let mut compiler = Compiler::new(pools);
+    let compiler = Compiler::new(pools);
     let (port, admin_port) = (settings.server.port, settings.server.admin_port);
     let (drain, shutdown) = (settings.server.drain, settings.server.shutdown);
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
+    // In a cluster, the cluster holds the definitions.
+    let stored = is_alone.then(|| Stored::new(store.clone()));
     let identity = Arc::new(Identity::new(&settings, store)?);
     let settings = Arc::new(settings);
     let (ready, is_ready) = watch::channel(true);
-    let platform = platform::router(Platform::new(settings.clone(), identity.clone(), is_ready));
+    let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+    let platform = platform::router(Platform {
+        settings: settings.clone(),
+        identity: identity.clone(),
+        ready: is_ready,
+        snapshot: snapshot.clone(),
+        progress: stored.as_ref().map(Stored::progress),
+    });
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {
         identity,
         platform,
         settings,
-        snapshot: ArcSwap::from_pointee(Snapshot::default()),
+        snapshot,
         metrics: Metrics::default(),
         draining: AtomicBool::new(false),
     });
     let (reports, seen_reports) = watch::channel(Arc::default());
-    let first = definitions.borrow_and_update().clone();
-    publish(&gateway, &reports, compiler.compile(&first));
-    let publisher = gateway.clone();
-    tokio::spawn(async move {
-        while definitions.changed().await.is_ok() {
-            let state: Arc<Definitions> = definitions.borrow_and_update().clone();
-            let (returned, snapshot) = match tokio::task::spawn_blocking(move || {
-                let snapshot = compiler.compile(&state);
-                (compiler, snapshot)
-            })
-            .await
-            {
-                Ok(done) => done,
-                Err(error) => {
-                    tracing::error!(%error, "definitions can't be compiled; the last snapshot stays");
-                    return;
-                }
-            };
-            compiler = returned;
-            publish(&publisher, &reports, snapshot);
-        }
-    });
+    let mut publisher = Publisher { gateway: gateway.clone(), reports, compiler: Some(compiler), definitions, stored };
+    publisher.publish().await?;
+    tokio::spawn(publisher.follow());
 
     let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     if let Some(certificate) = certificate {
@@ -142,7 +133,60 @@ async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Re
     }
 }
 
-fn publish(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapshot: Snapshot) {
+/// Compiles what is defined and puts it into service, one state after the other.
+struct Publisher {
+    gateway: Arc<Gateway>,
+    reports: watch::Sender<Arc<RevisionReport>>,
+    /// Away while it works, on a thread of its own.
+    compiler: Option<Compiler>,
+    definitions: watch::Receiver<Arc<Definitions>>,
+    stored: Option<Stored>,
+}
+
+impl Publisher {
+    /// The newest state, now.
+    async fn publish(&mut self) -> anyhow::Result<()> {
+        let mut state = self.definitions.borrow_and_update().clone();
+        let mut number = 0;
+        if let Some(stored) = &mut self.stored {
+            number = stored.read_at_last().await;
+            state = Arc::new(stored.merged(&state));
+        }
+        let mut compiler = self.compiler.take().context("the compiler is gone")?;
+        let compile = move || {
+            let snapshot = compiler.compile(&state);
+            (compiler, snapshot)
+        };
+        let (compiler, snapshot) = tokio::task::spawn_blocking(compile).await?;
+        self.compiler = Some(compiler);
+        serve(&self.gateway, &self.reports, snapshot);
+        if let Some(stored) = &self.stored {
+            stored.served(number);
+        }
+        Ok(())
+    }
+
+    async fn follow(mut self) {
+        loop {
+            let stored = async {
+                match &self.stored {
+                    Some(stored) => stored.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.definitions.changed() => if changed.is_err() { return },
+                () = stored => {}
+            }
+            if let Err(error) = self.publish().await {
+                tracing::error!(%error, "definitions can't be compiled; the last snapshot stays");
+                return;
+            }
+        }
+    }
+}
+
+fn serve(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapshot: Snapshot) {
     let before = gateway.snapshot.load();
     let known: HashSet<&Rejection> = before.rejected.iter().collect();
     for rejection in snapshot.rejected.iter().filter(|rejection| !known.contains(rejection)) {

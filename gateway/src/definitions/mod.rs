@@ -1,4 +1,4 @@
-//! Where definitions come from: a watch on the cluster or a folder of manifests, behind one seam.
+//! Where definitions come from: a watch on the cluster, a folder of manifests, the document store; behind one seam.
 //!
 //! A source publishes its whole state as [`Definitions`] through a `watch` channel, newest wins; objects are shared, so
 //! a state costs one pointer per object. Sources only read and sort; whether an object can be served is decided by the
@@ -12,6 +12,7 @@ use doorman_crds::{DoormanApi, DoormanRole};
 
 pub mod directory;
 mod disk;
+pub mod documents;
 pub mod kubernetes;
 
 /// Namespace and name of an object; for a folder, file and position.

@@ -40,7 +40,7 @@ pub struct Gateway {
     /// Settings of the process.
     pub settings: Arc<Settings>,
     /// What is served; replaced as a whole.
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Who callers are.
     pub identity: Arc<Identity>,
     /// The management API.

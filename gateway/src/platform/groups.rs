@@ -13,11 +13,11 @@ use super::{
     Platform,
     answer::{Answer, Message, Refusal},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
-    wire::{AnyText, Text, given, plain_document},
+    wire::{AnyText, Text, given},
 };
 use crate::{
     problem::Problem,
-    store::{Collection, StoreError},
+    store::{Collection, StoreError, plain_document},
 };
 
 const NO_CREATE: (&str, &str) = ("GRP008", "You do not have permission to create groups");

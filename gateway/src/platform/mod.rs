@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response, routing::get};
 use doorman_crds::role::is_admin_role;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -28,25 +29,29 @@ mod users;
 mod wire;
 
 use crate::{
+    definitions::documents::Progress,
     identity::Identity,
     settings::Settings,
+    snapshot::Snapshot,
     store::{ADMIN, StoreError, User},
 };
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Platform {
-    settings: Arc<Settings>,
-    identity: Arc<Identity>,
-    ready: watch::Receiver<bool>,
+    /// Settings of the process.
+    pub settings: Arc<Settings>,
+    /// Who callers are, and the stores.
+    pub identity: Arc<Identity>,
+    /// Whether this process takes traffic: not while it starts, and no more once it drains.
+    pub ready: watch::Receiver<bool>,
+    /// What is served.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// How far it has come behind the document store, where that holds definitions.
+    pub progress: Option<Progress>,
 }
 
 impl Platform {
-    /// `ready` tells whether this process takes traffic: not while it starts, and no more once it drains.
-    pub fn new(settings: Arc<Settings>, identity: Arc<Identity>, ready: watch::Receiver<bool>) -> Self {
-        Self { settings, identity, ready }
-    }
-
     /// Is this the name of an administrators' role?
     async fn is_admin_role(&self, name: &str) -> Result<bool, StoreError> {
         Ok(is_admin_role(name) || self.identity.role(name).await?.is_some_and(|role| role.is_admin()))

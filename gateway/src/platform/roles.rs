@@ -13,11 +13,11 @@ use super::{
     Platform,
     answer::{Answer, Message, Refusal},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
-    wire::{Flag, Text, given, plain_document},
+    wire::{Flag, Text, given},
 };
 use crate::{
     problem::Problem,
-    store::{Collection, Role, StoreError},
+    store::{Collection, Role, StoreError, plain_document},
 };
 
 const NO_CREATE: (&str, &str) = ("ROLE009", "You do not have permission to create roles");

@@ -8,7 +8,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::{PartialSchema, ToSchema, openapi::RefOr, openapi::schema::Schema};
 
 /// A schema from its JSON form.
@@ -207,29 +207,6 @@ pub(super) fn given(update: &impl Serialize) -> mongodb::bson::Document {
     document.into_iter().filter(|(_, value)| *value != Bson::Null).collect()
 }
 
-/// A stored value as clients read it.
-pub(super) fn plain(value: &Bson) -> Value {
-    match value {
-        Bson::Document(document) => plain_document(document).into(),
-        Bson::Array(items) => items.iter().map(plain).collect(),
-        Bson::ObjectId(id) => id.to_hex().into(),
-        Bson::DateTime(time) => time.try_to_rfc3339_string().map_or(Value::Null, Value::from),
-        Bson::String(text) | Bson::Symbol(text) => text.as_str().into(),
-        Bson::Boolean(flag) => (*flag).into(),
-        Bson::Int32(number) => (*number).into(),
-        Bson::Int64(number) => (*number).into(),
-        Bson::Double(number) => (*number).into(),
-        Bson::Decimal128(number) => number.to_string().into(),
-        // Hashes, and what no client ever stored.
-        _ => Value::Null,
-    }
-}
-
-/// A stored document as clients read it: without what belongs to the database.
-pub(super) fn plain_document(document: &mongodb::bson::Document) -> Map<String, Value> {
-    document.iter().filter(|(name, _)| *name != "_id").map(|(name, value)| (name.clone(), plain(value))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,14 +252,5 @@ mod tests {
         for text in ["2", "0.5", "\"maybe\"", "null", "[]"] {
             assert_eq!(read(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn stored_values_are_shown_without_what_is_the_databases() {
-        use mongodb::bson::{DateTime, doc, oid::ObjectId};
-        let id = ObjectId::new();
-        let stored = doc! { "_id": id, "n": 5_i64, "at": DateTime::from_millis(0), "list": [1, "x"], "ref": id };
-        let shown = json!({ "n": 5, "at": "1970-01-01T00:00:00Z", "list": [1, "x"], "ref": id.to_hex() });
-        assert_eq!(Value::Object(plain_document(&stored)), shown);
     }
 }

@@ -285,6 +285,29 @@ pub struct Group {
     pub api_access: Vec<String>,
 }
 
+/// A stored value as clients read it.
+pub fn plain(value: &Bson) -> Value {
+    match value {
+        Bson::Document(document) => plain_document(document).into(),
+        Bson::Array(items) => items.iter().map(plain).collect(),
+        Bson::ObjectId(id) => id.to_hex().into(),
+        Bson::DateTime(time) => time.try_to_rfc3339_string().map_or(Value::Null, Value::from),
+        Bson::String(text) | Bson::Symbol(text) => text.as_str().into(),
+        Bson::Boolean(flag) => (*flag).into(),
+        Bson::Int32(number) => (*number).into(),
+        Bson::Int64(number) => (*number).into(),
+        Bson::Double(number) => (*number).into(),
+        Bson::Decimal128(number) => number.to_string().into(),
+        // Hashes, and what no client ever stored.
+        _ => Value::Null,
+    }
+}
+
+/// A stored document as clients read it: without what belongs to the database.
+pub fn plain_document(document: &Document) -> Map<String, Value> {
+    document.iter().filter(|(name, _)| *name != "_id").map(|(name, value)| (name.clone(), plain(value))).collect()
+}
+
 fn yes() -> bool {
     true
 }
@@ -364,6 +387,15 @@ mod tests {
         let role = Role::from_document(&document).unwrap();
         assert_eq!(role.permissions.iter().collect::<Vec<_>>(), [Permission::ManageGateway]);
         assert_eq!(Role::from_document(&role.to_document()).unwrap(), role);
+    }
+
+    #[test]
+    fn stored_values_are_shown_without_what_is_the_databases() {
+        use mongodb::bson::{DateTime, oid::ObjectId};
+        let id = ObjectId::new();
+        let stored = doc! { "_id": id, "n": 5_i64, "at": DateTime::from_millis(0), "list": [1, "x"], "ref": id };
+        let shown = serde_json::json!({ "n": 5, "at": "1970-01-01T00:00:00Z", "list": [1, "x"], "ref": id.to_hex() });
+        assert_eq!(Value::Object(plain_document(&stored)), shown);
     }
 
     #[test]

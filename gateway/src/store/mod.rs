@@ -32,7 +32,7 @@ pub(crate) mod servers;
 mod tests;
 
 pub use collection::{Change, Collection, Listing};
-pub use documents::{Group, Password, Permissions, Role, User};
+pub use documents::{Group, Password, Permissions, Role, User, plain, plain_document};
 pub use seed::ADMIN;
 
 use crate::settings::{RedisServers, Settings, Storage};

@@ -130,9 +130,16 @@ impl Fixture {
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
+        let platform = Platform {
+            settings,
+            identity: Arc::clone(&identity),
+            ready: is_ready,
+            snapshot: Arc::default(),
+            progress: None,
+        };
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
         let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));
-        let router = entrance(Platform::new(settings, Arc::clone(&identity), is_ready), areas);
+        let router = entrance(platform, areas);
         Self { router, identity, ready }
     }
 

@@ -1,0 +1,467 @@
+//! Definitions from the document store: what the platform API keeps where no cluster does.
+//!
+//! A stored API with its endpoints becomes the same object that a manifest would be, so that one parser and one compiler
+//! decide about both. What can't be read as one is named among the rejected and harms nobody else. After a change only
+//! the API it belongs to is read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use doorman_crds::DoormanApi;
+use doorman_crds::revision::Rejection;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mongodb::bson::{Bson, Document};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::{Definitions, ObjectId};
+use crate::store::{Change, Collection, Listing, Store, StoreError};
+
+/// What stands for the namespace of stored objects; behind every real one, so that a manifest wins a conflict.
+const NAMESPACE: &str = "~documents";
+/// Longest wait of a write until it is served.
+const SERVED_WITHIN: Duration = Duration::from_secs(5);
+/// Pause before a store that failed is read again.
+const RETRY: Duration = Duration::from_secs(1);
+
+type Key = (String, String);
+
+/// What must be read again.
+#[derive(Debug, Default)]
+struct Dirty {
+    everything: bool,
+    apis: BTreeSet<Key>,
+}
+
+/// Tells how far what is served has come behind what is stored. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    wanted: watch::Sender<u64>,
+    served: watch::Sender<u64>,
+}
+
+impl Progress {
+    /// Waits until everything that is stored now is served by this process. `false`: it takes too long.
+    pub async fn is_served(&self) -> bool {
+        let wanted = *self.wanted.borrow();
+        let mut served = self.served.subscribe();
+        let served = served.wait_for(|served| *served >= wanted);
+        tokio::time::timeout(SERVED_WITHIN, served).await.is_ok_and(|outcome| outcome.is_ok())
+    }
+}
+
+/// Stored APIs as objects, kept up to date.
+pub struct Stored {
+    store: Arc<Store>,
+    dirty: Arc<Mutex<Dirty>>,
+    progress: Progress,
+    apis: BTreeMap<Key, Result<Arc<DoormanApi>, Rejection>>,
+}
+
+fn lock(dirty: &Mutex<Dirty>) -> MutexGuard<'_, Dirty> {
+    dirty.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which API a change of a document is about; `None` inside: any.
+fn about(change: Change<'_>) -> Option<Option<Key>> {
+    let pair = |name: &str, version: &str| Some(Some((name.to_owned(), version.to_owned())));
+    match change {
+        Change::Document(Collection::Apis, key) => key.rsplit_once('/').map_or(Some(None), |(n, v)| pair(n, v)),
+        Change::Document(Collection::Endpoints, key) => {
+            let mut parts = key.splitn(4, '/').skip(1);
+            match (parts.next(), parts.next()) {
+                (Some(name), Some(version)) => pair(name, version),
+                _ => Some(None),
+            }
+        }
+        Change::Document(Collection::EndpointValidations, _) | Change::Everything => Some(None),
+        Change::Document(..) | Change::Token(_) | Change::Other(_) => None,
+    }
+}
+
+impl Stored {
+    /// Over this store; nothing is read yet.
+    pub fn new(store: Arc<Store>) -> Self {
+        let dirty = Arc::new(Mutex::new(Dirty { everything: true, apis: BTreeSet::new() }));
+        let progress = Progress { wanted: watch::Sender::new(1), served: watch::Sender::new(0) };
+        let (noted, wanted) = (dirty.clone(), progress.wanted.clone());
+        store.on_change(move |change| {
+            let Some(api) = about(change) else { return };
+            {
+                let mut dirty = lock(&noted);
+                match api {
+                    Some(api) => drop(dirty.apis.insert(api)),
+                    None => dirty.everything = true,
+                }
+            }
+            wanted.send_modify(|wanted| *wanted += 1);
+        });
+        Self { store, dirty, progress, apis: BTreeMap::new() }
+    }
+
+    /// For those who write and want to know when it is served.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Waits for a change that has not been read yet.
+    pub async fn changed(&self) {
+        let served = *self.progress.served.borrow();
+        let mut wanted = self.progress.wanted.subscribe();
+        // Only fails when the sender is gone, and this is its owner.
+        let _ = wanted.wait_for(|wanted| *wanted > served).await;
+    }
+
+    /// Reads what changed. The number is to be given to [`Self::served`] when the outcome is served.
+    ///
+    /// # Errors
+    /// When the store fails; what was read before stays.
+    pub async fn read(&mut self) -> Result<u64, StoreError> {
+        let number = *self.progress.wanted.borrow();
+        let dirty = std::mem::take(&mut *lock(&self.dirty));
+        let outcome = self.read_again(&dirty).await;
+        if outcome.is_err() {
+            let mut again = lock(&self.dirty);
+            again.everything |= dirty.everything;
+            again.apis.extend(dirty.apis);
+        }
+        outcome.map(|()| number)
+    }
+
+    /// The same, however long it takes.
+    pub async fn read_at_last(&mut self) -> u64 {
+        loop {
+            match self.read().await {
+                Ok(number) => return number,
+                Err(error) => tracing::warn!(%error, "stored definitions can't be read; what is known is served on"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn read_again(&mut self, dirty: &Dirty) -> Result<(), StoreError> {
+        if dirty.everything {
+            let mut endpoints: BTreeMap<Key, Vec<Arc<Document>>> = BTreeMap::new();
+            for endpoint in self.store.all(Collection::Endpoints).await? {
+                endpoints.entry(key(&endpoint)).or_default().push(endpoint);
+            }
+            let validations = self.store.all(Collection::EndpointValidations).await?;
+            let apis = self.store.all(Collection::Apis).await?;
+            self.apis = apis
+                .iter()
+                .map(|api| (key(api), object(api, endpoints.get(&key(api)).map_or(&[], Vec::as_slice), &validations)))
+                .collect();
+            return Ok(());
+        }
+        for (name, version) in &dirty.apis {
+            let read = match self.store.find(Collection::Apis, &[name, version]).await? {
+                None => None,
+                Some(api) => {
+                    let mut listing = Listing::with("api_name", name.as_str());
+                    listing.equal.push(("api_version", version.as_str().into()));
+                    let endpoints = self.store.list(Collection::Endpoints, &listing).await?.0;
+                    let mut validations = Vec::new();
+                    for id in endpoints.iter().filter_map(|endpoint| endpoint.get_str("endpoint_id").ok()) {
+                        validations.extend(self.store.find(Collection::EndpointValidations, &[id]).await?);
+                    }
+                    Some(object(&api, &endpoints, &validations))
+                }
+            };
+            let key = (name.clone(), version.clone());
+            match read {
+                Some(object) => drop(self.apis.insert(key, object)),
+                None => drop(self.apis.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a source defines and what is stored, together.
+    pub fn merged(&self, source: &Definitions) -> Definitions {
+        let mut all = source.clone();
+        for ((name, version), object) in &self.apis {
+            match object {
+                Ok(object) => drop(all.apis.insert(id(name, version), object.clone())),
+                Err(rejection) => all.unreadable.push(rejection.clone()),
+            }
+        }
+        all
+    }
+
+    /// What was read under this number is served now.
+    pub fn served(&self, number: u64) {
+        self.progress.served.send_replace(number);
+    }
+}
+
+fn id(name: &str, version: &str) -> ObjectId {
+    (NAMESPACE.to_owned(), format!("{name}/{version}"))
+}
+
+fn key(document: &Document) -> Key {
+    let text = |member| document.get_str(member).unwrap_or_default().to_owned();
+    (text("api_name"), text("api_version"))
+}
+
+/// The object that a stored API and its endpoints are.
+fn object(
+    api: &Document,
+    endpoints: &[Arc<Document>],
+    validations: &[Arc<Document>],
+) -> Result<Arc<DoormanApi>, Rejection> {
+    let (name, version) = key(api);
+    let id = id(&name, &version);
+    let spec = spec(api, endpoints, validations);
+    let mut hasher = DefaultHasher::new();
+    spec.to_string().hash(&mut hasher);
+    // There is no API server to count generations: the content stands for it.
+    let generation = i64::try_from(hasher.finish() >> 1).unwrap_or_default();
+    let spec = serde_path_to_error::deserialize(&spec).map_err(|error| Rejection {
+        kind: "DoormanApi".into(),
+        namespace: id.0.clone(),
+        name: id.1.clone(),
+        reason: "Unreadable".into(),
+        message: format!("spec.{}: {}", error.path(), error.inner()),
+    })?;
+    let metadata = ObjectMeta {
+        uid: Some(format!("DoormanApi/{}/{}", id.0, id.1)),
+        name: Some(id.1),
+        namespace: Some(id.0),
+        generation: Some(generation),
+        ..ObjectMeta::default()
+    };
+    Ok(Arc::new(DoormanApi { metadata, spec, status: None }))
+}
+
+/// A member that is there and not null.
+fn given<'a>(document: &'a Document, member: &str) -> Option<&'a Bson> {
+    document.get(member).filter(|value| **value != Bson::Null)
+}
+
+fn list(document: &Document, member: &str) -> Option<Value> {
+    let items = given(document, member)?.as_array()?;
+    Some(items.iter().filter_map(Bson::as_str).map(Value::from).collect())
+}
+
+fn flag(document: &Document, member: &str) -> Option<bool> {
+    given(document, member)?.as_bool()
+}
+
+fn text<'a>(document: &'a Document, member: &str) -> Option<&'a str> {
+    given(document, member)?.as_str().filter(|text| !text.is_empty())
+}
+
+fn number(document: &Document, member: &str) -> Option<f64> {
+    match given(document, member)? {
+        Bson::Int32(number) => Some(f64::from(*number)),
+        Bson::Int64(number) => Some(*number as f64),
+        Bson::Double(number) => Some(*number),
+        _ => None,
+    }
+}
+
+/// Members that have a value.
+fn members<const N: usize>(members: [(&str, Option<Value>); N]) -> Option<Value> {
+    let given: Map<String, Value> =
+        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    (!given.is_empty()).then_some(Value::Object(given))
+}
+
+/// The spec in its JSON form (reference: gateway behaviour 4.2).
+fn spec(api: &Document, endpoints: &[Arc<Document>], validations: &[Arc<Document>]) -> Value {
+    let protocol = match text(api, "api_type").unwrap_or("REST").to_ascii_uppercase().as_str() {
+        "SOAP" => "SOAP",
+        "GRAPHQL" => "GraphQL",
+        "GRPC" => "GRPC",
+        _ => "REST",
+    };
+    let millis =
+        |member| number(api, member).filter(|seconds| *seconds > 0.0).map(|s| json!((s * 1000.0).ceil() as i32));
+    let ip_mode = match text(api, "api_ip_mode") {
+        Some(mode) if mode.eq_ignore_ascii_case("whitelist") => "Whitelist",
+        _ => "AllowAll",
+    };
+    let (allow, deny) = (list(api, "api_ip_whitelist"), list(api, "api_ip_blacklist"));
+    let has_ip_rules = ip_mode == "Whitelist" || deny.is_some();
+    let ip = members([
+        ("mode", Some(ip_mode.into())),
+        ("allow", allow),
+        ("deny", deny),
+        ("trustForwardedFor", flag(api, "api_trust_x_forwarded_for").map(Value::from)),
+    ]);
+    let credits = flag(api, "api_credits_enabled").filter(|enabled| *enabled).map(|enabled| {
+        let group = text(api, "api_credit_group").map(Value::from);
+        members([("enabled", Some(enabled.into())), ("group", group)]).unwrap_or_default()
+    });
+    let retries = number(api, "api_allowed_retry_count").filter(|n| *n > 0.0);
+    let origins = list(api, "api_cors_allow_origins");
+    let methods = list(api, "api_cors_allow_methods");
+    let names = list(api, "api_cors_allow_headers");
+    let credentials = flag(api, "api_cors_allow_credentials").filter(|allowed| *allowed);
+    let cors = members([
+        ("allowOrigins", origins),
+        ("allowMethods", methods),
+        ("allowHeaders", names),
+        ("allowCredentials", credentials.map(Value::from)),
+        ("exposeHeaders", list(api, "api_cors_expose_headers")),
+    ]);
+    let served: Vec<Value> = endpoints.iter().filter_map(|endpoint| endpoint_spec(endpoint, validations)).collect();
+    let spec = members([
+        ("name", Some(key(api).0.into())),
+        ("version", Some(key(api).1.into())),
+        ("protocol", Some(protocol.into())),
+        ("active", flag(api, "active").map(Value::from)),
+        ("public", flag(api, "api_public").map(Value::from)),
+        ("authRequired", flag(api, "api_auth_required").map(Value::from)),
+        ("servers", list(api, "api_servers")),
+        ("endpoints", Some(served.into())),
+        (
+            "access",
+            members([
+                ("roles", list(api, "api_allowed_roles")),
+                // A protected API that names no group lets nobody in.
+                ("groups", Some(list(api, "api_allowed_groups").unwrap_or_else(|| json!([])))),
+                ("ip", ip.filter(|_| has_ip_rules)),
+            ]),
+        ),
+        ("cors", cors),
+        (
+            "headers",
+            members([
+                ("allowed", list(api, "api_allowed_headers")),
+                ("authorizationFieldSwap", text(api, "api_authorization_field_swap").map(Value::from)),
+            ]),
+        ),
+        (
+            "upstream",
+            members([
+                (
+                    "timeouts",
+                    members([
+                        ("connectMillis", millis("api_connect_timeout")),
+                        ("readMillis", millis("api_read_timeout")),
+                        ("writeMillis", millis("api_write_timeout")),
+                        ("poolMillis", millis("api_pool_timeout")),
+                    ]),
+                ),
+                ("retries", retries.map(|n| json!({ "attempts": n.min(10.0) as i32 }))),
+            ]),
+        ),
+        ("credits", credits),
+    ]);
+    spec.unwrap_or_default()
+}
+
+/// An endpoint; `None`: one of a method that is never proxied.
+fn endpoint_spec(endpoint: &Document, validations: &[Arc<Document>]) -> Option<Value> {
+    let method = text(endpoint, "endpoint_method")?.to_ascii_uppercase();
+    if !["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"].contains(&method.as_str()) {
+        return None;
+    }
+    let slashed = |uri: &str| Value::from(if uri.starts_with('/') { uri.to_owned() } else { format!("/{uri}") });
+    let id = text(endpoint, "endpoint_id");
+    let validation = validations.iter().find(|validation| id.is_some() && text(validation, "endpoint_id") == id);
+    members([
+        ("method", Some(method.into())),
+        ("uri", text(endpoint, "endpoint_uri").map(slashed)),
+        ("clientUri", text(endpoint, "client_uri").map(slashed)),
+        ("servers", list(endpoint, "endpoint_servers")),
+        ("validation", validation.and_then(|validation| validation_spec(validation))),
+    ])
+}
+
+/// What an endpoint demands of bodies; wrapped once, or not at all in older databases.
+fn validation_spec(validation: &Document) -> Option<Value> {
+    let schema = given(validation, "validation_schema")?.as_document()?;
+    let rules = schema.get_document("validation_schema").unwrap_or(schema);
+    let is_enabled = flag(validation, "validation_enabled").unwrap_or(true);
+    let rules = rules.iter().filter_map(|(path, rule)| Some((path.clone(), rule_spec(rule.as_document()?))));
+    Some(json!({ "enabled": is_enabled, "rules": rules.collect::<Map<_, _>>() }))
+}
+
+fn rule_spec(rule: &Document) -> Value {
+    let plain = |member| given(rule, member).map(crate::store::plain);
+    let spec = members([
+        ("required", Some(flag(rule, "required").unwrap_or(false).into())),
+        ("type", Some(text(rule, "type").unwrap_or_default().into())),
+        ("min", plain("min")),
+        ("max", plain("max")),
+        ("pattern", plain("pattern")),
+        ("enum", plain("enum")),
+        ("format", plain("format")),
+        ("nestedSchema", plain("nested_schema")),
+        ("arrayItems", plain("array_items")),
+    ]);
+    spec.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::doc;
+
+    use super::*;
+
+    fn api() -> Document {
+        doc! { "api_name": "orders", "api_version": "v1", "api_servers": ["http://orders:8080"], "api_public": true,
+        "api_allowed_roles": [], "api_allowed_groups": ["ALL"], "api_type": Bson::Null, "active": true,
+        "api_allowed_retry_count": 0, "api_credits_enabled": false, "api_cors_allow_origins": Bson::Null }
+    }
+
+    fn endpoint(method: &str, uri: &str) -> Document {
+        doc! { "api_name": "orders", "api_version": "v1", "endpoint_method": method, "endpoint_uri": uri,
+        "endpoint_id": uri, "client_uri": Bson::Null, "endpoint_servers": Bson::Null }
+    }
+
+    #[test]
+    fn a_stored_api_is_the_object_that_a_manifest_would_be() {
+        let endpoints = [endpoint("GET", "/items/{id}"), endpoint("OPTIONS", "/items"), endpoint("post", "items")];
+        let object = object(&api(), &endpoints.map(Arc::new), &[]).unwrap();
+        let parsed = doorman_crds::api::parse(&object.spec).unwrap();
+        assert_eq!(parsed.key.to_string(), "orders/v1");
+        assert!(!parsed.needs_identity && parsed.active);
+        assert_eq!(parsed.endpoints.len(), 2, "what is never proxied is left out");
+        assert_eq!(parsed.access.groups, Some(vec!["ALL".to_owned()]));
+        let again = super::object(&api(), &[Arc::new(endpoint("GET", "/items"))], &[]).unwrap();
+        assert_ne!(again.metadata.generation, object.metadata.generation);
+    }
+
+    #[test]
+    fn a_stored_api_of_no_use_is_named() {
+        let mut broken = api();
+        broken.insert("api_ip_mode", "whitelist");
+        broken.insert("api_cors_allow_methods", vec!["GET"]);
+        let fine = object(&broken, &[], &[]).unwrap();
+        assert!(doorman_crds::api::parse(&fine.spec).is_err() || fine.spec.cors.is_some());
+        let no_uri = doc! { "endpoint_method": "GET" };
+        let rejection = object(&api(), &[Arc::new(no_uri)], &[]).unwrap_err();
+        assert_eq!((&*rejection.name, &*rejection.reason), ("orders/v1", "Unreadable"));
+        assert!(rejection.message.contains("endpoints[0]"), "{rejection:?}");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_served_when_it_was_read() {
+        let store = Arc::new(Store::in_memory());
+        let mut stored = Stored::new(store.clone());
+        let number = stored.read().await.unwrap();
+        stored.served(number);
+        let progress = stored.progress();
+        assert!(progress.is_served().await);
+
+        store.insert(Collection::Apis, api()).await.unwrap();
+        store.insert(Collection::Endpoints, endpoint("GET", "/items")).await.unwrap();
+        stored.changed().await;
+        assert!(stored.merged(&Definitions::default()).apis.is_empty());
+        let number = stored.read_at_last().await;
+        let merged = stored.merged(&Definitions::default());
+        let (id, object) = merged.apis.first_key_value().unwrap();
+        assert_eq!((&*id.1, object.spec.endpoints.as_ref().unwrap().len()), ("orders/v1", 1));
+        let (waiting, serving) = (progress.is_served(), async { stored.served(number) });
+        assert!(futures::join!(waiting, serving).0);
+
+        store.remove(Collection::Apis, &["orders", "v1"]).await.unwrap();
+        stored.read().await.unwrap();
+        assert!(stored.merged(&Definitions::default()).apis.is_empty());
+    }
+}
