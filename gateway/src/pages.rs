@@ -12,6 +12,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// Code, statuses, when, and what to do.
 const CODES: &[(&str, &str, &str, &str)] = &[
+    ("API003", "400", "There is no API of this name and version.", "See `GET /platform/api/all`."),
+    ("API005", "400", "Name and version of an API can't be changed.", "Add another API."),
+    ("API006", "400", "The body changes nothing.", "Name what to change."),
+    ("API007", "403", "The caller lacks the permission `manage_apis`.", "Give the caller's role the permission."),
+    ("API008", "403", "The caller lacks the permission `manage_apis`.", "Give the caller's role the permission."),
     (
         "API010",
         "403",
@@ -19,6 +24,13 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Add it to `spec.access.ip.allow`; behind a proxy, set which proxies are trusted.",
     ),
     ("API011", "403", "The caller's address is on the API's deny list.", "Remove it from `spec.access.ip.deny`."),
+    ("API013", "400", "A public API can't charge credits: there is nobody to charge.", "Switch one of the two off."),
+    (
+        "API_AUTH",
+        "401, 500, 503",
+        "Nobody is signed in, or that can't be looked up now.",
+        "Sign in again; see to the stores.",
+    ),
     ("AUTH001", "400", "Sign-in without e-mail address or password.", "Send both, as JSON."),
     ("AUTH002", "400", "Sign-in with a wrong e-mail address or password; nobody is told which.", "Check both."),
     ("AUTH003", "401", "The session can't be renewed: nobody is signed in.", "Sign in again."),
@@ -32,6 +44,60 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("AUTH007", "400", "The account is disabled.", "Have an administrator enable it."),
     ("AUTH008", "403", "The password must be changed first.", "Change the password, then sign in."),
     ("AUTH900", "403", "The caller lacks the permission `manage_auth`.", "Give the caller's role the permission."),
+    (
+        "END001",
+        "400",
+        "There is such an endpoint, or clients reach another one by this path.",
+        "Change the existing one.",
+    ),
+    ("END002", "400", "There is no API of this name and version.", "Add the API first."),
+    ("END004", "400", "There is no such endpoint.", "See `GET /platform/endpoint/{api_name}/{api_version}`."),
+    ("END005", "400", "The API has no endpoints, or there is no such API.", "Add one."),
+    (
+        "END006",
+        "400",
+        "Method, API and path of an endpoint can't be changed, or clients reach another one by this path.",
+        "Add another endpoint.",
+    ),
+    ("END007", "400", "The body changes nothing.", "Name what to change."),
+    ("END008", "400", "There is no such endpoint.", "See `GET /platform/endpoint/{api_name}/{api_version}`."),
+    ("END010", "403", "The caller lacks the permission `manage_endpoints`.", "Give the caller's role the permission."),
+    ("END011", "403", "The caller lacks the permission `manage_endpoints`.", "Give the caller's role the permission."),
+    ("END012", "403", "The caller lacks the permission `manage_endpoints`.", "Give the caller's role the permission."),
+    (
+        "END013",
+        "400, 403",
+        "No endpoint is named, or the caller lacks the permission `manage_endpoints`.",
+        "Give `endpoint_id`, or the caller's role the permission.",
+    ),
+    (
+        "END014",
+        "400, 403",
+        "The schema has no rules, or the caller lacks the permission `manage_endpoints`.",
+        "Give rules, or the caller's role the permission.",
+    ),
+    (
+        "END015",
+        "400, 403",
+        "There is no such endpoint, or the caller lacks the permission `manage_endpoints`.",
+        "Look up the `endpoint_id`, or give the caller's role the permission.",
+    ),
+    ("END017", "400", "The endpoint has rules already.", "Change them."),
+    ("END018", "400", "The endpoint has no rules.", "Add them."),
+    ("END021", "400", "The schema has no rules.", "Give rules, or switch the validation off."),
+    ("END022", "400", "There is no such endpoint.", "Look up the `endpoint_id`."),
+    (
+        "GEN001",
+        "401, 404, 500, 503",
+        "Nobody is signed in, the user lacks the group, or there is no such user or API.",
+        "The message says which.",
+    ),
+    (
+        "GEN002",
+        "401, 404, 500, 503",
+        "Nobody is signed in, the user lacks the group, or there is no such user or API.",
+        "The message says which.",
+    ),
     ("GRP001", "400", "There is a group of this name.", "Choose another name, or change the group."),
     ("GRP003", "400, 404", "There is no such group.", "See `GET /platform/group/all`."),
     ("GRP004", "400", "A group's name can't be changed.", "Add another group."),
@@ -100,6 +166,26 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("ROLE013", "403", "Only administrators add the administrators' role.", "Ask one."),
     ("ROLE014", "403", "Only administrators change an administrators' role.", "Ask one."),
     ("ROLE016", "403", "Only administrators delete an administrators' role.", "Ask one."),
+    ("SUB004", "400", "The user has subscribed to the API.", "Nothing is to be done."),
+    ("SUB006", "400", "The user has not subscribed to the API.", "Nothing is to be done."),
+    (
+        "SUB009",
+        "403",
+        "The caller lacks the permission `manage_subscriptions`.",
+        "Give the caller's role the permission.",
+    ),
+    (
+        "SUB010",
+        "403",
+        "The caller lacks the permission `manage_subscriptions`.",
+        "Give the caller's role the permission.",
+    ),
+    (
+        "SUB011",
+        "403",
+        "The caller lacks the permission `manage_subscriptions`.",
+        "Give the caller's role the permission.",
+    ),
     ("USR001", "400", "The name or the e-mail address is in use.", "Choose another one."),
     ("USR002", "404", "There is no such user.", "See `GET /platform/user/all`."),
     ("USR004", "400", "A user's name can't be changed.", "Add another user."),
@@ -245,7 +331,7 @@ fn every_error_code_is_on_the_page() {
     let text = all_sources();
     let is_code = |word: &&str| {
         let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
-        *word == "IP_RATE_LIMIT"
+        ["IP_RATE_LIMIT", "API_AUTH"].contains(word)
             || word.len() == letters.len() + 3
                 && (3..=4).contains(&letters.len())
                 && letters.chars().all(|c| c.is_ascii_uppercase())

@@ -158,6 +158,11 @@ pub async fn install_and_call(cluster: &Cluster) -> anyhow::Result<()> {
     let answer: Value = answer.error_for_status()?.json().await?;
     let token = answer["access_token"].as_str().context("no access_token")?;
     let (status, text) = cluster.get(&private, Some(token)).await?;
+    ensure_eq(status, 403, &text)?;
+    let subscription = json!({ "username": "admin", "api_name": "ledger", "api_version": "v1" });
+    let subscribe = cluster.http.post(format!("{url}/platform/subscription/subscribe")).bearer_auth(token);
+    subscribe.json(&subscription).send().await?.error_for_status()?;
+    let (status, text) = cluster.get(&private, Some(token)).await?;
     ensure_eq(status, 200, &text)
 }
 

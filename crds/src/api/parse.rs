@@ -34,6 +34,8 @@ impl fmt::Display for ApiKey {
 pub struct Api {
     /// Name and version.
     pub key: ApiKey,
+    /// What it is for.
+    pub description: Option<String>,
     /// Protocol of the upstream.
     pub protocol: Protocol,
     /// Whether calls are served at all.
@@ -74,6 +76,14 @@ pub struct Access {
     pub groups: Option<Vec<String>>,
     /// Rules on the client's address.
     pub ip: Option<IpRules>,
+}
+
+impl Access {
+    /// Is the member of these groups let in?
+    pub fn admits_groups<T: AsRef<str>>(&self, groups: &[T]) -> bool {
+        let is_member = |wanted: &String| groups.iter().any(|group| group.as_ref() == wanted);
+        self.groups.as_ref().is_none_or(|wanted| wanted.iter().any(is_member))
+    }
 }
 
 /// Rules on the client's address.
@@ -257,6 +267,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     }
     Ok(Api {
         key: ApiKey { name: spec.name.clone(), version: spec.version.clone() },
+        description: spec.description.clone(),
         protocol: spec.protocol,
         active: spec.active.unwrap_or(true),
         needs_identity: !is_public && spec.auth_required.unwrap_or(true),

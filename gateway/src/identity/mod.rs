@@ -120,6 +120,7 @@ struct Known {
     roles: Fresh<Option<Arc<Role>>>,
     /// Is the token of this id revoked?
     tokens: Fresh<bool>,
+    subscriptions: Fresh<Arc<[Box<str>]>>,
 }
 
 impl Known {
@@ -127,11 +128,13 @@ impl Known {
         match change {
             Change::Document(Collection::Users, name) => self.standings.forget(name),
             Change::Document(Collection::Roles, name) => self.roles.forget(name),
+            Change::Document(Collection::Subscriptions, name) => self.subscriptions.forget(name),
             Change::Token(jti) => self.tokens.forget(jti),
             Change::Everything => {
                 self.standings.forget_all();
                 self.roles.forget_all();
                 self.tokens.forget_all();
+                self.subscriptions.forget_all();
             }
             Change::Document(..) | Change::Other(_) => {}
         }
@@ -146,6 +149,7 @@ impl Identity {
             standings: Fresh::new(capacity, CACHE_LIFE),
             roles: Fresh::new(capacity, CACHE_LIFE),
             tokens: Fresh::new(capacity, CACHE_LIFE),
+            subscriptions: Fresh::new(capacity, CACHE_LIFE),
         });
         let keys = ArcSwap::from_pointee(KeyRing::new(&settings.keys)?);
         let forgetting = Arc::clone(&known);
@@ -218,6 +222,16 @@ impl Identity {
     pub async fn may(&self, principal: &Principal, permission: Permission) -> Result<bool, Denied> {
         let role = self.role(&principal.role).await?;
         Ok(role.is_some_and(|role| role.permissions.contains(permission)))
+    }
+
+    /// Has the user subscribed to this API (`name/version`)?
+    pub async fn is_subscribed(&self, username: &str, api: &str) -> Result<bool, Denied> {
+        let subscriptions = &self.known.subscriptions;
+        let known = match subscriptions.get(username) {
+            Some(known) => known,
+            None => subscriptions.get_or_load(username, || self.store.subscriptions(username)).await,
+        };
+        Ok(known?.iter().any(|subscribed| **subscribed == *api))
     }
 
     /// The permissions that a new token of this user carries.

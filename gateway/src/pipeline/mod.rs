@@ -1,6 +1,6 @@
 //! A request's way through the gateway, in order, on one screen.
 //!
-//! parse -> find -> admit (address) -> identify -> admit (role, group) -> call -> respond. Each stage either passes the
+//! parse -> find -> admit (address) -> identify -> admit (subscription, group, role) -> call -> respond. Each stage either passes the
 //! request on or ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer
 //! carries and observes the outcome.
 
@@ -10,14 +10,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use doorman_crds::api::{Access, IpRules};
+use doorman_crds::api::IpRules;
+use doorman_crds::role::is_admin_role;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::client::{ClientAddress, Scheme};
-use crate::identity::{Identity, Principal};
+use crate::identity::{Denied, Identity, Principal};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::request::{self, Segments};
@@ -145,8 +146,7 @@ impl Gateway {
         let endpoint = api.paths.find(method, path).ok_or_else(|| {
             Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
         })?;
-        let caller =
-            if api.api.needs_identity { Some(self.admit(&api.api.access, &parts.headers).await?) } else { None };
+        let caller = if api.api.needs_identity { Some(self.admit(&api, &parts.headers).await?) } else { None };
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
@@ -176,15 +176,18 @@ impl Gateway {
         }
     }
 
-    /// Identifies the caller, then asks for group and role (reference: gateway behaviour 5, step 6).
-    async fn admit(&self, access: &Access, headers: &HeaderMap) -> Result<Principal, Problem> {
-        let principal = self
-            .identity
-            .identify(headers)
-            .await
-            .map_err(|denied| Problem::new(denied.status(), denied.reason(), denied.reason()))?;
-        let has_group = |wanted: &String| principal.groups.iter().any(|group| **group == **wanted);
-        if access.groups.as_ref().is_some_and(|groups| !groups.iter().any(has_group)) {
+    /// Identifies the caller, then asks for subscription, group and role (reference: gateway behaviour 5, step 6).
+    async fn admit(&self, api: &CompiledApi, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let denied = |denied: Denied| Problem::new(denied.status(), denied.reason(), denied.reason());
+        let access = &api.api.access;
+        let principal = self.identity.identify(headers).await.map_err(denied)?;
+        if !self.identity.is_subscribed(&principal.username, &api.label).await.map_err(denied)?
+            && !self.needs_no_subscription(&principal).await.map_err(denied)?
+        {
+            let text = "You are not subscribed to this resource";
+            return Err(Problem::new(StatusCode::FORBIDDEN, text, text));
+        }
+        if !access.admits_groups(&principal.groups) {
             let text = "You do not have the correct group for this";
             return Err(Problem::new(StatusCode::UNAUTHORIZED, text, text));
         }
@@ -192,6 +195,15 @@ impl Gateway {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW014", "Forbidden: role not allowed for this API"));
         }
         Ok(principal)
+    }
+
+    /// Administrators, where the settings say so (reference: gateway behaviour 6.5).
+    async fn needs_no_subscription(&self, principal: &Principal) -> Result<bool, Denied> {
+        if self.settings.limits.admin_needs_subscription {
+            return Ok(false);
+        }
+        let role = self.identity.role(&principal.role).await?;
+        Ok(is_admin_role(&principal.role) || role.is_some_and(|role| role.is_admin()))
     }
 
     /// Reference: gateway behaviour 6.3; the deny list is looked at first.

@@ -66,6 +66,11 @@ impl Answer {
         Self { status: StatusCode::OK, content: Content::Data(data.into()) }
     }
 
+    /// The same with another status.
+    pub(super) fn with(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
     /// 200 with a token.
     pub(super) fn token(name: &str, token: String) -> Self {
         let data = Map::from_iter([(name.to_owned(), Value::from(token))]);

@@ -17,15 +17,19 @@ use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 
 mod answer;
+mod apis;
 mod authorization;
 mod cookies;
 mod cors;
+mod endpoints;
 mod groups;
 mod monitor;
 mod openapi;
 mod request;
 mod roles;
+mod subscriptions;
 mod users;
+mod validations;
 mod wire;
 
 use crate::{
@@ -52,6 +56,15 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Waits until what was written is served by this process.
+    async fn until_served(&self) {
+        if let Some(progress) = &self.progress
+            && !progress.is_served().await
+        {
+            tracing::warn!("what was written is stored, and not yet served");
+        }
+    }
+
     /// Is this the name of an administrators' role?
     async fn is_admin_role(&self, name: &str) -> Result<bool, StoreError> {
         Ok(is_admin_role(name) || self.identity.role(name).await?.is_some_and(|role| role.is_admin()))
@@ -74,6 +87,10 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(users::routes())
         .merge(roles::routes())
         .merge(groups::routes())
+        .merge(apis::routes())
+        .merge(endpoints::routes())
+        .merge(validations::routes())
+        .merge(subscriptions::routes())
         .merge(monitor::routes())
 }
 

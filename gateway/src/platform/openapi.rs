@@ -42,6 +42,9 @@ pub(super) fn complete(routes: OpenApi) -> Value {
         "required": ["detail"],
     });
     if let Some(paths) = document["paths"].as_object_mut() {
+        // How the router says that a parameter may have slashes.
+        let said = std::mem::take(paths);
+        paths.extend(said.into_iter().map(|(path, operations)| (path.replace("{*", "{"), operations)));
         for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
             complete_operation(operation);
         }

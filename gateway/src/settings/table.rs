@@ -317,7 +317,7 @@ settings! {
             "Largest upload; `MAX_BODY_SIZE_BYTES` doesn't apply to uploads.";
         proto: ByteCount = "MAX_PROTO_SIZE_BYTES", "1048576", Doorman NotYet:
             "Largest proto text.";
-        page_size: NonZeroU32 = "MAX_PAGE_SIZE", "100", Guide NotYet:
+        page_size: NonZeroU32 = "MAX_PAGE_SIZE", "100", Guide Used:
             "Largest `page_size` of a list.";
         body_exempt_paths: Vec<String> = "BODY_LIMIT_EXCLUDE_PATHS", "", Doorman NotYet:
             "Comma list of paths without body limit, exact or ending with `*`.";
@@ -325,7 +325,7 @@ settings! {
             "Switches all body limits off.";
         skip_tiers: bool = "SKIP_TIER_RATE_LIMIT", "false", Doorman NotYet:
             "No limits by tier.";
-        admin_needs_subscription: bool = "ENFORCE_ADMIN_SUBSCRIPTION", "true", Doorman NotYet:
+        admin_needs_subscription: bool = "ENFORCE_ADMIN_SUBSCRIPTION", "true", Doorman Used:
             "Administrators need a subscription as everyone does.";
     }
 

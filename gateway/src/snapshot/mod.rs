@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use doorman_crds::api::{Api, ApiKey};
+use doorman_crds::api::{Access, Api, ApiKey};
 use doorman_crds::revision::{MAX_REJECTED, ObjectHash, Rejection, Revision, RevisionReport};
 use doorman_crds::verdict::{self, Refusal};
 use doorman_crds::{FieldError, api, role, selection};
@@ -107,6 +107,22 @@ impl Snapshot {
     pub fn find(&self, name: &str, version: &str) -> Option<&Entry> {
         let versions = self.apis.get(name)?;
         versions.iter().find(|(v, _)| v.as_ref() == version).map(|(_, entry)| entry)
+    }
+
+    /// Who may call an API that is served.
+    pub fn access(&self, name: &str, version: &str) -> Option<&Access> {
+        match self.find(name, version)? {
+            Entry::Served(api) => Some(&api.api.access),
+            Entry::Unservable(_) => None,
+        }
+    }
+
+    /// All that can be called, in no order.
+    pub fn apis(&self) -> impl Iterator<Item = &Arc<CompiledApi>> {
+        self.apis.values().flatten().filter_map(|(_, entry)| match entry {
+            Entry::Served(api) => Some(api),
+            Entry::Unservable(_) => None,
+        })
     }
 
     /// The report for the operator.

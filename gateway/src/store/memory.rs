@@ -132,6 +132,32 @@ impl Documents {
         table.put(collection, key, merged)
     }
 
+    /// Adds or takes a text of a list that holds each once. Did that change it?
+    pub(super) fn change_set(&self, collection: Collection, key: &str, member: &str, value: &str, is_in: bool) -> bool {
+        let mut tables = self.write();
+        let table = tables.entry(collection).or_default();
+        let key = vec![key.to_owned()];
+        let mut document = table.documents.get(&key).map_or_else(Document::new, |stored| Document::clone(stored));
+        let mut list = document.get_array(member).cloned().unwrap_or_default();
+        let before = list.len();
+        let has = list.iter().any(|item| item.as_str() == Some(value));
+        if is_in && !has {
+            list.push(value.into());
+        } else if !is_in {
+            list.retain(|item| item.as_str() != Some(value));
+        }
+        let is_changed = list.len() != before;
+        if is_changed {
+            for (name, value) in collection.key().iter().zip(&key) {
+                document.insert(*name, value.as_str());
+            }
+            document.insert(member, list);
+            // The members that must be unique are not touched.
+            let _ = table.put(collection, key, document);
+        }
+        is_changed
+    }
+
     /// Was there such a document?
     pub(super) fn remove(&self, collection: Collection, key: &[&str]) -> bool {
         self.write().get_mut(&collection).and_then(|table| table.take(collection, &owned(key))).is_some()

@@ -415,6 +415,39 @@ impl Store {
         Ok(was_there)
     }
 
+    /// Adds a text to a list that holds each once, of the document of this key, which is made if need be. `false`: it was
+    /// there.
+    pub async fn add_to_set(
+        &self,
+        collection: Collection,
+        key: &str,
+        member: &str,
+        value: &str,
+    ) -> Result<bool, StoreError> {
+        let is_new = match &self.documents {
+            Documents::Memory(documents) => documents.change_set(collection, key, member, value, true),
+            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, true).await?,
+        };
+        self.changed(collection, &[key]).await;
+        Ok(is_new)
+    }
+
+    /// Takes a text from such a list. `false`: it wasn't there.
+    pub async fn take_from_set(
+        &self,
+        collection: Collection,
+        key: &str,
+        member: &str,
+        value: &str,
+    ) -> Result<bool, StoreError> {
+        let was_there = match &self.documents {
+            Documents::Memory(documents) => documents.change_set(collection, key, member, value, false),
+            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, false).await?,
+        };
+        self.changed(collection, &[key]).await;
+        Ok(was_there)
+    }
+
     /// The documents asked for, sorted by key, and how many there are without `skip` and `limit`.
     pub async fn list(
         &self,
@@ -471,6 +504,13 @@ impl Store {
         self.seed(admin).await?;
         self.announce(Change::Everything).await;
         Ok(Some(left_out))
+    }
+
+    /// The APIs a user has subscribed to, as `name/version`.
+    pub async fn subscriptions(&self, username: &str) -> Result<Arc<[Box<str>]>, StoreError> {
+        let found = self.find(Collection::Subscriptions, &[username]).await?;
+        let apis = found.as_ref().and_then(|found| found.get_array("apis").ok());
+        Ok(apis.into_iter().flatten().filter_map(|api| api.as_str()).map(Box::from).collect())
     }
 
     /// A user's standing.

@@ -169,6 +169,26 @@ impl Documents {
         within(async { self.collection(kind).update_one(filter, update).upsert(true).await.map(|_| ()) }).await
     }
 
+    /// Adds or takes a text of a list that holds each once. Did that change it?
+    pub(super) async fn change_set(
+        &self,
+        kind: Kind,
+        key: &str,
+        member: &str,
+        value: &str,
+        is_in: bool,
+    ) -> Result<bool, StoreError> {
+        let collection = self.collection(kind);
+        let (filter, operator) = (kind.filter(&[key]), if is_in { "$addToSet" } else { "$pull" });
+        let update = || collection.update_one(filter.clone(), doc! { operator: { member: value } });
+        match within(async { update().upsert(is_in).await }).await {
+            Ok(updated) => Ok(updated.modified_count > 0 || updated.upserted_id.is_some()),
+            // Two upserts at once; one of them made the document.
+            Err(StoreError::Taken) => Ok(within(async { update().await }).await?.modified_count > 0),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) async fn remove(&self, kind: Kind, key: &[&str]) -> Result<bool, StoreError> {
         let removed = within(async { self.collection(kind).delete_one(kind.filter(key)).await }).await?;
         Ok(removed.deleted_count > 0)

@@ -15,6 +15,17 @@ fn sample(method: &str, path: &str) -> Option<Value> {
         ("put", "/platform/role/{role_name}") => json!({ "view_logs": false }),
         ("post", "/platform/group") => json!({ "group_name": "new" }),
         ("put", "/platform/group/{group_name}") => json!({ "group_description": "x" }),
+        ("post", "/platform/api") => json!({ "api_name": "new", "api_version": "v1" }),
+        ("put", "/platform/api/{api_name}/{api_version}") => json!({ "active": true }),
+        ("post", "/platform/endpoint") => json!({ "api_name": "new", "api_version": "v1", "endpoint_method": "GET",
+            "endpoint_uri": "/x", "endpoint_description": "x" }),
+        ("put", path) if path.starts_with("/platform/endpoint/{") => json!({ "endpoint_description": "x" }),
+        ("post", path) if path.ends_with("/validation") => json!({ "endpoint_id": "x", "validation_enabled": true,
+            "validation_schema": { "validation_schema": { "x": { "required": true, "type": "string" } } } }),
+        ("put", path) if path.contains("/validation/") => json!({ "validation_enabled": false }),
+        ("post", "/platform/subscription/subscribe" | "/platform/subscription/unsubscribe") => {
+            json!({ "username": "somebody", "api_name": "new", "api_version": "v1" })
+        }
         _ => return None,
     })
 }

@@ -1,0 +1,317 @@
+//! APIs: `/platform/api` (reference: platform API 8).
+
+use axum::extract::State;
+use doorman_crds::role::Permission;
+use http::StatusCode;
+use mongodb::bson::{Bson, Document, doc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    Platform,
+    answer::{Answer, Message, Refusal},
+    request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
+    wire::{AnyText, Flag, Int, Text, given},
+};
+use crate::{
+    identity::Denied,
+    problem::Problem,
+    store::{Collection, StoreError, plain_document},
+};
+
+/// Nobody is signed in (list).
+const NOT_SIGNED_IN: &str = "API_AUTH";
+const NO_CREATE: (&str, &str) = ("API007", "You do not have permission to create APIs");
+const NO_UPDATE: (&str, &str) = ("API008", "You do not have permission to update APIs");
+const NO_DELETE: (&str, &str) = ("API008", "You do not have permission to delete APIs");
+
+pub(super) fn routes() -> OpenApiRouter<Platform> {
+    OpenApiRouter::default()
+        .routes(routes!(create, list))
+        .routes(routes!(list_all))
+        .routes(routes!(read, update, delete))
+}
+
+/// An API to add.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct NewApi {
+    api_name: Text<1, 64>,
+    api_version: Text<1, 8>,
+    #[serde(flatten)]
+    fields: Fields,
+}
+
+/// What to change of an API; what is absent or null stays.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct ApiUpdate {
+    /// Can't be changed.
+    api_name: Option<Text<1, 64>>,
+    /// Can't be changed.
+    api_version: Option<Text<1, 8>>,
+    /// Can't be changed.
+    api_path: Option<AnyText>,
+    #[serde(flatten)]
+    fields: Fields,
+}
+
+/// What an API is and does.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct Fields {
+    api_description: Option<Text<0, 127>>,
+    /// Roles that may call it; none: any.
+    api_allowed_roles: Option<Vec<AnyText>>,
+    /// Groups of which callers need one.
+    api_allowed_groups: Option<Vec<AnyText>>,
+    /// Base URLs of upstreams.
+    api_servers: Option<Vec<AnyText>>,
+    /// `REST`, `SOAP`, `GRAPHQL`, `GRPC`; a label.
+    api_type: Option<AnyText>,
+    api_allowed_retry_count: Option<Int<{ i64::MIN }>>,
+    api_grpc_package: Option<AnyText>,
+    api_grpc_allowed_packages: Option<Vec<AnyText>>,
+    api_grpc_allowed_services: Option<Vec<AnyText>>,
+    api_grpc_allowed_methods: Option<Vec<AnyText>>,
+    /// Client header that becomes the upstream's `Authorization`.
+    api_authorization_field_swap: Option<AnyText>,
+    /// Headers that pass both ways beside the usual ones.
+    api_allowed_headers: Option<Vec<AnyText>>,
+    api_credits_enabled: Option<Flag>,
+    api_credit_group: Option<AnyText>,
+    active: Option<Flag>,
+    api_cors_allow_origins: Option<Vec<AnyText>>,
+    api_cors_allow_methods: Option<Vec<AnyText>>,
+    api_cors_allow_headers: Option<Vec<AnyText>>,
+    api_cors_allow_credentials: Option<Flag>,
+    api_cors_expose_headers: Option<Vec<AnyText>>,
+    /// Anyone may call it.
+    api_public: Option<Flag>,
+    /// `false`: no token is needed.
+    api_auth_required: Option<Flag>,
+    /// `allow_all` or `whitelist`.
+    api_ip_mode: Option<AnyText>,
+    api_ip_whitelist: Option<Vec<AnyText>>,
+    api_ip_blacklist: Option<Vec<AnyText>>,
+    api_trust_x_forwarded_for: Option<Flag>,
+    api_request_transform: Option<Map<String, Value>>,
+    api_response_transform: Option<Map<String, Value>>,
+    api_openapi_url: Option<AnyText>,
+    api_openapi_auto_discover: Option<Flag>,
+    api_wsdl_url: Option<AnyText>,
+    api_soap_version: Option<AnyText>,
+    api_ws_security: Option<Map<String, Value>>,
+    api_graphql_max_depth: Option<Int<{ i64::MIN }>>,
+    api_graphql_schema_url: Option<AnyText>,
+    api_graphql_subscriptions: Option<Flag>,
+    api_grpc_web_enabled: Option<Flag>,
+    api_grpc_reflection_url: Option<AnyText>,
+    api_is_crud: Option<Flag>,
+    api_crud_collection: Option<AnyText>,
+    api_crud_schema: Option<Map<String, Value>>,
+    /// Seconds; absent: as the gateway is set. So are the next three.
+    api_connect_timeout: Option<f64>,
+    api_read_timeout: Option<f64>,
+    api_write_timeout: Option<f64>,
+    api_pool_timeout: Option<f64>,
+}
+
+/// What a new API has unless its body says otherwise.
+fn defaults() -> Document {
+    let null = [
+        "api_description",
+        "api_type",
+        "api_grpc_package",
+        "api_grpc_allowed_packages",
+        "api_grpc_allowed_services",
+        "api_grpc_allowed_methods",
+        "api_authorization_field_swap",
+        "api_allowed_headers",
+        "api_credit_group",
+        "api_cors_allow_origins",
+        "api_cors_allow_methods",
+        "api_cors_allow_headers",
+        "api_cors_expose_headers",
+        "api_ip_whitelist",
+        "api_ip_blacklist",
+        "api_trust_x_forwarded_for",
+        "api_request_transform",
+        "api_response_transform",
+        "api_openapi_url",
+        "api_wsdl_url",
+        "api_soap_version",
+        "api_ws_security",
+        "api_graphql_max_depth",
+        "api_graphql_schema_url",
+        "api_grpc_reflection_url",
+        "api_crud_collection",
+        "api_crud_schema",
+    ];
+    let mut defaults: Document = null.into_iter().map(|member| (member.to_owned(), Bson::Null)).collect();
+    defaults.extend(doc! {
+        "api_allowed_roles": [],
+        "api_allowed_groups": [],
+        "api_servers": [],
+        "api_allowed_retry_count": 0,
+        "api_credits_enabled": false,
+        "active": true,
+        "api_cors_allow_credentials": false,
+        "api_public": false,
+        "api_auth_required": true,
+        "api_ip_mode": "allow_all",
+        "api_openapi_auto_discover": false,
+        "api_graphql_subscriptions": false,
+        "api_grpc_web_enabled": false,
+        "api_is_crud": false,
+    });
+    defaults
+}
+
+/// The API that was added.
+#[derive(Debug, Serialize, ToSchema)]
+struct Created {
+    api: Map<String, Value>,
+}
+
+/// A page of APIs.
+#[derive(Debug, Serialize, ToSchema)]
+struct Apis {
+    apis: Vec<Map<String, Value>>,
+    page: u64,
+    page_size: u32,
+    has_next: bool,
+    total: u64,
+}
+
+/// Which API.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Key {
+    /// The API's name.
+    api_name: String,
+    /// Its version.
+    api_version: String,
+}
+
+fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
+    Problem::new(status, code, message).into()
+}
+
+/// There is no such API.
+fn unknown() -> Refusal {
+    refused(StatusCode::BAD_REQUEST, "API003", "API does not exist for the requested name and version")
+}
+
+/// A public API has nobody to charge.
+fn charged_to_nobody() -> Refusal {
+    refused(StatusCode::BAD_REQUEST, "API013", "Public API cannot have credits enabled")
+}
+
+/// Adds an API. One of this name and version that exists is left as it is, which is no failure.
+#[utoipa::path(post, path = "/platform/api", tag = "APIs", request_body = NewApi,
+    responses((status = 201, description = "The API was added.", body = Created),
+        (status = 200, description = "It exists; nothing was changed.", body = Message)),
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "403 API007"]))))]
+async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<Answer, Refusal> {
+    let Sent { caller, body: new } = sent;
+    caller?.must(&platform, Permission::ManageApis, NO_CREATE).await?;
+    let is = |flag: Option<Flag>| flag.is_some_and(|flag| flag.0);
+    if is(new.fields.api_public) && is(new.fields.api_credits_enabled) {
+        return Err(charged_to_nobody());
+    }
+    let mut document = defaults();
+    document.extend(given(&new));
+    document.insert("api_id", Uuid::new_v4().to_string());
+    document.insert("api_path", format!("/{}/{}", new.api_name.0, new.api_version.0));
+    match platform.identity.store().insert(Collection::Apis, document.clone()).await {
+        Ok(()) => {}
+        Err(StoreError::Taken) => return Ok(Answer::message("API already exists")),
+        Err(error) => return Err(error.into()),
+    }
+    platform.until_served().await;
+    Ok(Answer::data(json!({ "api": plain_document(&document) })).with(StatusCode::CREATED))
+}
+
+/// Lists APIs, whoever may call them.
+#[utoipa::path(get, path = "/platform/api/all", tag = "APIs", params(PageQuery),
+    responses((status = 200, description = "A page of APIs.", body = Apis)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["400 PAG001", "401 API_AUTH"]))))]
+async fn list_all(
+    State(platform): State<Platform>,
+    Asked(query): Asked<PageQuery>,
+    caller: Result<Caller, Denied>,
+) -> Result<Answer, Refusal> {
+    caller.map_err(|denied| Problem::new(denied.status(), NOT_SIGNED_IN, denied.reason()))?;
+    let page = query.page(&platform, PAGE_SIZE)?;
+    let (found, total) = platform.identity.store().list(Collection::Apis, &page.listing()).await?;
+    Ok(Answer::data(page.of("apis", found.iter().map(|api| plain_document(api).into()).collect(), total)))
+}
+
+/// The same as `/platform/api/all`.
+#[utoipa::path(get, path = "/platform/api", tag = "APIs", params(PageQuery),
+    responses((status = 200, description = "A page of APIs.", body = Apis)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["400 PAG001", "401 API_AUTH"]))))]
+async fn list(
+    state: State<Platform>,
+    query: Asked<PageQuery>,
+    caller: Result<Caller, Denied>,
+) -> Result<Answer, Refusal> {
+    list_all(state, query, caller).await
+}
+
+/// Reads an API.
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
+    responses((status = 200, description = "The API.", body = Value)), security(("token" = [])),
+    extensions(("x-error-codes" = json!(["400 API003"]))))]
+async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Caller) -> Result<Answer, Refusal> {
+    let found = platform.identity.store().find(Collection::Apis, &[&key.api_name, &key.api_version]).await?;
+    Ok(Answer::data(plain_document(&*found.ok_or_else(unknown)?)))
+}
+
+/// Changes an API; the next call sees it.
+#[utoipa::path(put, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
+    request_body = ApiUpdate, responses((status = 200, description = "The API was changed.", body = Message)),
+    security(("token" = ["manage_apis"])),
+    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "403 API008"]))))]
+async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<ApiUpdate>) -> Result<Answer, Refusal> {
+    let Sent { caller, body: update } = sent;
+    caller?.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
+    let path = format!("/{}/{}", key.api_name, key.api_version);
+    if update.api_name.as_ref().is_some_and(|name| name.0 != key.api_name)
+        || update.api_version.as_ref().is_some_and(|version| version.0 != key.api_version)
+        || update.api_path.as_ref().is_some_and(|given| given.0 != path)
+    {
+        return Err(refused(StatusCode::BAD_REQUEST, "API005", "API name and version cannot be updated"));
+    }
+    let store = platform.identity.store();
+    let key = [key.api_name.as_str(), key.api_version.as_str()];
+    let stored = store.find(Collection::Apis, &key).await?.ok_or_else(unknown)?;
+    let will_be = |given: Option<Flag>, member| given.map_or(stored.get_bool(member).unwrap_or(false), |flag| flag.0);
+    let fields = &update.fields;
+    if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
+        return Err(charged_to_nobody());
+    }
+    let members = given(&update);
+    if members.is_empty() {
+        return Err(refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
+    }
+    if !store.set(Collection::Apis, &key, members).await? {
+        return Err(unknown());
+    }
+    platform.until_served().await;
+    Ok(Answer::message("API updated successfully"))
+}
+
+/// Deletes an API; its endpoints and subscriptions stay for one of the same name and version.
+#[utoipa::path(delete, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
+    responses((status = 200, description = "The API was deleted.", body = Message)),
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API003", "403 API008"]))))]
+async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+    caller.must(&platform, Permission::ManageApis, NO_DELETE).await?;
+    if !platform.identity.store().remove(Collection::Apis, &[&key.api_name, &key.api_version]).await? {
+        return Err(unknown());
+    }
+    platform.until_served().await;
+    Ok(Answer::message("API deleted successfully"))
+}
