@@ -158,7 +158,7 @@ async fn a_private_api_asks_for_a_token() -> Result<()> {
     let token = answer["access_token"].as_str().context("no token")?;
     let subscription = serde_json::json!({"username": "admin", "api_name": "a", "api_version": "v1"});
     let subscribe = Client::new().post(gateway.url("/platform/subscription/subscribe")).json(&subscription);
-    assert_eq!(subscribe.bearer_auth(&token).send().await?.status(), 200);
+    assert_eq!(subscribe.bearer_auth(token).send().await?.status(), 200);
     let call = |token: String| Client::new().get(gateway.url("/api/rest/a/v1/echo")).bearer_auth(token).send();
     let answer = call(token.to_owned()).await?;
     assert_eq!(answer.status(), 200);

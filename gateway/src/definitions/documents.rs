@@ -64,21 +64,23 @@ fn lock(dirty: &Mutex<Dirty>) -> MutexGuard<'_, Dirty> {
     dirty.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which API a change of a document is about; `None` inside: any.
-fn about(change: Change<'_>) -> Option<Option<Key>> {
-    let pair = |name: &str, version: &str| Some(Some((name.to_owned(), version.to_owned())));
-    match change {
-        Change::Document(Collection::Apis, key) => key.rsplit_once('/').map_or(Some(None), |(n, v)| pair(n, v)),
+/// Notes what a change of a document is about. Was it about APIs at all?
+fn note(dirty: &mut Dirty, change: Change<'_>) -> bool {
+    let pair = |name: &str, version: &str| (name.to_owned(), version.to_owned());
+    let api = match change {
+        Change::Document(Collection::Apis, key) => key.rsplit_once('/').map(|(name, version)| pair(name, version)),
         Change::Document(Collection::Endpoints, key) => {
             let mut parts = key.splitn(4, '/').skip(1);
-            match (parts.next(), parts.next()) {
-                (Some(name), Some(version)) => pair(name, version),
-                _ => Some(None),
-            }
+            parts.next().zip(parts.next()).map(|(name, version)| pair(name, version))
         }
-        Change::Document(Collection::EndpointValidations, _) | Change::Everything => Some(None),
-        Change::Document(..) | Change::Token(_) | Change::Other(_) => None,
+        Change::Document(Collection::EndpointValidations, _) | Change::Everything => None,
+        Change::Document(..) | Change::Token(_) | Change::Other(_) => return false,
+    };
+    match api {
+        Some(api) => drop(dirty.apis.insert(api)),
+        None => dirty.everything = true,
     }
+    true
 }
 
 impl Stored {
@@ -88,13 +90,8 @@ impl Stored {
         let progress = Progress { wanted: watch::Sender::new(1), served: watch::Sender::new(0) };
         let (noted, wanted) = (dirty.clone(), progress.wanted.clone());
         store.on_change(move |change| {
-            let Some(api) = about(change) else { return };
-            {
-                let mut dirty = lock(&noted);
-                match api {
-                    Some(api) => drop(dirty.apis.insert(api)),
-                    None => dirty.everything = true,
-                }
+            if !note(&mut lock(&noted), change) {
+                return;
             }
             wanted.send_modify(|wanted| *wanted += 1);
         });
