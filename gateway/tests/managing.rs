@@ -52,7 +52,7 @@ impl Stage {
         let mut api = json!({ "api_name": "orders", "api_version": "v1", "api_description": "orders",
             "api_servers": [format!("http://{}", self.upstream.address())], "api_type": "REST",
             "api_allowed_roles": ["admin"], "api_allowed_groups": ["ALL"], "api_allowed_retry_count": 0 });
-        api.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        api.as_object_mut().into_iter().for_each(|api| api.extend(more.as_object().cloned().unwrap_or_default()));
         api
     }
 
