@@ -6,12 +6,31 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 
-use crate::settings::Network;
+use crate::networks::Networks;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// What proxies that send no `X-Forwarded-For` send, in the order they are asked.
 const ELSE: [HeaderName; 2] = [HeaderName::from_static("x-real-ip"), HeaderName::from_static("cf-connecting-ip")];
+
+/// Headers whose presence says that a proxy stands between; then the peer is not the client.
+const FORWARDING: [&str; 4] = ["x-forwarded-for", "x-real-ip", "cf-connecting-ip", "forwarded"];
+
+/// Did a proxy pass this on?
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
+    FORWARDING.iter().any(|name| headers.contains_key(*name))
+}
+
+/// Whose forwarding headers are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// No one's: the peer is the client.
+    Nobody,
+    /// Every hop's, so that any caller can choose its address.
+    Everyone,
+    /// Those of these proxies.
+    Listed(Networks),
+}
 
 /// Addresses of a client, both without an IPv4 address in IPv6 clothes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +43,8 @@ pub struct ClientAddress {
 
 impl ClientAddress {
     /// Both addresses of a request that came from this peer.
-    pub fn new(headers: &HeaderMap, network: &Network, peer: IpAddr) -> Self {
-        Self { peer: peer.to_canonical(), effective: effective(headers, network, peer) }
+    pub fn new(headers: &HeaderMap, trust: &Trust, peer: IpAddr) -> Self {
+        Self { peer: peer.to_canonical(), effective: effective(headers, trust, peer) }
     }
 }
 
@@ -50,17 +69,18 @@ impl Scheme {
     }
 }
 
-/// The client's address: the peer's, unless forwarding headers are believed (`trust_x_forwarded_for`) and the peer is a
-/// listed proxy.
+/// The client's address: the peer's, unless the peer's forwarding headers are believed.
 ///
 /// `X-Forwarded-For` is read from its end, where the nearest proxy wrote: the first address that is not a listed proxy
-/// is the client's. What lies before it is the client's own word. An unreadable entry ends the reading. With an empty
-/// list (which production refuses to start with) every hop is believed.
-pub fn effective(headers: &HeaderMap, network: &Network, peer: IpAddr) -> IpAddr {
+/// is the client's. What lies before it is the client's own word. An unreadable entry ends the reading.
+pub fn effective(headers: &HeaderMap, trust: &Trust, peer: IpAddr) -> IpAddr {
     let peer = peer.to_canonical();
-    let list = &network.trusted_proxies;
-    let is_proxy = |address: &IpAddr| list.is_empty() || list.iter().any(|net| net.contains(address));
-    if network.trust_forwarded_for != Some(true) || !is_proxy(&peer) {
+    let is_proxy = |address: &IpAddr| match trust {
+        Trust::Nobody => false,
+        Trust::Everyone => true,
+        Trust::Listed(proxies) => proxies.contains(*address),
+    };
+    if !is_proxy(&peer) {
         return peer;
     }
     if headers.contains_key(X_FORWARDED_FOR) {
@@ -94,16 +114,19 @@ fn address(entry: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Settings, Source};
+    use crate::{
+        security::Security,
+        settings::{Settings, Source},
+    };
 
-    fn network(trust: &str, proxies: &str) -> Network {
+    fn security(trust: &str, proxies: &str) -> Security {
         let pairs = [
             ("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef"),
             ("DOORMAN_ADMIN_PASSWORD", "long-enough-password"),
             ("trust_x_forwarded_for", trust),
             ("xff_trusted_proxies", proxies),
         ];
-        Settings::load(Source::from_pairs(pairs)).unwrap().0.network
+        Security::new(&Settings::load(Source::from_pairs(pairs)).unwrap().0)
     }
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -117,7 +140,7 @@ mod tests {
 
     #[track_caller]
     fn check(trust: &str, proxies: &str, peer: &str, sent: &[(&str, &str)], expected: &str) {
-        let seen = effective(&headers(sent), &network(trust, proxies), peer.parse().unwrap());
+        let seen = effective(&headers(sent), security(trust, proxies).active().trust(), peer.parse().unwrap());
         assert_eq!(seen, expected.parse::<IpAddr>().unwrap(), "trust {trust:?}, proxies {proxies:?}, {sent:?}");
     }
 

@@ -3,8 +3,10 @@
 pub mod admin;
 pub mod client;
 pub mod definitions;
+pub mod dump;
 pub mod identity;
 pub mod listen;
+pub mod networks;
 #[cfg(test)]
 mod pages;
 pub mod pipeline;
@@ -12,6 +14,7 @@ pub mod platform;
 pub mod problem;
 pub mod protocols;
 pub mod request;
+pub mod security;
 pub mod server;
 pub mod settings;
 pub mod snapshot;

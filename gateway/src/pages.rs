@@ -166,6 +166,18 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("ROLE013", "403", "Only administrators add the administrators' role.", "Ask one."),
     ("ROLE014", "403", "Only administrators change an administrators' role.", "Ask one."),
     ("ROLE016", "403", "Only administrators delete an administrators' role.", "Ask one."),
+    (
+        "SEC010",
+        "403",
+        "The caller's address is not on the gateway's allow list.",
+        "Add it to `ip_whitelist` of the security settings; behind a proxy, set which proxies are trusted.",
+    ),
+    (
+        "SEC011",
+        "403",
+        "The caller's address is on the gateway's deny list.",
+        "Remove it from `ip_blacklist` of the security settings.",
+    ),
     ("SUB004", "400", "The user has subscribed to the API.", "Nothing is to be done."),
     ("SUB006", "400", "The user has not subscribed to the API.", "Nothing is to be done."),
     (

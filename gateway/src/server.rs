@@ -26,6 +26,7 @@ use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::pipeline::Gateway;
 use crate::platform::{self, Platform};
+use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
@@ -79,6 +80,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {
+        security: Arc::new(Security::new(&settings)),
         identity,
         platform,
         settings,

@@ -17,11 +17,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::client::{ClientAddress, Scheme};
+use crate::client::Scheme;
 use crate::identity::{Denied, Identity, Principal};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::request::{self, Segments};
+use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{CompiledApi, Entry, Snapshot};
 use crate::telemetry::metrics::Metrics;
@@ -33,9 +34,6 @@ mod respond;
 
 pub use body::Body;
 
-/// Headers whose presence says that a proxy stands between; then the loopback peer is not the client.
-const FORWARDING: [&str; 4] = ["x-forwarded-for", "x-real-ip", "cf-connecting-ip", "forwarded"];
-
 /// Everything requests are handled with.
 pub struct Gateway {
     /// Settings of the process.
@@ -44,6 +42,8 @@ pub struct Gateway {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Who callers are.
     pub identity: Arc<Identity>,
+    /// Who may reach the gateway.
+    pub security: Arc<Security>,
     /// The management API.
     pub platform: axum::Router,
     /// What is counted.
@@ -111,7 +111,7 @@ impl Gateway {
         request.uri_mut().clone_from(&parts.uri);
         *request.version_mut() = parts.version;
         request.headers_mut().clone_from(&parts.headers);
-        request.extensions_mut().insert(ClientAddress::new(&parts.headers, &self.settings.network, peer.address));
+        request.extensions_mut().insert(self.security.active().client(&parts.headers, peer.address));
         request.extensions_mut().insert(peer.scheme);
         match self.platform.clone().oneshot(request).await {
             Ok(response) => response.map(Body::Platform),
@@ -208,14 +208,14 @@ impl Gateway {
 
     /// Reference: gateway behaviour 6.3; the deny list is looked at first.
     fn admit_address(&self, rules: &IpRules, parts: &Parts, peer: Peer) -> Result<(), Problem> {
-        let client = ClientAddress::new(&parts.headers, &self.settings.network, peer.address);
+        let security = self.security.active();
+        let client = security.client(&parts.headers, peer.address);
         let address = if rules.trust_forwarded_for == Some(false) { client.peer } else { client.effective };
         let restricted = |code| Err(Problem::new(StatusCode::FORBIDDEN, code, "IP restricted"));
         if rules.deny.iter().any(|net| net.contains(&address)) {
             return restricted("API011");
         }
-        let is_forwarded = FORWARDING.iter().any(|name| parts.headers.contains_key(*name));
-        if self.settings.allows_localhost_bypass() && client.peer.is_loopback() && !is_forwarded {
+        if security.skips_address_rules(&parts.headers, peer.address) {
             return Ok(());
         }
         if rules.only_allowed && !rules.allow.iter().any(|net| net.contains(&address)) {

@@ -111,12 +111,6 @@ impl Settings {
         let default = if self.storage.is_memory() { 1 } else { 4 };
         self.server.threads.map_or(default, std::num::NonZeroU16::get)
     }
-
-    /// Do loopback callers skip the IP rules, as long as no security setting says otherwise?
-    /// `network.localhost_bypass` tells whether this is pinned.
-    pub fn allows_localhost_bypass(&self) -> bool {
-        self.network.localhost_bypass.unwrap_or(!self.is_production())
-    }
 }
 
 impl Server {

@@ -223,6 +223,10 @@ settings! {
             "Dump the memory regularly, until the security settings say otherwise.";
         auto_save_every: Duration = "MEM_AUTO_SAVE_FREQ", "900", Doorman NotYet (above_zero):
             "Time between two regular dumps, 60 s at the least.";
+        dump_keep: NonZeroU32 = "MEM_DUMP_KEEP", "10", New Used:
+            "Memory dumps kept in that place; older ones are removed.";
+        ignore_bad_dump: bool = "DOORMAN_IGNORE_BAD_DUMP", "false", New Used:
+            "Starts although the newest dump can't be restored, with the next older good one or with nothing. It says so loudly.";
         security_settings_file: PathBuf = "SECURITY_SETTINGS_FILE", "generated/security_settings.json", Doorman NotYet:
             "Copy of the security settings, read in memory mode when the store has none.";
     }

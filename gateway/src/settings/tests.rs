@@ -382,7 +382,7 @@ fn a_full_production_set_up_starts_without_a_warning() {
     let (settings, warnings) = warned(PRODUCTION, &[]);
     assert_eq!(warnings, []);
     assert!(settings.is_production() && settings.server.enforces_https());
-    assert_eq!((settings.threads(), settings.allows_localhost_bypass()), (4, false));
+    assert_eq!(settings.threads(), 4);
     assert_eq!(settings.server.tls_files(), None);
 }
 
@@ -471,17 +471,6 @@ fn these_set_ups_start() {
         (DEVELOPMENT, &[("MEM_OR_EXTERNAL", "REDIS"), ("MONGO_DB_HOSTS", "mongo")]),
     ] {
         starts(base, changes);
-    }
-}
-
-#[test]
-fn localhost_bypass_is_off_in_production_unless_set() {
-    for (base, set, expected) in
-        [(DEVELOPMENT, "", true), (DEVELOPMENT, "false", false), (PRODUCTION, "", false), (PRODUCTION, "true", true)]
-    {
-        let settings = starts(base, &[("LOCAL_HOST_IP_BYPASS", set)]);
-        assert_eq!(settings.allows_localhost_bypass(), expected);
-        assert_eq!(settings.network.localhost_bypass.is_some(), !set.is_empty());
     }
 }
 

@@ -1,0 +1,94 @@
+//! What requests are decided with: whose forwarding headers are believed, and which addresses are let in.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::HeaderMap;
+
+use super::{Effective, SecuritySettings};
+use crate::{
+    client::{ClientAddress, Trust, is_forwarded},
+    networks::Networks,
+};
+
+/// What Docker's own proxies show as the address of a caller on the same machine.
+const DOCKER: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 17, 0, 1), Ipv4Addr::new(192, 168, 65, 1)];
+
+/// The settings in force, compiled.
+#[derive(Clone, Debug)]
+pub struct Active {
+    /// What someone has set.
+    pub stored: SecuritySettings,
+    /// What is in force.
+    pub effective: Effective,
+    pub(super) trust: Trust,
+    /// `None`: all are let in.
+    pub(super) allow: Option<Networks>,
+    pub(super) deny: Networks,
+    pub(super) in_docker: bool,
+}
+
+/// Why an address is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It isn't on the allow list.
+    NotAllowed,
+    /// It is on the deny list.
+    Denied,
+}
+
+impl Refusal {
+    /// The code of the reference.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "SEC010",
+            Self::Denied => "SEC011",
+        }
+    }
+
+    /// What the client reads.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "IP not allowed",
+            Self::Denied => "IP blocked",
+        }
+    }
+
+    /// The audit trail's word for it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "not_in_whitelist",
+            Self::Denied => "blacklisted",
+        }
+    }
+}
+
+impl Active {
+    /// Whose headers are believed.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The addresses of who sent this.
+    pub fn client(&self, headers: &HeaderMap, peer: IpAddr) -> ClientAddress {
+        ClientAddress::new(headers, &self.trust, peer)
+    }
+
+    /// Is it a caller on this machine that skips the address rules?
+    pub fn skips_address_rules(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        let is_local = peer.is_loopback() || self.in_docker && DOCKER.iter().any(|address| peer == *address);
+        self.effective.allow_localhost_bypass && is_local && !is_forwarded(headers)
+    }
+
+    /// The global filter: may this caller be served at all?
+    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Refusal> {
+        if self.allow.is_none() && self.deny.is_empty() || self.skips_address_rules(headers, peer) {
+            return Ok(());
+        }
+        let address = self.client(headers, peer).effective;
+        if self.allow.as_ref().is_some_and(|allow| !allow.contains(address)) {
+            return Err(Refusal::NotAllowed);
+        }
+        if self.deny.contains(address) { Err(Refusal::Denied) } else { Ok(()) }
+    }
+}
