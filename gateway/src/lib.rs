@@ -9,6 +9,7 @@ pub mod listen;
 pub mod networks;
 #[cfg(test)]
 mod pages;
+pub mod persistence;
 pub mod pipeline;
 pub mod platform;
 pub mod problem;

@@ -120,6 +120,7 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Look at the gateway's log under the request id: it names the cause.",
     ),
     ("GTW010", "504", "The upstream took too long.", "See `HTTP_*_TIMEOUT` and the API's own timeouts."),
+    ("GTW008", "403", "The caller lacks the permission `manage_gateway`.", "Give the caller's role the permission."),
     (
         "GTW011",
         "400, 431",
@@ -153,6 +154,9 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Wait as long as `Retry-After` says; see `LOGIN_IP_RATE_*`.",
     ),
     ("PAG001", "400", "There is no such page, or its size is out of bounds.", "See `MAX_PAGE_SIZE`."),
+    ("MEM001", "400", "Only memory mode has memory dumps.", "Back up MongoDB instead."),
+    ("MEM002", "400", "There is no key to encrypt dumps with.", "Set `MEM_ENCRYPTION_KEY`."),
+    ("MEM003", "404", "There is no such dump.", "Name the file that the dump was answered with."),
     ("REQ001", "413", "The body is larger than allowed.", "See `MAX_BODY_SIZE_BYTES` and the limits per protocol."),
     ("REQ004", "400", "The body ended early or is malformed.", "Send what `Content-Length` or the chunks announce."),
     ("REQ005", "408", "The body stopped coming.", "Send it without long pauses; see `HTTP_WRITE_TIMEOUT`."),
@@ -166,6 +170,15 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("ROLE013", "403", "Only administrators add the administrators' role.", "Ask one."),
     ("ROLE014", "403", "Only administrators change an administrators' role.", "Ask one."),
     ("ROLE016", "403", "Only administrators delete an administrators' role.", "Ask one."),
+    ("SEC001", "403", "The caller lacks the permission `manage_security`.", "Give the caller's role the permission."),
+    ("SEC002", "403", "The caller lacks the permission `manage_security`.", "Give the caller's role the permission."),
+    ("SEC003", "403", "The caller lacks the permission `manage_security`.", "Give the caller's role the permission."),
+    (
+        "SEC004",
+        "403, 409",
+        "The caller lacks the permission `manage_security`; with 409, nobody is known to start the process again.",
+        "Give the caller's role the permission; write the process's id to `PID_FILE`.",
+    ),
     (
         "SEC010",
         "403",

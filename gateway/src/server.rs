@@ -2,9 +2,10 @@
 //!
 //! Order of a start: definitions are read and compiled, then sockets open; so nobody is told 404 by a gateway that has
 //! not looked yet. Order of an end: readiness off, `DOORMAN_DRAIN_SECONDS` of further service with `Connection: close`,
-//! listening ends, calls in flight get `DOORMAN_SHUTDOWN_SECONDS`.
+//! listening ends, calls in flight get `DOORMAN_SHUTDOWN_SECONDS`; in memory mode, what is left then is dumped.
 
 use std::collections::HashSet;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use arc_swap::ArcSwap;
 use doorman_crds::revision::{Rejection, RevisionReport};
 use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::admin;
 use crate::definitions::Definitions;
@@ -24,6 +25,7 @@ use crate::definitions::kubernetes;
 use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
+use crate::persistence::Persistence;
 use crate::pipeline::Gateway;
 use crate::platform::{self, Platform};
 use crate::security::Security;
@@ -66,21 +68,29 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let store = Arc::new(Store::open(&settings).await?);
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
-    let identity = Arc::new(Identity::new(&settings, store)?);
+    let identity = Arc::new(Identity::new(&settings, store.clone())?);
     let settings = Arc::new(settings);
+    let security = Arc::new(Security::new(&settings));
+    let persistence = Arc::new(Persistence::new(settings.clone(), store, security.clone()));
+    persistence.restore_at_start().await?;
+    let kept = persistence.clone();
+    tokio::spawn(async move { kept.maintain().await });
     let (ready, is_ready) = watch::channel(true);
+    let restart = Arc::new(Notify::new());
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
     let platform = platform::router(Platform {
         settings: settings.clone(),
         identity: identity.clone(),
+        persistence: persistence.clone(),
         ready: is_ready,
         snapshot: snapshot.clone(),
         progress: stored.as_ref().map(Stored::progress),
+        restart: restart.clone(),
     });
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {
-        security: Arc::new(Security::new(&settings)),
+        security,
         identity,
         platform,
         settings,
@@ -104,7 +114,10 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     tracing::info!("Application startup complete");
     tracing::info!(port, admin_port, apis = gateway.snapshot.load().served, "serving");
 
-    wait_for_signal().await?;
+    let starts_again = tokio::select! {
+        outcome = wait_for_signal() => outcome.map(|()| false)?,
+        () = restart.notified() => true,
+    };
     tracing::info!("stopping: readiness is off, connections are asked to close");
     ready.send_replace(false);
     gateway.draining.store(true, Ordering::Relaxed);
@@ -116,8 +129,22 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     if tokio::time::timeout(shutdown, &mut serving).await.is_err() {
         tracing::warn!("some calls did not finish in {shutdown:?}; they are cut");
     }
+    persistence.dump_at_end().await;
     tracing::info!("stopped");
-    Ok(())
+    if starts_again { Err(start_again()) } else { Ok(()) }
+}
+
+/// Begins this program anew in the same process, so that whoever looks after the process notices nothing. Returns when
+/// that fails.
+fn start_again() -> anyhow::Error {
+    let begin_anew = || {
+        let mut program = std::process::Command::new(std::env::current_exe()?);
+        Err::<(), _>(program.args(std::env::args_os().skip(1)).exec())
+    };
+    match begin_anew() {
+        Err(error) => anyhow::Error::from(error).context("the restart failed"),
+        Ok(()) => anyhow::anyhow!("the restart failed"),
+    }
 }
 
 async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Receiver<Arc<Definitions>>> {

@@ -47,13 +47,13 @@ pub enum BadContent {
 
 /// An opened dump.
 #[derive(Debug)]
-pub struct Dump {
+pub struct Dump<S = State> {
     /// The version of its content.
     pub version: u32,
     /// When it was made, as it says itself: ISO 8601, UTC.
     pub created_at: String,
     /// Every collection.
-    pub state: State,
+    pub state: S,
 }
 
 #[derive(Serialize)]

@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use crate::client::Scheme;
 use crate::identity::{Denied, Identity, Principal};
-use crate::problem::Problem;
+use crate::problem::{Envelope, Problem};
 use crate::protocols::rest;
 use crate::request::{self, Segments};
 use crate::security::Security;
@@ -33,6 +33,9 @@ mod patience;
 mod respond;
 
 pub use body::Body;
+
+/// Where the security settings are changed.
+const SECURITY_SETTINGS: &str = "/platform/security/settings";
 
 /// Everything requests are handled with.
 pub struct Gateway {
@@ -74,11 +77,31 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
         let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/") };
-        let outcome = self.route(&parts, body, peer, &id, arrived, &mut observed).await;
-        let mut response = outcome.unwrap_or_else(|problem| respond::problem(&problem));
+        let mut response = match self.admit_to_the_gateway(&parts, peer) {
+            Ok(()) => {
+                let outcome = self.route(&parts, body, peer, &id, arrived, &mut observed).await;
+                outcome.unwrap_or_else(|problem| respond::problem(&problem, Envelope::Loose))
+            }
+            // Always tells the status in the body (reference: platform API 1.7).
+            Err(problem) => respond::problem(&problem, Envelope::Strict),
+        };
         self.add_headers(&mut response, &id);
         self.observe(&parts, &response, peer, &id, arrived, &observed);
         response
+    }
+
+    /// The global address filter. The one path it leaves open is where it can be corrected; whoever calls that must hold
+    /// a permission.
+    fn admit_to_the_gateway(&self, parts: &Parts, peer: Peer) -> Result<(), Problem> {
+        if parts.uri.path().trim_end_matches('/') == SECURITY_SETTINGS {
+            return Ok(());
+        }
+        let security = self.security.active();
+        security.admit(&parts.headers, peer.address).map_err(|refusal| {
+            let client = security.client(&parts.headers, peer.address);
+            tracing::warn!(client_ip = %client.effective, reason = refusal.reason(), "An address was refused");
+            Problem::new(StatusCode::FORBIDDEN, refusal.code(), refusal.message())
+        })
     }
 
     async fn route(
@@ -99,7 +122,7 @@ impl Gateway {
                 observed.is_data_plane = false;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
             }
-            ["platform", ..] => Ok(self.platform(parts, body, peer).await),
+            ["platform", ..] | ["api", "caches"] => Ok(self.platform(parts, body, peer).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
     }
@@ -134,7 +157,8 @@ impl Gateway {
         let Some(method) = rest::endpoint_method(&parts.method) else {
             return Ok(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
         };
-        let limit = self.settings.limits.rest().0;
+        let limits = &self.settings.limits;
+        let limit = limits.of_path(parts.uri.path(), limits.rest());
         bounded(parts, limit)?;
 
         let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };

@@ -54,8 +54,8 @@ pub(super) fn detail(status: StatusCode, text: &str) -> Response<Body> {
 }
 
 /// The one place where a problem becomes an answer.
-pub(super) fn problem(problem: &Problem) -> Response<Body> {
-    problem.response(Envelope::Loose).map(|bytes| Body::Own(Some(bytes)))
+pub(super) fn problem(problem: &Problem, envelope: Envelope) -> Response<Body> {
+    problem.response(envelope).map(|bytes| Body::Own(Some(bytes)))
 }
 
 /// Answers one method, and 405 to the others.

@@ -61,6 +61,11 @@ impl Answer {
         Self { status: StatusCode::CREATED, ..Self::message(message) }
     }
 
+    /// 202 with a message.
+    pub(super) fn accepted(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::ACCEPTED, ..Self::message(message) }
+    }
+
     /// 200 with data.
     pub(super) fn data(data: impl Into<Value>) -> Self {
         Self { status: StatusCode::OK, content: Content::Data(data.into()) }

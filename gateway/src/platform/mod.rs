@@ -1,4 +1,4 @@
-//! The management API under `/platform`: an ordinary web application over the stores.
+//! The management API under `/platform` (and `/api/caches`): an ordinary web application over the stores.
 //!
 //! In: a request with its [`crate::client::ClientAddress`] and [`crate::client::Scheme`] as extensions. Out: a response.
 //! One module per area, each with its routes and handlers; what all routes have in common happens in [`enter`], in this
@@ -12,21 +12,24 @@ use arc_swap::ArcSwap;
 use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response, routing::get};
 use doorman_crds::role::is_admin_role;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 
 mod answer;
 mod apis;
 mod authorization;
+mod caches;
 mod cookies;
 mod cors;
 mod endpoints;
 mod groups;
+mod memory;
 mod monitor;
 mod openapi;
 mod request;
 mod roles;
+mod security;
 mod subscriptions;
 mod users;
 mod validations;
@@ -35,6 +38,7 @@ mod wire;
 use crate::{
     definitions::documents::Progress,
     identity::Identity,
+    persistence::Persistence,
     settings::Settings,
     snapshot::Snapshot,
     store::{ADMIN, StoreError, User},
@@ -47,12 +51,16 @@ pub struct Platform {
     pub settings: Arc<Settings>,
     /// Who callers are, and the stores.
     pub identity: Arc<Identity>,
+    /// Dumps, and the security settings.
+    pub persistence: Arc<Persistence>,
     /// Whether this process takes traffic: not while it starts, and no more once it drains.
     pub ready: watch::Receiver<bool>,
     /// What is served.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// How far it has come behind the document store, where that holds definitions.
     pub progress: Option<Progress>,
+    /// Notified when someone who may wants the process to stop in an orderly way and to start again.
+    pub restart: Arc<Notify>,
 }
 
 impl Platform {
@@ -92,6 +100,9 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(validations::routes())
         .merge(subscriptions::routes())
         .merge(monitor::routes())
+        .merge(security::routes())
+        .merge(memory::routes())
+        .merge(caches::routes())
 }
 
 /// The description of all routes (OpenAPI 3.1), as `/platform/openapi.json` serves it.
@@ -124,7 +135,7 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     if request.method() == Method::HEAD {
         *request.method_mut() = Method::TRACE;
     }
-    let mut response = match refused_body(settings, &request) {
+    let mut response = match refused_body(&platform, &request) {
         Some(refusal) => refusal,
         None => match routes.oneshot(request).await {
             Ok(response) => response,
@@ -142,8 +153,8 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
 }
 
 /// A body that says it is too large is refused before anything else is looked at.
-fn refused_body(settings: &Settings, request: &Request) -> Option<Response> {
-    let limit = settings.limits.body.0;
+fn refused_body(platform: &Platform, request: &Request) -> Option<Response> {
+    let limit = request::body_limit(platform, request.uri().path());
     let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
     (length > limit).then(|| request::too_large(limit).into_response())
 }

@@ -37,20 +37,29 @@ pub(super) fn too_large(limit: u64) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "REQ001", message)
 }
 
-/// A whole body, whatever its type, of no more than `MAX_BODY_SIZE_BYTES`.
+/// Most bytes of a body sent to this path.
+pub(super) fn body_limit(platform: &Platform, path: &str) -> u64 {
+    /// However small the limit is, the settings can still be changed.
+    const SECURITY_SETTINGS: u64 = 1_048_576;
+    let limits = &platform.settings.limits;
+    let limit = limits.of_path(path, limits.body);
+    if path == super::security::SETTINGS { limit.max(SECURITY_SETTINGS) } else { limit }
+}
+
+/// A whole body, whatever its type, of no more than [`body_limit`].
 pub(super) struct Whole(pub(super) Bytes);
 
 impl FromRequest<Platform> for Whole {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
-        Self::read(request.into_body(), platform).await
+        let limit = body_limit(platform, request.uri().path());
+        Self::read(request.into_body(), limit).await
     }
 }
 
 impl Whole {
-    async fn read(body: Body, platform: &Platform) -> Result<Self, Problem> {
-        let limit = platform.settings.limits.body.0;
+    async fn read(body: Body, limit: u64) -> Result<Self, Problem> {
         let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
         let whole = timeout(BODY_TIME, limited.collect()).await.map_err(|_| Problem::stalled())?;
         match whole {
@@ -80,7 +89,9 @@ async fn check_csrf(parts: &Parts, platform: &Platform, signed_in: &SignedIn) ->
     let path = parts.uri.path();
     let is_of_sessions = path.strip_prefix(SESSIONS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let is_https = scheme(parts).is_effectively_https(&parts.headers);
-    if !platform.settings.server.enforces_https() || !is_https || is_of_sessions {
+    // Nor do the management routes below `/api` ask for one.
+    let is_of_platform = path.starts_with("/platform/");
+    if !platform.settings.server.enforces_https() || !is_https || is_of_sessions || !is_of_platform {
         return Ok(());
     }
     let sent = parts.headers.get(X_CSRF_TOKEN).and_then(|value| value.to_str().ok()).filter(|sent| !sent.is_empty());
@@ -164,9 +175,24 @@ impl<T: DeserializeOwned + Send> FromRequest<Platform> for Sent<T> {
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
-        let Whole(bytes) = Whole::read(body, platform).await?;
+        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
         let body = from_json(&parts.headers, &bytes)?;
         Ok(Self { caller: Caller::from_request_parts(&mut parts, platform).await, body })
+    }
+}
+
+/// The same where no body is as good as one without members.
+pub(super) struct MaybeSent<T>(pub(super) Sent<T>);
+
+impl<T: DeserializeOwned + Default + Send> FromRequest<Platform> for MaybeSent<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
+        let is_empty = bytes.trim_ascii().is_empty();
+        let body = if is_empty { T::default() } else { from_json(&parts.headers, &bytes)? };
+        Ok(Self(Sent { caller: Caller::from_request_parts(&mut parts, platform).await, body }))
     }
 }
 

@@ -4,10 +4,15 @@
 use std::{path::Path, path::PathBuf, time::Duration};
 
 use mongodb::bson::{Bson, Document, doc};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::SHORTEST_INTERVAL;
 use crate::{dump, networks};
+
+/// The least seconds between two automatic dumps.
+pub(super) const SHORTEST: u64 = 60;
+/// A year: longer is a slip.
+const LONGEST: u64 = 31_536_000;
 
 /// Of the document in the collection `settings`.
 pub const TYPE: &str = "security_settings";
@@ -64,72 +69,21 @@ impl Invalid {
     }
 }
 
-/// A value as clients may write it.
-trait FromJson: Sized {
-    const KIND: &'static str;
-
-    fn from_json(value: &Value) -> Option<Self>;
-}
-
-impl FromJson for bool {
-    const KIND: &'static str = "true or false";
-
-    fn from_json(value: &Value) -> Option<Self> {
-        match value {
-            Value::Bool(value) => Some(*value),
-            Value::Number(number) => match number.as_f64()? {
-                1.0 => Some(true),
-                0.0 => Some(false),
-                _ => None,
-            },
-            Value::String(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
-                "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
-impl FromJson for f64 {
-    const KIND: &'static str = "a number";
-
-    fn from_json(value: &Value) -> Option<Self> {
-        match value {
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
-            Value::Bool(value) => Some(f64::from(u8::from(*value))),
-            _ => None,
-        }
-    }
-}
-
-impl FromJson for String {
-    const KIND: &'static str = "a text";
-
-    fn from_json(value: &Value) -> Option<Self> {
-        match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Bool(value) => Some(value.to_string()),
-            _ => None,
-        }
-    }
-}
-
-impl FromJson for Vec<String> {
-    const KIND: &'static str = "a list of texts";
-
-    fn from_json(value: &Value) -> Option<Self> {
-        value.as_array()?.iter().map(String::from_json).collect()
-    }
-}
-
-/// `None`: not given, or null.
-fn given<T: FromJson>(body: &Map<String, Value>, member: &'static str) -> Result<Option<T>, Invalid> {
-    let Some(value) = body.get(member).filter(|value| !value.is_null()) else { return Ok(None) };
-    T::from_json(value).map(Some).ok_or_else(|| Invalid::new(member, format!("must be {}", T::KIND)))
+/// What to change; what is not given stays.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[allow(missing_docs)] // As in SecuritySettings; the two others are the guide's names.
+#[serde(default)]
+pub struct Update {
+    pub enable_auto_save: Option<bool>,
+    pub auto_save_memory_enabled: Option<bool>,
+    pub auto_save_frequency_seconds: Option<i64>,
+    pub auto_save_memory_interval_minutes: Option<f64>,
+    pub dump_path: Option<String>,
+    pub ip_whitelist: Option<Vec<String>>,
+    pub ip_blacklist: Option<Vec<String>>,
+    pub trust_x_forwarded_for: Option<bool>,
+    pub xff_trusted_proxies: Option<Vec<String>>,
+    pub allow_localhost_bypass: Option<bool>,
 }
 
 /// Of two names for one thing the one that changes something counts, so that a client may send back what it was told
@@ -147,81 +101,80 @@ fn either<T: PartialEq>(
     }
 }
 
-fn addresses(body: &Map<String, Value>, member: &'static str) -> Result<Option<Vec<String>>, Invalid> {
-    let Some(mut entries) = given::<Vec<String>>(body, member)? else { return Ok(None) };
-    for entry in &mut entries {
-        *entry = entry.trim().to_owned();
-    }
+/// A list whose entries are all addresses or CIDRs.
+fn addresses(member: &'static str, entries: &Option<Vec<String>>) -> Result<Option<Vec<String>>, Invalid> {
+    let Some(entries) = entries else { return Ok(None) };
     let wrong: Vec<String> =
         entries.iter().filter(|entry| networks::parse(entry).is_none()).map(|entry| format!("{entry:?}")).collect();
     if wrong.is_empty() {
-        return Ok(Some(entries));
+        return Ok(Some(entries.iter().map(|entry| entry.trim().to_owned()).collect()));
     }
     Err(Invalid::new(member, format!("neither an IP address nor a CIDR: {}", wrong.join(", "))))
 }
 
 impl SecuritySettings {
     /// With the members that an update gives. `current` is what clients were told.
-    pub fn merge(&self, body: &Map<String, Value>, current: &Effective) -> Result<Self, Invalid> {
+    pub fn merge(&self, update: &Update, current: &Effective) -> Result<Self, Invalid> {
         const SECONDS: &str = "auto_save_frequency_seconds";
         const MINUTES: &str = "auto_save_memory_interval_minutes";
         let enable_auto_save = either(
             &current.enable_auto_save,
-            ("enable_auto_save", given(body, "enable_auto_save")?),
-            ("auto_save_memory_enabled", given(body, "auto_save_memory_enabled")?),
+            ("enable_auto_save", update.enable_auto_save),
+            ("auto_save_memory_enabled", update.auto_save_memory_enabled),
         )?;
-        let seconds = given::<f64>(body, SECONDS)?.map(f64::trunc);
-        let minutes = given::<f64>(body, MINUTES)?.map(|minutes| (minutes * 60.0).round());
-        let told = current.auto_save_frequency.as_secs_f64().round();
-        let seconds = either(&told, (SECONDS, seconds), (MINUTES, minutes))?;
-        if seconds.is_some_and(|seconds| seconds < SHORTEST_INTERVAL.as_secs_f64() || seconds > 1e9) {
-            let member = if given::<f64>(body, SECONDS)?.is_some() { SECONDS } else { MINUTES };
-            return Err(Invalid::new(member, "must be at least 60 seconds"));
-        }
-        let dump_path = given::<String>(body, "dump_path")?;
-        if dump_path.as_ref().is_some_and(|path| path.trim().is_empty() || path.contains('\0')) {
+        // A number that is none, or too large to be a time, is refused with the small ones.
+        let minutes = update.auto_save_memory_interval_minutes;
+        let minutes = minutes.map(|minutes| (minutes * 60.0).round()).map(|seconds| seconds as i64);
+        let told = i64::try_from(current.auto_save_frequency.as_secs()).unwrap_or(i64::MAX);
+        let seconds = either(&told, (SECONDS, update.auto_save_frequency_seconds), (MINUTES, minutes))?;
+        let in_range =
+            |seconds: i64| u64::try_from(seconds).ok().filter(|seconds| (SHORTEST..=LONGEST).contains(seconds));
+        let member = if update.auto_save_frequency_seconds.is_some() { SECONDS } else { MINUTES };
+        let refused = || Invalid::new(member, "must be from 60 seconds to a year");
+        let seconds = seconds.map(|seconds| in_range(seconds).ok_or_else(refused)).transpose()?;
+        if update.dump_path.as_ref().is_some_and(|path| path.trim().is_empty() || path.contains('\0')) {
             return Err(Invalid::new("dump_path", "must be a path"));
         }
         // What is sent back as it was told has not been set.
-        let dump_path = dump_path.filter(|path| Path::new(path) != current.dump_path);
+        let dump_path = update.dump_path.clone().filter(|path| Path::new(path) != current.dump_path);
         let before = self.clone();
         Ok(Self {
             enable_auto_save: enable_auto_save.or(before.enable_auto_save),
-            #[allow(clippy::cast_sign_loss)] // It is 60 at least.
-            auto_save_frequency_seconds: seconds
-                .map(|seconds| seconds as u64)
-                .or(before.auto_save_frequency_seconds),
+            auto_save_frequency_seconds: seconds.or(before.auto_save_frequency_seconds),
             dump_path: dump_path.or(before.dump_path),
-            ip_whitelist: addresses(body, "ip_whitelist")?.or(before.ip_whitelist),
-            ip_blacklist: addresses(body, "ip_blacklist")?.or(before.ip_blacklist),
-            trust_x_forwarded_for: given(body, "trust_x_forwarded_for")?.or(before.trust_x_forwarded_for),
-            xff_trusted_proxies: addresses(body, "xff_trusted_proxies")?.or(before.xff_trusted_proxies),
-            allow_localhost_bypass: given(body, "allow_localhost_bypass")?.or(before.allow_localhost_bypass),
+            ip_whitelist: addresses("ip_whitelist", &update.ip_whitelist)?.or(before.ip_whitelist),
+            ip_blacklist: addresses("ip_blacklist", &update.ip_blacklist)?.or(before.ip_blacklist),
+            trust_x_forwarded_for: update.trust_x_forwarded_for.or(before.trust_x_forwarded_for),
+            xff_trusted_proxies: addresses("xff_trusted_proxies", &update.xff_trusted_proxies)?
+                .or(before.xff_trusted_proxies),
+            allow_localhost_bypass: update.allow_localhost_bypass.or(before.allow_localhost_bypass),
         })
     }
 
     /// What a store holds. A member that can't be read counts as not set; blank entries of lists as not there.
-    pub fn from_json(stored: &Map<String, Value>) -> Self {
-        fn read<T: FromJson>(stored: &Map<String, Value>, member: &'static str) -> Option<T> {
-            given(stored, member).unwrap_or_else(|error| {
-                tracing::warn!(%error, "a stored security setting can't be read and has its default");
-                None
-            })
+    fn from_json(mut stored: Map<String, Value>) -> Self {
+        fn read<T: DeserializeOwned>(stored: &mut Map<String, Value>, member: &str) -> Option<T> {
+            let value = stored.remove(member).filter(|value| !value.is_null())?;
+            serde_json::from_value(value)
+                .inspect_err(|error| {
+                    tracing::warn!(member, %error, "a stored security setting can't be read and has its default");
+                })
+                .ok()
         }
-        let list = |member| {
+        let list = |stored: &mut _, member| {
             let entries = read::<Vec<String>>(stored, member);
             entries.map(|entries| entries.into_iter().filter(|entry| !entry.trim().is_empty()).collect())
         };
-        let seconds = read::<f64>(stored, "auto_save_frequency_seconds").filter(|seconds| (1.0..1e9).contains(seconds));
+        let stored = &mut stored;
         Self {
             enable_auto_save: read(stored, "enable_auto_save"),
-            #[allow(clippy::cast_sign_loss)] // It is 1 at least.
-            auto_save_frequency_seconds: seconds.map(|seconds| seconds as u64),
+            auto_save_frequency_seconds: read(stored, "auto_save_frequency_seconds")
+                .map(|seconds: u64| seconds.clamp(SHORTEST, LONGEST)),
             dump_path: read::<String>(stored, "dump_path").filter(|path| !path.trim().is_empty()),
-            ip_whitelist: list("ip_whitelist"),
-            ip_blacklist: list("ip_blacklist"),
+            ip_whitelist: list(stored, "ip_whitelist"),
+            ip_blacklist: list(stored, "ip_blacklist"),
             trust_x_forwarded_for: read(stored, "trust_x_forwarded_for"),
-            xff_trusted_proxies: list("xff_trusted_proxies"),
+            xff_trusted_proxies: list(stored, "xff_trusted_proxies"),
             allow_localhost_bypass: read(stored, "allow_localhost_bypass"),
         }
     }
@@ -229,7 +182,7 @@ impl SecuritySettings {
     /// The same, from the document of a database.
     pub fn from_document(document: &Document) -> Self {
         match serde_json::to_value(dump::json::Json(document)) {
-            Ok(Value::Object(stored)) => Self::from_json(&stored),
+            Ok(Value::Object(stored)) => Self::from_json(stored),
             _ => Self::default(),
         }
     }
@@ -267,7 +220,7 @@ impl SecuritySettings {
             tracing::warn!(file = %file.display(), "the security settings file holds no JSON object");
             return None;
         };
-        Some(Self::from_json(&stored))
+        Some(Self::from_json(stored))
     }
 
     /// Replaces the mirror file. Blocks; a failure is logged, for the store has the settings too.

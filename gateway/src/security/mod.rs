@@ -13,20 +13,37 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use mongodb::bson::Bson;
+use tokio::sync::{Mutex, Notify, watch};
 
 mod document;
 mod filter;
 #[cfg(test)]
 mod tests;
 
-pub use document::{Effective, Invalid, SecuritySettings};
+pub use document::{Effective, Invalid, SecuritySettings, Update};
 pub use filter::{Active, Refusal};
 
-use crate::{client::Trust, networks::Networks, settings::Settings};
+use crate::{
+    client::Trust,
+    networks::Networks,
+    settings::Settings,
+    store::{Change, Collection, Store, StoreError},
+};
 
-/// The least time between two automatic dumps.
-pub const SHORTEST_INTERVAL: Duration = Duration::from_secs(60);
+/// How long to wait before a store that failed is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why settings were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The update is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 /// What the environment says: defaults of what nobody has set, and what can't be set.
 #[derive(Clone, Debug)]
@@ -70,7 +87,7 @@ impl Pins {
         let every = stored.auto_save_frequency_seconds.map_or(self.auto_save_every, Duration::from_secs);
         Effective {
             enable_auto_save: stored.enable_auto_save.unwrap_or(self.auto_save),
-            auto_save_frequency: every.max(SHORTEST_INTERVAL),
+            auto_save_frequency: every.max(Duration::from_secs(document::SHORTEST)),
             dump_path: absolute(&stored.dump_path.map_or_else(|| self.dump_path.clone(), PathBuf::from)),
             ip_whitelist: stored.ip_whitelist.unwrap_or_default(),
             ip_blacklist: stored.ip_blacklist.unwrap_or_default(),
@@ -125,6 +142,10 @@ pub struct Security {
     pins: Pins,
     active: ArcSwap<Active>,
     changes: watch::Sender<()>,
+    /// Something may have changed in the store.
+    stale: Arc<Notify>,
+    /// One reads or writes at a time, so that what was read earlier is never put in force later.
+    storing: Mutex<()>,
 }
 
 impl Security {
@@ -132,7 +153,7 @@ impl Security {
     pub fn new(settings: &Settings) -> Self {
         let pins = Pins::new(settings);
         let active = ArcSwap::from_pointee(pins.compile(SecuritySettings::default()));
-        Self { pins, active, changes: watch::Sender::new(()) }
+        Self { pins, active, changes: watch::Sender::new(()), stale: Arc::default(), storing: Mutex::default() }
     }
 
     /// What is in force now; costs nothing.
@@ -145,17 +166,76 @@ impl Security {
         &self.pins
     }
 
-    /// From now on these count. Nothing happens when they did already.
-    pub fn apply(&self, stored: SecuritySettings) {
-        if self.active.load().stored == stored {
-            return;
-        }
-        self.active.store(Arc::new(self.pins.compile(stored)));
-        self.changes.send_replace(());
-    }
-
-    /// Tells of each change.
+    /// Tells of each change and each update.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    /// From now on these count. Nothing happens when they did already.
+    fn apply(&self, stored: SecuritySettings) {
+        if self.active.load().stored != stored {
+            self.active.store(Arc::new(self.pins.compile(stored)));
+            self.changes.send_replace(());
+        }
+    }
+
+    async fn read(store: &Store) -> Result<Option<SecuritySettings>, StoreError> {
+        let found = store.find(Collection::Settings, &[document::TYPE]).await?;
+        Ok(found.map(|document| SecuritySettings::from_document(&document)))
+    }
+
+    /// Puts in force what the store holds. Is there anything?
+    pub async fn load(&self, store: &Store) -> Result<bool, StoreError> {
+        let _one = self.storing.lock().await;
+        let stored = Self::read(store).await?;
+        let is_there = stored.is_some();
+        self.apply(stored.unwrap_or_default());
+        Ok(is_there)
+    }
+
+    /// Stores these settings and puts them in force.
+    pub async fn replace(&self, store: &Store, settings: SecuritySettings) -> Result<(), StoreError> {
+        let _one = self.storing.lock().await;
+        store.save(Collection::Settings, settings.to_document()).await?;
+        self.apply(settings);
+        Ok(())
+    }
+
+    /// Changes what an update names: checked, stored, in force here when this returns, and elsewhere in a moment.
+    pub async fn update(&self, store: &Store, update: &Update) -> Result<SecuritySettings, UpdateError> {
+        let _one = self.storing.lock().await;
+        let before = Self::read(store).await?.unwrap_or_default();
+        let merged = before.merge(update, &self.pins.effective(&before))?;
+        if merged != before {
+            // Only what this changes: another process may be changing something else.
+            let unchanged = before.to_document();
+            let is_new = |(name, value): &(String, Bson)| name == "type" || unchanged.get(name) != Some(value);
+            let members = merged.to_document().into_iter().filter(is_new).collect();
+            store.save(Collection::Settings, members).await?;
+        }
+        self.apply(merged.clone());
+        self.changes.send_replace(());
+        Ok(merged)
+    }
+
+    /// From now on notices when the store changes.
+    pub fn listen(&self, store: &Store) {
+        let stale = Arc::clone(&self.stale);
+        store.on_change(move |change| {
+            if matches!(change, Change::Everything | Change::Document(Collection::Settings, _)) {
+                stale.notify_one();
+            }
+        });
+    }
+
+    /// Takes up what others change in the store; what is in force stays while it can't be read. Never ends.
+    pub async fn follow(&self, store: &Store) {
+        loop {
+            self.stale.notified().await;
+            while let Err(error) = self.load(store).await {
+                tracing::warn!(%error, "the security settings can't be read; what was in force stays");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
     }
 }

@@ -164,6 +164,16 @@ impl Sessions {
 }
 
 impl Limits {
+    /// Most bytes of a body sent to this path, where `limit` would count without exceptions.
+    pub fn of_path(&self, path: &str, limit: ByteCount) -> u64 {
+        let is_exempt = |exempt: &String| match exempt.strip_suffix('*') {
+            Some(begin) => path.starts_with(begin),
+            None => path == exempt,
+        };
+        let is_unlimited = self.body_unlimited || self.body_exempt_paths.iter().any(is_exempt);
+        if is_unlimited { u64::MAX } else { limit.0 }
+    }
+
     /// Largest body of a `/api/rest` request.
     pub fn rest(&self) -> ByteCount {
         self.rest_body.unwrap_or(self.body)

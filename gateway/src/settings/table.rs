@@ -178,6 +178,8 @@ settings! {
             "PEM file with the certificate chain, leaf first.";
         key_file: Option<PathBuf> = "SSL_KEYFILE", "", Guide Used:
             "PEM file with the private key of the certificate.";
+        pid_file: PathBuf = "PID_FILE", "doorman.pid", Doorman Used:
+            "File that whoever starts the process writes its id to. With it, and in a cluster, `POST /platform/security/restart` works.";
         drain: Duration = "DOORMAN_DRAIN_SECONDS", "5", New Used:
             "How long requests are still accepted after SIGTERM. Readiness turns off at once.";
         shutdown: Duration = "DOORMAN_SHUTDOWN_SECONDS", "30", New Used:
@@ -217,17 +219,17 @@ settings! {
             "Whole connection string, in place of the four settings above.";
         cache_entries: NonZeroU32 = "CACHE_MAX_SIZE", "10000", Doorman Used:
             "Entries of the in-process cache; the least recently used goes first.";
-        dump_path: PathBuf = "MEM_DUMP_PATH", "generated/memory_dump.bin", Guide NotYet:
+        dump_path: PathBuf = "MEM_DUMP_PATH", "generated/memory_dump.bin", Guide Used:
             "Where memory dumps are written; the time is added to the name.";
-        auto_save: bool = "MEM_AUTO_SAVE_ENABLED", "false", Doorman NotYet:
+        auto_save: bool = "MEM_AUTO_SAVE_ENABLED", "false", Doorman Used:
             "Dump the memory regularly, until the security settings say otherwise.";
-        auto_save_every: Duration = "MEM_AUTO_SAVE_FREQ", "900", Doorman NotYet (above_zero):
+        auto_save_every: Duration = "MEM_AUTO_SAVE_FREQ", "900", Doorman Used (above_zero):
             "Time between two regular dumps, 60 s at the least.";
         dump_keep: NonZeroU32 = "MEM_DUMP_KEEP", "10", New Used:
             "Memory dumps kept in that place; older ones are removed.";
         ignore_bad_dump: bool = "DOORMAN_IGNORE_BAD_DUMP", "false", New Used:
             "Starts although the newest dump can't be restored, with the next older good one or with nothing. It says so loudly.";
-        security_settings_file: PathBuf = "SECURITY_SETTINGS_FILE", "generated/security_settings.json", Doorman NotYet:
+        security_settings_file: PathBuf = "SECURITY_SETTINGS_FILE", "generated/security_settings.json", Doorman Used:
             "Copy of the security settings, read in memory mode when the store has none.";
     }
 
@@ -287,7 +289,7 @@ settings! {
             "Proxies whose forwarding headers are believed: a comma list or a JSON list. Production trusts nobody when the list is empty.";
         localhost_bypass: Option<bool> = "LOCAL_HOST_IP_BYPASS", "", Guide Used:
             "Loopback callers without forwarding headers skip the IP rules. Set: pins the security setting `allow_localhost_bypass`. Unset: on, but off in production.";
-        in_docker: bool = "DOORMAN_IN_DOCKER", "false", Doorman NotYet:
+        in_docker: bool = "DOORMAN_IN_DOCKER", "false", Doorman Used:
             "Counts `172.17.0.1` and `192.168.65.1` as loopback.";
         allowed_origins: Origins = "ALLOWED_ORIGINS", "*", Guide Used:
             "Origins that browsers may call `/platform` from.";
@@ -323,9 +325,9 @@ settings! {
             "Largest proto text.";
         page_size: NonZeroU32 = "MAX_PAGE_SIZE", "100", Guide Used:
             "Largest `page_size` of a list.";
-        body_exempt_paths: Vec<String> = "BODY_LIMIT_EXCLUDE_PATHS", "", Doorman NotYet:
+        body_exempt_paths: Vec<String> = "BODY_LIMIT_EXCLUDE_PATHS", "", Doorman Used:
             "Comma list of paths without body limit, exact or ending with `*`.";
-        body_unlimited: bool = "DISABLE_BODY_SIZE_LIMIT", "false", Doorman NotYet:
+        body_unlimited: bool = "DISABLE_BODY_SIZE_LIMIT", "false", Doorman Used:
             "Switches all body limits off.";
         skip_tiers: bool = "SKIP_TIER_RATE_LIMIT", "false", Doorman NotYet:
             "No limits by tier.";

@@ -165,8 +165,25 @@ impl GatewayProcess {
     /// # Errors
     /// When the process is gone already.
     pub fn terminate(&self) -> anyhow::Result<()> {
+        self.send(rustix::process::Signal::TERM)
+    }
+
+    /// Sends SIGUSR1, which asks for a memory dump.
+    ///
+    /// # Errors
+    /// When the process is gone already.
+    pub fn ask_for_dump(&self) -> anyhow::Result<()> {
+        self.send(rustix::process::Signal::USR1)
+    }
+
+    fn send(&self, signal: rustix::process::Signal) -> anyhow::Result<()> {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("the gateway is gone already")
+        rustix::process::kill_process(pid, signal).context("the gateway is gone already")
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end.

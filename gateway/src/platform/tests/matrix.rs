@@ -15,6 +15,8 @@ fn sample(method: &str, path: &str) -> Option<Value> {
         ("put", "/platform/role/{role_name}") => json!({ "view_logs": false }),
         ("post", "/platform/group") => json!({ "group_name": "new" }),
         ("put", "/platform/group/{group_name}") => json!({ "group_description": "x" }),
+        ("put", "/platform/security/settings") => json!({ "enable_auto_save": false }),
+        ("post", "/platform/memory/dump" | "/platform/memory/restore") => json!({ "path": "nowhere" }),
         ("post", "/platform/api") => json!({ "api_name": "new", "api_version": "v1" }),
         ("put", "/platform/api/{api_name}/{api_version}") => json!({ "active": true }),
         ("post", "/platform/endpoint") => json!({ "api_name": "new", "api_version": "v1", "endpoint_method": "GET",

@@ -15,6 +15,7 @@ use super::{request::Caller, *};
 use crate::{
     client::{ClientAddress, Scheme},
     identity::Denied,
+    security::Security,
     settings::Source,
     store::{
         Password, Role, Store, User,
@@ -24,6 +25,7 @@ use crate::{
 
 mod matrix;
 mod roles_and_groups;
+mod security;
 mod users;
 
 const PASSWORD: &str = "long-enough-password";
@@ -32,6 +34,8 @@ const PASSWORD: &str = "long-enough-password";
 struct Fixture {
     router: Router,
     identity: Arc<Identity>,
+    persistence: Arc<Persistence>,
+    restart: Arc<Notify>,
     ready: watch::Sender<bool>,
 }
 
@@ -128,19 +132,23 @@ impl Fixture {
 
     fn over(settings: Settings, store: Store) -> Self {
         let (settings, store) = (Arc::new(settings), Arc::new(store));
+        let security = Arc::new(Security::new(&settings));
+        let persistence = Arc::new(Persistence::new(Arc::clone(&settings), Arc::clone(&store), security));
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
+        let restart = Arc::new(Notify::new());
         let platform = Platform {
             settings,
             identity: Arc::clone(&identity),
+            persistence: Arc::clone(&persistence),
             ready: is_ready,
             snapshot: Arc::default(),
             progress: None,
+            restart: Arc::clone(&restart),
         };
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
         let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));
-        let router = entrance(platform, areas);
-        Self { router, identity, ready }
+        Self { router: entrance(platform, areas), identity, persistence, restart, ready }
     }
 
     async fn usual() -> Self {

@@ -1,0 +1,31 @@
+//! Starting afresh: `/api/caches` (reference: platform API 29).
+
+use axum::extract::State;
+use doorman_crds::role::Permission;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Platform,
+    answer::{Answer, Message, Refusal},
+    request::Caller,
+};
+use crate::store::Change;
+
+const NO_CLEAR: (&str, &str) = ("GTW008", "You do not have permission to clear caches");
+
+pub(super) fn routes() -> OpenApiRouter<Platform> {
+    OpenApiRouter::default().routes(routes!(clear))
+}
+
+/// Forgets what is cached, on every gateway of the store, and starts all counters of limits again.
+#[utoipa::path(delete, path = "/api/caches", tag = "Caches",
+    responses((status = 200, description = "It is forgotten.", body = Message)),
+    security(("token" = ["manage_gateway"])), extensions(("x-error-codes" = json!(["403 GTW008"]))))]
+async fn clear(State(platform): State<Platform>, caller: Caller) -> Result<Answer, Refusal> {
+    caller.must(&platform, Permission::ManageGateway, NO_CLEAR).await?;
+    let store = platform.identity.store();
+    store.reset_counters();
+    store.announce(Change::Everything).await;
+    tracing::info!(by = %caller.0.principal.username, "All caches were cleared");
+    Ok(Answer::message("All caches cleared"))
+}
