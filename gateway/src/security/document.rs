@@ -102,7 +102,7 @@ fn either<T: PartialEq>(
 }
 
 /// A list whose entries are all addresses or CIDRs.
-fn addresses(member: &'static str, entries: &Option<Vec<String>>) -> Result<Option<Vec<String>>, Invalid> {
+fn addresses(member: &'static str, entries: Option<&Vec<String>>) -> Result<Option<Vec<String>>, Invalid> {
     let Some(entries) = entries else { return Ok(None) };
     let wrong: Vec<String> =
         entries.iter().filter(|entry| networks::parse(entry).is_none()).map(|entry| format!("{entry:?}")).collect();
@@ -142,10 +142,10 @@ impl SecuritySettings {
             enable_auto_save: enable_auto_save.or(before.enable_auto_save),
             auto_save_frequency_seconds: seconds.or(before.auto_save_frequency_seconds),
             dump_path: dump_path.or(before.dump_path),
-            ip_whitelist: addresses("ip_whitelist", &update.ip_whitelist)?.or(before.ip_whitelist),
-            ip_blacklist: addresses("ip_blacklist", &update.ip_blacklist)?.or(before.ip_blacklist),
+            ip_whitelist: addresses("ip_whitelist", update.ip_whitelist.as_ref())?.or(before.ip_whitelist),
+            ip_blacklist: addresses("ip_blacklist", update.ip_blacklist.as_ref())?.or(before.ip_blacklist),
             trust_x_forwarded_for: update.trust_x_forwarded_for.or(before.trust_x_forwarded_for),
-            xff_trusted_proxies: addresses("xff_trusted_proxies", &update.xff_trusted_proxies)?
+            xff_trusted_proxies: addresses("xff_trusted_proxies", update.xff_trusted_proxies.as_ref())?
                 .or(before.xff_trusted_proxies),
             allow_localhost_bypass: update.allow_localhost_bypass.or(before.allow_localhost_bypass),
         })

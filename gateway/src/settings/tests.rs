@@ -475,6 +475,20 @@ fn these_set_ups_start() {
 }
 
 #[test]
+fn paths_may_be_exempt_from_the_body_limit() {
+    let settings = starts(DEVELOPMENT, &[("BODY_LIMIT_EXCLUDE_PATHS", "/platform/proto/*, /api/rest/files/v1/up")]);
+    let limit = |path| settings.limits.of_path(path, settings.limits.body);
+    for exempt in ["/platform/proto/", "/platform/proto/a/v1", "/api/rest/files/v1/up"] {
+        assert_eq!(limit(exempt), u64::MAX, "{exempt}");
+    }
+    for limited in ["/platform/proto", "/api/rest/files/v1/up/x", "/api/rest/files/v1/%75p", ""] {
+        assert_eq!(limit(limited), 1_048_576, "{limited}");
+    }
+    let settings = starts(DEVELOPMENT, &[("DISABLE_BODY_SIZE_LIMIT", "true")]);
+    assert_eq!(settings.limits.of_path("/", settings.limits.rest()), u64::MAX);
+}
+
+#[test]
 fn all_reasons_are_reported_at_once_one_to_a_line() {
     let errors = refused(&[], &[("ENV", "production"), ("THREADS", "4"), ("CORS_STRICT", "ture")]);
     let expected = [
