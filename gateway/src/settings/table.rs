@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     source::Reader,
+    token_keys::TokenKeys,
     value::{
         ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, Parse, SameSite,
         Secret, StorageMode, TimeUnit,
@@ -229,11 +230,15 @@ settings! {
 
     keys: Keys, "Secrets and keys" {
         jwt: Option<Secret> = "JWT_SECRET_KEY", "", Guide Used:
-            "HS256 key of the tokens, `kid` `legacy-key`. Required; 32 or more characters in production.";
-        jwt_keys: Option<Secret> = "JWT_KEYS", "", Doorman NotYet:
-            "JSON list of token keys: `kid`, `algorithm` (`HS256`, `RS256`), `active`, and `secret`, or `private_key[_path]` and `public_key[_path]`.";
+            "HS256 key of the tokens, `kid` `legacy-key`. Required unless one of the next two is set; 32 or more characters in production.";
+        jwt_keys: TokenKeys = "JWT_KEYS", "", Doorman Used:
+            "JSON list of token keys: `kid`, `algorithm` (`HS256`, `RS256`), `active`, and `secret`, or `private_key[_path]` and `public_key[_path]`. The first active one signs. With one valid key here, `JWT_SECRET_KEY` is no key any more.";
+        jwt_folder: Option<PathBuf> = "DOORMAN_JWT_KEYS_DIR", "", New Used:
+            "Folder with one token key a file, in place of the two settings above: the name is the `kid` (`JWT_SECRET_KEY` and `jwt-secret-key`: `legacy-key`), the content a secret or an RSA key in PEM. The file `active` names the key that signs, else the last by name does. Changes are taken up while the gateway runs.";
         token_encryption: Option<Secret> = "TOKEN_ENCRYPTION_KEY", "", Guide Used:
             "Encrypts stored upstream keys. Unset: `MEM_ENCRYPTION_KEY` does; both unset: they are stored in plain text. 32 or more characters in production.";
+        token_encryption_previous: Option<Secret> = "TOKEN_ENCRYPTION_KEY_PREVIOUS", "", New Used:
+            "The `TOKEN_ENCRYPTION_KEY` before this one: what it encrypted is still read, nothing new is encrypted with it.";
         token_encryption_is_optional: bool = "DOORMAN_TOKEN_ENCRYPTION_KEY_OPTIONAL", "false", New Used:
             "Lets production start without a `TOKEN_ENCRYPTION_KEY` of 32 characters; a warning stays.";
         memory_encryption: Option<Secret> = "MEM_ENCRYPTION_KEY", "", Guide Used:
