@@ -217,7 +217,9 @@ mod tests {
 
     fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
-        files.iter().for_each(|(name, content)| fs::write(folder.path().join(name), content).unwrap());
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
         folder
     }
 

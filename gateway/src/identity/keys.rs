@@ -142,7 +142,7 @@ pub struct KeyRing {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("KeyRing").field("kids", &self.kids()).field("signs", &self.signs).finish()
+        out.debug_struct("KeyRing").field("keys", &self.kids()).field("signs", &self.signs).finish()
     }
 }
 
