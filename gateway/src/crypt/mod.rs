@@ -17,6 +17,7 @@ pub use vault::Vault;
 pub(crate) use token_key::tests::rsa_pems;
 
 use aws_lc_rs::{digest, error::Unspecified};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 /// Why a text was not encrypted or decrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +37,11 @@ impl From<Unspecified> for CryptError {
     fn from(_: Unspecified) -> Self {
         Self::Failed
     }
+}
+
+/// Stands for a text where the text itself must not be: always the same, and nobody can tell the text from it.
+pub fn fingerprint(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(&sha256(text.as_bytes())[..16])
 }
 
 fn sha256(text: &[u8]) -> [u8; 32] {

@@ -30,6 +30,7 @@ mod roles;
 mod subscriptions;
 mod users;
 mod validations;
+mod vault;
 mod wire;
 
 use crate::{
@@ -91,6 +92,7 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(endpoints::routes())
         .merge(validations::routes())
         .merge(subscriptions::routes())
+        .merge(vault::routes())
         .merge(monitor::routes())
 }
 

@@ -243,8 +243,8 @@ settings! {
             "Lets production start without a `TOKEN_ENCRYPTION_KEY` of 32 characters; a warning stays.";
         memory_encryption: Option<Secret> = "MEM_ENCRYPTION_KEY", "", Guide Used:
             "Encrypts memory dumps; stands in for `TOKEN_ENCRYPTION_KEY`. 8 or more characters, 32 in production memory mode, where it is required.";
-        vault: Option<Secret> = "VAULT_KEY", "", Doorman NotYet:
-            "Encrypts vault entries; without it the vault refuses to work.";
+        vault: Option<Secret> = "VAULT_KEY", "", Doorman Used:
+            "Encrypts vault entries; without it the vault takes none.";
     }
 
     admin: Admin, "First administrator" {
@@ -274,10 +274,14 @@ settings! {
         login_rate_window: Duration = "LOGIN_IP_RATE_WINDOW", "300", Doorman Used (above_zero):
             "The window of `LOGIN_IP_RATE_LIMIT`.";
         login_rate_disabled: bool = "LOGIN_IP_RATE_DISABLED", "false", Doorman Used:
-            "Switches the limit on logins off.";
-        register_rate_limit: NonZeroU32 = "REGISTER_IP_RATE_LIMIT", "5", Doorman NotYet:
+            "Switches the limits on logins and self-registrations of one address off.";
+        account_rate_limit: NonZeroU32 = "LOGIN_ACCOUNT_RATE_LIMIT", "20", New Used:
+            "Failed logins with one name or address in one window, from wherever; then further ones are refused, right or wrong.";
+        account_rate_window: Duration = "LOGIN_ACCOUNT_RATE_WINDOW", "900", New Used (above_zero):
+            "The window of `LOGIN_ACCOUNT_RATE_LIMIT`.";
+        register_rate_limit: NonZeroU32 = "REGISTER_IP_RATE_LIMIT", "5", Doorman Used:
             "Self-registrations of one client address in one window.";
-        register_rate_window: Duration = "REGISTER_IP_RATE_WINDOW", "3600", Doorman NotYet (above_zero):
+        register_rate_window: Duration = "REGISTER_IP_RATE_WINDOW", "3600", Doorman Used (above_zero):
             "The window of `REGISTER_IP_RATE_LIMIT`.";
     }
 

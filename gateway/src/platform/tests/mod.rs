@@ -22,9 +22,11 @@ use crate::{
     },
 };
 
+mod governing;
 mod matrix;
 mod roles_and_groups;
 mod users;
+mod vault;
 
 const PASSWORD: &str = "long-enough-password";
 
