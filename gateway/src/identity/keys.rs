@@ -183,7 +183,7 @@ impl KeyRing {
     }
 
     /// These keys, of which this one signs.
-    pub(super) fn of(keys: BTreeMap<String, Arc<TokenKey>>, signs: Option<String>) -> Self {
+    pub(crate) fn of(keys: BTreeMap<String, Arc<TokenKey>>, signs: Option<String>) -> Self {
         Self { keys, signs }
     }
 

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod governing;
+mod hostile_tokens;
 mod matrix;
 mod roles_and_groups;
 mod users;
