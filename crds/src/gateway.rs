@@ -315,7 +315,8 @@ pub struct DumpsSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct KeysSpec {
-    /// Secret with the key that signs tokens; key `JWT_SECRET_KEY` unless named. Absent: generated.
+    /// Secret with the keys of tokens. Each key of its data is one, or only the named one; `active` tells which signs.
+    /// See "Rotating keys" in docs/operations.md. Absent: generated, with the one key `JWT_SECRET_KEY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<KeySource>,
     /// Secret with the key that encrypts stored upstream keys; key `TOKEN_ENCRYPTION_KEY` unless named. Absent: generated.
@@ -817,7 +818,7 @@ pub fn place_of(setting: &str) -> Option<&'static str> {
         "MONGO_REPLICA_SET_NAME" => "spec.storage.mongo.replicaSet",
         "MONGO_DB_URI" => "spec.storage.mongo.uriSecretRef",
         "MONGO_DB_USER" | "MONGO_DB_PASSWORD" => "spec.storage.mongo.credentialsSecretRef",
-        "JWT_SECRET_KEY" => "spec.keys.jwt",
+        "JWT_SECRET_KEY" | "JWT_KEYS" | "DOORMAN_JWT_KEYS_DIR" => "spec.keys.jwt",
         "TOKEN_ENCRYPTION_KEY" => "spec.keys.tokenEncryption",
         "MEM_ENCRYPTION_KEY" => "spec.keys.memoryEncryption",
         "DOORMAN_ADMIN_EMAIL" => "spec.admin.email",

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod crypt;
 pub mod definitions;
 pub mod dump;
 pub mod identity;

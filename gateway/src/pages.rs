@@ -41,8 +41,20 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Nobody is signed in, or that can't be looked up now.",
         "Sign in again; with 503, see to the stores.",
     ),
+    (
+        "AUTH006",
+        "400",
+        "An e-mail address that gives no user name.",
+        "Register with one of which 3 to 50 characters stand before the `@`.",
+    ),
     ("AUTH007", "400", "The account is disabled.", "Have an administrator enable it."),
     ("AUTH008", "403", "The password must be changed first.", "Change the password, then sign in."),
+    (
+        "AUTH009",
+        "429",
+        "Too many failed sign-ins with one name or address.",
+        "Wait as long as `Retry-After` says; see `LOGIN_ACCOUNT_RATE_*`.",
+    ),
     ("AUTH900", "403", "The caller lacks the permission `manage_auth`.", "Give the caller's role the permission."),
     (
         "END001",
@@ -150,8 +162,8 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     (
         "IP_RATE_LIMIT",
         "429",
-        "Too many sign-ins from one address.",
-        "Wait as long as `Retry-After` says; see `LOGIN_IP_RATE_*`.",
+        "Too many sign-ins or registrations from one address.",
+        "Wait as long as `Retry-After` says; see `LOGIN_IP_RATE_*` and `REGISTER_IP_RATE_*`.",
     ),
     ("PAG001", "400", "There is no such page, or its size is out of bounds.", "See `MAX_PAGE_SIZE`."),
     ("MEM001", "400", "Only memory mode has memory dumps.", "Back up MongoDB instead."),
@@ -233,6 +245,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("USR022", "403", "The password of the user `admin` is that of the settings.", "See `DOORMAN_ADMIN_PASSWORD`."),
     ("USR023", "403", "Some members only `manage_users` may change.", "Leave out the members that the message names."),
     ("VAL001", "422", "The body does not have the expected fields.", "The message names the field."),
+    ("VAULT001", "500", "There is no key for vault entries.", "Set `VAULT_KEY`."),
+    ("VAULT002", "404", "The caller's user is gone.", "Sign in as another."),
+    ("VAULT003", "400", "The caller has no e-mail address, which the key is made of.", "Give the user one."),
+    ("VAULT004", "409", "The caller has an entry of this name.", "Choose another name, or delete the entry."),
+    ("VAULT005", "500", "The value could not be encrypted.", "Look at the gateway's log under the request id."),
+    ("VAULT007", "404", "The caller has no entry of this name.", "See `GET /platform/vault`."),
 ];
 
 /// Method, path, port, who may call, what it does; the routes of the platform API say so themselves.
@@ -358,7 +376,7 @@ fn every_error_code_is_on_the_page() {
         let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
         ["IP_RATE_LIMIT", "API_AUTH"].contains(word)
             || word.len() == letters.len() + 3
-                && (3..=4).contains(&letters.len())
+                && (3..=5).contains(&letters.len())
                 && letters.chars().all(|c| c.is_ascii_uppercase())
     };
     let used: BTreeSet<&str> = text.split('"').filter(is_code).collect();

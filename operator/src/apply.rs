@@ -196,9 +196,16 @@ impl Writer {
                 secrets.insert(&key.secret, api.get_opt(&key.secret).await?);
             }
             let found = secrets.get(key.secret.as_str()).and_then(Option::as_ref);
-            match found.map(|secret| secret.data.as_ref().is_some_and(|data| data.contains_key(&key.key))) {
+            let has_key = |secret: &Secret| {
+                let is_wanted = |name: &String| key.key.as_ref().is_none_or(|wanted| wanted == name);
+                secret.data.as_ref().is_some_and(|data| data.keys().any(is_wanted))
+            };
+            match found.map(has_key) {
                 Some(true) => {}
-                Some(false) => missing.push(format!("{}: Secret {} has no key {}", key.field, key.secret, key.key)),
+                Some(false) => {
+                    let wanted = key.key.as_ref().map_or_else(|| "keys".to_owned(), |wanted| format!("key {wanted}"));
+                    missing.push(format!("{}: Secret {} has no {wanted}", key.field, key.secret));
+                }
                 None => missing.push(format!("{}: Secret {} does not exist", key.field, key.secret)),
             }
         }

@@ -6,28 +6,33 @@
 //! Answers of the store are kept for [`CACHE_LIFE`] and dropped at once when this or another process changes them, so that
 //! a warm request waits for nobody.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use doorman_crds::role::Permission;
-use futures::future::{join, try_join};
+use futures::future::{join3, try_join};
 use http::{HeaderMap, StatusCode};
 
 mod bearer;
 mod fresh;
+mod key_folder;
 mod keys;
 mod passwords;
 
 pub(crate) use bearer::cookie;
 pub use bearer::{ACCESS_COOKIE, CSRF_COOKIE, bearer};
 pub use keys::{Accesses, Claims, KeyError, KeyRing};
-pub use passwords::{Busy, Passwords, is_strong};
+pub use passwords::{Busy, Passwords, is_strong, needs_upgrade};
 
 use crate::{
     settings::Settings,
     store::{Change, Collection, Role, Standing, Store, StoreError, User},
 };
 use fresh::Fresh;
+use key_folder::KeyFolder;
 
 /// How long an answer of an external store is believed when no news comes.
 pub const CACHE_LIFE: Duration = Duration::from_secs(30);
@@ -109,6 +114,8 @@ impl From<StoreError> for Denied {
 /// Tells who is calling, and what they may do.
 pub struct Identity {
     keys: ArcSwap<KeyRing>,
+    /// Where keys come from while the process runs, until it is followed.
+    key_folder: Mutex<Option<KeyFolder>>,
     store: Arc<Store>,
     passwords: Passwords,
     known: Arc<Known>,
@@ -145,16 +152,23 @@ impl Identity {
     /// With the keys of these settings, over this store.
     pub fn new(settings: &Settings, store: Arc<Store>) -> Result<Self, KeyError> {
         let capacity = usize::try_from(settings.storage.cache_entries.get()).unwrap_or(usize::MAX);
+        let (key_folder, keys) = match &settings.keys.jwt_folder {
+            Some(path) => {
+                let (folder, keys) = KeyFolder::open(path, settings.is_production())?;
+                (Some(folder), keys)
+            }
+            None => (None, KeyRing::new(&settings.keys)?),
+        };
         let known = Arc::new(Known {
             standings: Fresh::new(capacity, CACHE_LIFE),
             roles: Fresh::new(capacity, CACHE_LIFE),
             tokens: Fresh::new(capacity, CACHE_LIFE),
             subscriptions: Fresh::new(capacity, CACHE_LIFE),
         });
-        let keys = ArcSwap::from_pointee(KeyRing::new(&settings.keys)?);
+        let (keys, key_folder) = (ArcSwap::from_pointee(keys), Mutex::new(key_folder));
         let forgetting = Arc::clone(&known);
         store.on_change(move |change| forgetting.forget(change));
-        Ok(Self { keys, store, passwords: Passwords::default(), known })
+        Ok(Self { keys, key_folder, store, passwords: Passwords::default(), known })
     }
 
     /// The keys in use.
@@ -245,9 +259,15 @@ impl Identity {
         self.store.revoke_token(&token.sub, &token.jti, token.exp).await
     }
 
-    /// Looks after the caches and the store until it is dropped: one task of the process runs this.
+    /// Looks after the caches, the store and the keys until it is dropped: one task of the process runs this.
     pub async fn maintain(&self) {
-        join(self.store.follow_changes(), self.store.maintain()).await;
+        let folder = self.key_folder.lock().ok().and_then(|mut folder| folder.take());
+        let keys = async {
+            if let Some(folder) = folder {
+                folder.follow(|keys| self.replace_keys(keys)).await;
+            }
+        };
+        join3(self.store.follow_changes(), self.store.maintain(), keys).await;
     }
 }
 

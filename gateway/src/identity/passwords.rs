@@ -3,6 +3,8 @@
 //! One check takes a quarter of a second of a core. Only half of the cores work on checks at any time, so that a flood
 //! of sign-ins slows sign-ins and not traffic; who waits too long is told to come back. An unknown user costs the same
 //! time as a known one.
+//!
+//! What makes a password good enough, and a stored hash too weak to keep, is told here too.
 
 use std::{
     sync::{
@@ -46,6 +48,23 @@ pub struct Passwords {
     nobody: Password,
 }
 
+/// Was it hashed with less work than is due today? Right after it proved right is the time to hash it again.
+///
+/// May take a quarter of a second when the hash was never needed before: not for an async context.
+pub fn needs_upgrade(stored: &Password) -> bool {
+    parts(stored.hash()).is_some_and(|parts| parts.get_cost() < BCRYPT_COST)
+}
+
+/// A bcrypt hash of a kind whose meaning is sure: `$2x$` marks hashes that a faulty program made.
+fn parts(hash: &[u8]) -> Option<bcrypt::HashParts> {
+    std::str::from_utf8(hash).ok().filter(|hash| !hash.starts_with("$2x$"))?.parse().ok()
+}
+
+fn matches(given: &str, hash: &[u8]) -> bool {
+    let text = std::str::from_utf8(hash).ok().filter(|_| parts(hash).is_some());
+    text.is_some_and(|hash| bcrypt::verify(given, hash).unwrap_or(false))
+}
+
 /// A place in the queue.
 struct Place<'a>(&'a AtomicUsize);
 
@@ -85,7 +104,7 @@ impl Passwords {
         let checked = tokio::task::spawn_blocking(move || {
             // The turn ends with the work, not with the caller's interest in it.
             let _turn = turn;
-            std::str::from_utf8(password.hash()).is_ok_and(|hash| bcrypt::verify(given, hash).unwrap_or(false))
+            matches(&given, password.hash())
         });
         Ok(checked.await.unwrap_or(false) && stored.is_some())
     }
@@ -130,10 +149,33 @@ mod tests {
         for hash in [
             "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
             "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+            "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
         ] {
             let stored = Password::from_hash(hash.as_bytes());
             assert!(Passwords::default().verify("U*U".into(), Some(&stored)).await.unwrap(), "{hash}");
         }
+        let faulty = Password::from_hash(b"$2x$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW");
+        assert!(!Passwords::default().verify("U*U".into(), Some(&faulty)).await.unwrap());
+    }
+
+    #[test]
+    fn a_hash_of_less_work_than_ours_is_due_for_another() {
+        for (hash, is_due) in [
+            (format!("$2b${:02}$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", BCRYPT_COST - 1), true),
+            (format!("$2b${BCRYPT_COST:02}$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"), false),
+            ("$2a$31$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW".to_owned(), false),
+            ("not a hash".to_owned(), false),
+        ] {
+            assert_eq!(needs_upgrade(&Password::from_hash(hash.as_bytes())), is_due, "{hash}");
+        }
+        assert!(!needs_upgrade(&Password::from_text("fresh")));
+    }
+
+    #[tokio::test]
+    async fn text_after_the_72nd_byte_does_not_count() {
+        // So it is with bcrypt everywhere; existing hashes of long passwords must keep working.
+        let stored = Password::from_text(&"x".repeat(72));
+        assert!(Passwords::default().verify("x".repeat(80), Some(&stored)).await.unwrap());
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod security;
 mod subscriptions;
 mod users;
 mod validations;
+mod vault;
 mod wire;
 
 use crate::{
@@ -99,6 +100,7 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(endpoints::routes())
         .merge(validations::routes())
         .merge(subscriptions::routes())
+        .merge(vault::routes())
         .merge(monitor::routes())
         .merge(security::routes())
         .merge(memory::routes())

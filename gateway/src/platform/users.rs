@@ -198,8 +198,18 @@ fn check_attributes(limits: &Limits) -> Result<(), Refusal> {
     }
 }
 
-/// The hash to store of a password that is good enough.
-pub(super) async fn hashed(password: String) -> Result<Bson, Refusal> {
+/// The member to store of a password that is good enough.
+async fn hashed(password: String) -> Result<Bson, Refusal> {
+    Ok(binary(hash(password).await?))
+}
+
+/// A hash as existing databases have it.
+pub(super) fn binary(bytes: Vec<u8>) -> Bson {
+    Binary { subtype: BinarySubtype::Generic, bytes }.into()
+}
+
+/// The hash of a password that is good enough.
+pub(super) async fn hash(password: String) -> Result<Vec<u8>, Refusal> {
     if !is_strong(&password) {
         return Err(bad(
             WEAK,
@@ -208,8 +218,7 @@ pub(super) async fn hashed(password: String) -> Result<Bson, Refusal> {
         ));
     }
     let hash = tokio::task::spawn_blocking(move || Password::from_text(&password).hash().to_vec()).await;
-    let bytes = hash.map_err(StoreError::from)?;
-    Ok(Binary { subtype: BinarySubtype::Generic, bytes }.into())
+    Ok(hash.map_err(StoreError::from)?)
 }
 
 /// Adds a user.

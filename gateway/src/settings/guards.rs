@@ -44,8 +44,21 @@ fn shorter_than(chars: usize, secret: Option<&Secret>) -> bool {
     secret.is_none_or(|secret| secret.chars() < chars)
 }
 
+/// The key of tokens, when it is the only one.
+fn jwt_secret(settings: &Settings) -> Option<&Secret> {
+    settings.keys.jwt.as_ref().filter(|_| settings.keys.has_only_the_secret_key())
+}
+
+fn has_short_jwt_secret(settings: &Settings) -> bool {
+    settings.keys.has_only_the_secret_key() && shorter_than(KEY_CHARS, jwt_secret(settings))
+}
+
+fn has_weak_jwt_key(settings: &Settings) -> bool {
+    settings.keys.jwt_folder.is_none() && settings.keys.jwt_keys.0.iter().any(|named| named.key.is_weak())
+}
+
 fn has_published_jwt_key(settings: &Settings) -> bool {
-    settings.keys.jwt.as_ref().is_some_and(|key| PUBLISHED_JWT_KEYS.contains(&key.expose()))
+    jwt_secret(settings).is_some_and(|key| PUBLISHED_JWT_KEYS.contains(&key.expose()))
 }
 
 fn lacks_token_key(settings: &Settings) -> bool {
@@ -90,15 +103,34 @@ guards! {
         |s| s.storage.is_memory() && s.server.threads.is_some_and(|threads| threads.get() != 1);
 
     Refuse "JWT_SECRET_KEY", "is not set", "set a random text of at least 32 characters",
-        |s| s.keys.jwt.is_none();
+        |s| s.keys.jwt.is_none() && s.keys.has_only_the_secret_key();
     Refuse "JWT_SECRET_KEY", "is a published default in production", "set a random text of at least 32 characters",
         |s| s.is_production() && has_published_jwt_key(s);
     Refuse "JWT_SECRET_KEY", "is shorter than 32 characters in production",
         "set a random text of at least 32 characters",
-        |s| s.is_production() && shorter_than(KEY_CHARS, s.keys.jwt.as_ref());
+        |s| s.is_production() && has_short_jwt_secret(s);
     Warn "JWT_SECRET_KEY", "is a published default or shorter than 32 characters; production would not start",
         "set a random text of at least 32 characters",
-        |s| !s.is_production() && (has_published_jwt_key(s) || shorter_than(KEY_CHARS, s.keys.jwt.as_ref()));
+        |s| !s.is_production() && (has_published_jwt_key(s) || has_short_jwt_secret(s));
+    Warn "JWT_SECRET_KEY", "is set but not used: tokens have the keys of JWT_KEYS or DOORMAN_JWT_KEYS_DIR",
+        "remove it, or list it there with the kid `legacy-key` to keep its tokens valid",
+        |s| s.keys.jwt.is_some() && !s.keys.has_only_the_secret_key();
+    Warn "JWT_KEYS", "is set but not used: DOORMAN_JWT_KEYS_DIR is", "keep one of the two",
+        |s| s.keys.jwt_folder.is_some() && !s.keys.jwt_keys.0.is_empty();
+    Refuse "JWT_KEYS", "has a secret shorter than 32 characters in production",
+        "use random texts of at least 32 characters",
+        |s| s.is_production() && has_weak_jwt_key(s);
+    Warn "JWT_KEYS", "has a secret shorter than 32 characters; production would not start",
+        "use random texts of at least 32 characters",
+        |s| !s.is_production() && has_weak_jwt_key(s);
+    Warn "JWT_KEYS", "has no active key that can sign: nobody can sign in here",
+        "add an active key with a secret or a private key",
+        |s| s.keys.jwt_folder.is_none() && !s.keys.jwt_keys.0.is_empty()
+            && !s.keys.jwt_keys.0.iter().any(|named| named.active && named.key.can_sign());
+    Warn "TOKEN_ENCRYPTION_KEY_PREVIOUS", "is the same as TOKEN_ENCRYPTION_KEY", "remove it",
+        |s| s.keys.token_encryption_previous.as_ref().is_some_and(|previous| {
+            s.keys.token_encryption.as_ref().is_some_and(|current| current.expose() == previous.expose())
+        });
     Refuse "TOKEN_ENCRYPTION_KEY", "is unset or shorter than 32 characters in production",
         "set a random text of at least 32 characters, or waive it with DOORMAN_TOKEN_ENCRYPTION_KEY_OPTIONAL=true",
         |s| token_key_is_demanded(s) && lacks_token_key(s);
@@ -182,6 +214,10 @@ pub(super) fn apply(settings: &Settings, errors: &mut Vec<Finding>, warnings: &m
             Refuse => errors.push(finding),
             Warn => warnings.push(finding),
         }
+    }
+    // Where no other key is left, what is wrong with these is a reason not to start.
+    if errors.iter().any(|error| error.variable == "JWT_SECRET_KEY") {
+        errors.extend(warnings.extract_if(.., |warning| warning.variable == "JWT_KEYS"));
     }
     if let (Some(certificate), Some(key)) = (&settings.server.certificate_file, &settings.server.key_file) {
         certificate_pair(certificate, key, errors);

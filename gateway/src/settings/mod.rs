@@ -10,12 +10,15 @@
 
 use std::{fmt, path::Path, time::Duration};
 
+use crate::crypt::{CryptError, Sealer, Vault};
+
 mod docs;
 mod guards;
 mod source;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod token_keys;
 mod value;
 
 pub use docs::render_markdown;
@@ -23,6 +26,7 @@ pub use source::Source;
 pub use table::{
     Admin, Definitions, Features, Keys, Limits, Logs, Metrics, Network, Server, Sessions, Settings, Storage, Upstream,
 };
+pub use token_keys::{NamedKey, TokenKeys};
 pub use value::{
     ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, SameSite, Secret,
     StorageMode, TimeUnit,
@@ -148,6 +152,22 @@ impl Keys {
     /// The key of stored upstream keys: `TOKEN_ENCRYPTION_KEY`, else `MEM_ENCRYPTION_KEY`, else none.
     pub fn stored_keys(&self) -> Option<&Secret> {
         self.token_encryption.as_ref().or(self.memory_encryption.as_ref())
+    }
+
+    /// Encrypts and decrypts stored upstream keys. What was encrypted while `MEM_ENCRYPTION_KEY` stood in is still read.
+    pub fn sealer(&self) -> Result<Sealer, CryptError> {
+        let earlier = self.token_encryption_previous.iter().chain(&self.memory_encryption);
+        Sealer::new(self.stored_keys().map(Secret::expose), earlier.map(Secret::expose))
+    }
+
+    /// Encrypts and decrypts vault entries; `None`: there is no key for them.
+    pub fn vault(&self) -> Option<Vault> {
+        self.vault.as_ref().map(|key| Vault::new(key.expose()))
+    }
+
+    /// Is `JWT_SECRET_KEY` the key of tokens, or do others take its place?
+    pub fn has_only_the_secret_key(&self) -> bool {
+        self.jwt_folder.is_none() && self.jwt_keys.0.is_empty()
     }
 }
 

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     source::Reader,
+    token_keys::TokenKeys,
     value::{
         ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, Parse, SameSite,
         Secret, StorageMode, TimeUnit,
@@ -235,17 +236,21 @@ settings! {
 
     keys: Keys, "Secrets and keys" {
         jwt: Option<Secret> = "JWT_SECRET_KEY", "", Guide Used:
-            "HS256 key of the tokens, `kid` `legacy-key`. Required; 32 or more characters in production.";
-        jwt_keys: Option<Secret> = "JWT_KEYS", "", Doorman NotYet:
-            "JSON list of token keys: `kid`, `algorithm` (`HS256`, `RS256`), `active`, and `secret`, or `private_key[_path]` and `public_key[_path]`.";
+            "HS256 key of the tokens, `kid` `legacy-key`. Required unless one of the next two is set; 32 or more characters in production.";
+        jwt_keys: TokenKeys = "JWT_KEYS", "", Doorman Used:
+            "JSON list of token keys: `kid`, `algorithm` (`HS256`, `RS256`), `active`, and `secret`, or `private_key[_path]` and `public_key[_path]`. The first active one signs. With one valid key here, `JWT_SECRET_KEY` is no key any more.";
+        jwt_folder: Option<PathBuf> = "DOORMAN_JWT_KEYS_DIR", "", New Used:
+            "Folder with one token key a file, in place of the two settings above: the name is the `kid` (`JWT_SECRET_KEY` and `jwt-secret-key`: `legacy-key`), the content a secret or an RSA key in PEM. The file `active` names the key that signs, else the last by name does. Changes are taken up while the gateway runs.";
         token_encryption: Option<Secret> = "TOKEN_ENCRYPTION_KEY", "", Guide Used:
             "Encrypts stored upstream keys. Unset: `MEM_ENCRYPTION_KEY` does; both unset: they are stored in plain text. 32 or more characters in production.";
+        token_encryption_previous: Option<Secret> = "TOKEN_ENCRYPTION_KEY_PREVIOUS", "", New Used:
+            "The `TOKEN_ENCRYPTION_KEY` before this one: what it encrypted is still read, nothing new is encrypted with it.";
         token_encryption_is_optional: bool = "DOORMAN_TOKEN_ENCRYPTION_KEY_OPTIONAL", "false", New Used:
             "Lets production start without a `TOKEN_ENCRYPTION_KEY` of 32 characters; a warning stays.";
         memory_encryption: Option<Secret> = "MEM_ENCRYPTION_KEY", "", Guide Used:
             "Encrypts memory dumps; stands in for `TOKEN_ENCRYPTION_KEY`. 8 or more characters, 32 in production memory mode, where it is required.";
-        vault: Option<Secret> = "VAULT_KEY", "", Doorman NotYet:
-            "Encrypts vault entries; without it the vault refuses to work.";
+        vault: Option<Secret> = "VAULT_KEY", "", Doorman Used:
+            "Encrypts vault entries; without it the vault takes none.";
     }
 
     admin: Admin, "First administrator" {
@@ -275,10 +280,14 @@ settings! {
         login_rate_window: Duration = "LOGIN_IP_RATE_WINDOW", "300", Doorman Used (above_zero):
             "The window of `LOGIN_IP_RATE_LIMIT`.";
         login_rate_disabled: bool = "LOGIN_IP_RATE_DISABLED", "false", Doorman Used:
-            "Switches the limit on logins off.";
-        register_rate_limit: NonZeroU32 = "REGISTER_IP_RATE_LIMIT", "5", Doorman NotYet:
+            "Switches the limits on logins and self-registrations of one address off.";
+        account_rate_limit: NonZeroU32 = "LOGIN_ACCOUNT_RATE_LIMIT", "20", New Used:
+            "Failed logins with one name or address in one window, from wherever; then further ones are refused, right or wrong.";
+        account_rate_window: Duration = "LOGIN_ACCOUNT_RATE_WINDOW", "900", New Used (above_zero):
+            "The window of `LOGIN_ACCOUNT_RATE_LIMIT`.";
+        register_rate_limit: NonZeroU32 = "REGISTER_IP_RATE_LIMIT", "5", Doorman Used:
             "Self-registrations of one client address in one window.";
-        register_rate_window: Duration = "REGISTER_IP_RATE_WINDOW", "3600", Doorman NotYet (above_zero):
+        register_rate_window: Duration = "REGISTER_IP_RATE_WINDOW", "3600", Doorman Used (above_zero):
             "The window of `REGISTER_IP_RATE_LIMIT`.";
     }
 

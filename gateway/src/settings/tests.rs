@@ -11,6 +11,9 @@ use super::{
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
+/// The least that `JWT_KEYS` can hold.
+const LISTED_KEY: &str = r#"[{"kid":"a","secret":"0123456789abcdef0123456789abcdef","active":true}]"#;
+
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
 /// What starts in development and memory mode.
@@ -338,6 +341,7 @@ fn every_secret_can_be_a_file_and_no_other_variable_can() {
         "PROMETHEUS_BEARER_TOKEN",
         "REDIS_PASSWORD",
         "TOKEN_ENCRYPTION_KEY",
+        "TOKEN_ENCRYPTION_KEY_PREVIOUS",
         "VAULT_KEY",
     ]);
     assert_eq!(secrets, expected);
@@ -366,9 +370,16 @@ fn a_secret_given_twice_or_by_an_unusable_file_is_refused() {
 #[test]
 fn secrets_show_nowhere() {
     let all: Vec<_> = variables().filter(|one| one.is_secret).map(|one| (one.name, "Sup3rSecretText")).collect();
-    let (settings, warnings) =
-        warned(DEVELOPMENT, &[&all[..], &[("MONGO_DB_URI", "mongodb://u:Sup3rSecretText@m")]].concat());
+    let of_form = [
+        ("MONGO_DB_URI", "mongodb://u:Sup3rSecretText@m"),
+        (
+            "JWT_KEYS",
+            r#"[{"kid":"a","secret":"Sup3rSecretText"},{"kid":"b","key":["Sup3rSecretText"]},{"kid":"c","algorithm":"RS256","private_key":"Sup3rSecretText"}]"#,
+        ),
+    ];
+    let (settings, warnings) = warned(DEVELOPMENT, &[&all[..], &of_form].concat());
     let errors = refused(PRODUCTION, &all);
+    assert!(names(&errors.errors).contains("JWT_KEYS"), "no JSON");
     for text in [format!("{settings:?}"), format!("{warnings:?}"), format!("{errors} {errors:?}")] {
         assert!(!text.contains("Sup3rSecretText"), "{text}");
     }
@@ -396,6 +407,9 @@ fn each_guard_refuses_alone() {
         (PRODUCTION, &[("JWT_SECRET_KEY", "")], "JWT_SECRET_KEY"),
         (PRODUCTION, &[("JWT_SECRET_KEY", "please-change-me")], "JWT_SECRET_KEY"),
         (PRODUCTION, &[("JWT_SECRET_KEY", &KEY[1..])], "JWT_SECRET_KEY"),
+        (DEVELOPMENT, &[("JWT_KEYS", "kid=a")], "JWT_KEYS"),
+        (DEVELOPMENT, &[("JWT_KEYS", r#"{"keys":{"kid":"a"}}"#)], "JWT_KEYS"),
+        (PRODUCTION, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS", r#"[{"kid":"a","secret":"short"}]"#)], "JWT_KEYS"),
         (PRODUCTION, &[("TOKEN_ENCRYPTION_KEY", "")], "TOKEN_ENCRYPTION_KEY"),
         (PRODUCTION, &[("TOKEN_ENCRYPTION_KEY", &KEY[1..])], "TOKEN_ENCRYPTION_KEY"),
         (PRODUCTION, &[("MEM_OR_EXTERNAL", "MEM")], "MEM_ENCRYPTION_KEY"),
@@ -435,6 +449,24 @@ fn each_warning_comes_alone() {
     let cases: &[(Pairs, Pairs, &str)] = &[
         (PRODUCTION, &[("HTTPS_ENABLED", ""), ("HTTPS_ONLY", "true")], "HTTPS_ONLY"),
         (DEVELOPMENT, &[("JWT_SECRET_KEY", "test-secret-key")], "JWT_SECRET_KEY"),
+        (DEVELOPMENT, &[("JWT_KEYS", LISTED_KEY)], "JWT_SECRET_KEY"),
+        (DEVELOPMENT, &[("DOORMAN_JWT_KEYS_DIR", "/nowhere")], "JWT_SECRET_KEY"),
+        (
+            DEVELOPMENT,
+            &[("JWT_SECRET_KEY", ""), ("DOORMAN_JWT_KEYS_DIR", "/nowhere"), ("JWT_KEYS", LISTED_KEY)],
+            "JWT_KEYS",
+        ),
+        (DEVELOPMENT, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS", r#"[{"kid":"a","secret":"short"}]"#)], "JWT_KEYS"),
+        (
+            DEVELOPMENT,
+            &[
+                ("JWT_SECRET_KEY", ""),
+                ("JWT_KEYS", r#"[{"kid":"a","secret":"0123456789abcdef0123456789abcdef","active":false}]"#),
+            ],
+            "JWT_KEYS",
+        ),
+        (DEVELOPMENT, &[("JWT_KEYS", r#"[{"kid":"a"}]"#)], "JWT_KEYS"),
+        (DEVELOPMENT, &[("TOKEN_ENCRYPTION_KEY_PREVIOUS", KEY)], "TOKEN_ENCRYPTION_KEY_PREVIOUS"),
         (DEVELOPMENT, &[("TOKEN_ENCRYPTION_KEY", "")], "TOKEN_ENCRYPTION_KEY"),
         (
             PRODUCTION,
@@ -467,11 +499,66 @@ fn these_set_ups_start() {
         (DEVELOPMENT, &[("THREADS", "1")]),
         (DEVELOPMENT, &[("PORT", "0"), ("DOORMAN_ADMIN_PORT", "0")]),
         (DEVELOPMENT, &[("JWT_SECRET_KEY", "short")]),
+        (PRODUCTION, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS", LISTED_KEY)]),
+        (PRODUCTION, &[("JWT_SECRET_KEY", "short"), ("JWT_KEYS", LISTED_KEY)]),
+        (PRODUCTION, &[("JWT_SECRET_KEY", ""), ("DOORMAN_JWT_KEYS_DIR", "/etc/doorman/jwt")]),
         (DEVELOPMENT, &[("REDIS_TLS", "true")]),
         (DEVELOPMENT, &[("MEM_OR_EXTERNAL", "REDIS"), ("MONGO_DB_HOSTS", "mongo")]),
     ] {
         starts(base, changes);
     }
+}
+
+#[test]
+fn an_entry_of_the_token_keys_that_is_of_no_use_is_named_and_left_out() {
+    let entries = r#"[{"kid":"a","secret":"0123456789abcdef0123456789abcdef"},{"secret":"x"},{"kid":"b"},{"kid":"c","algorithm":"HS512","secret":"x"},
+        {"kid":"d","active":"yes","secret":"x"},{"kid":"e","algorithm":"RS256","private_key_path":"/nowhere/key.pem"},
+        {"kid":"f","algorithm":"RS256"},{"kid":"a","secret":"y"},7,{"kid":"g","algorithm":"RS256","public_key":"-----BEGIN PUBLIC KEY-----"}]"#;
+    let (settings, warnings) = warned(DEVELOPMENT, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS", entries)]);
+    let kids: Vec<_> = settings.keys.jwt_keys.0.iter().map(|named| named.kid.as_str()).collect();
+    assert_eq!(kids, ["a"]);
+    let text = warnings[0].to_string();
+    for part in [
+        "entry 2 has no `kid`",
+        "\"b\" has neither `secret` nor `key`",
+        "\"c\" has an `algorithm`",
+        "\"d\" has an `active`",
+        "\"e\" names the file /nowhere/key.pem",
+        "\"f\" has neither `private_key`",
+        "\"a\" is there twice",
+        "entry 9 is not an object",
+        "\"g\" is not an RSA key",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn token_keys_of_which_none_is_of_use_are_the_reason_not_to_start() {
+    let errors = refused(DEVELOPMENT, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS", r#"[{"kid":"a"}]"#)]);
+    assert_eq!(names(&errors.errors), BTreeSet::from(["JWT_SECRET_KEY", "JWT_KEYS"]));
+    assert!(errors.to_string().contains("\"a\" has neither"), "{errors}");
+}
+
+#[test]
+fn token_keys_can_be_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    fs::write(&file, format!("{LISTED_KEY}\n")).unwrap();
+    let settings = starts(DEVELOPMENT, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS_FILE", file.to_str().unwrap())]);
+    assert_eq!(settings.keys.jwt_keys.0[0].kid, "a");
+}
+
+#[test]
+fn stored_keys_are_read_with_every_key_that_was_set_before() {
+    let phrase = "an earlier key of a decent length.....";
+    let sealer = |changes: Pairs| starts(DEVELOPMENT, changes).keys.sealer().unwrap();
+    let by_memory = sealer(&[("TOKEN_ENCRYPTION_KEY", ""), ("MEM_ENCRYPTION_KEY", phrase)]).seal("sk").unwrap();
+    let by_token = sealer(&[("TOKEN_ENCRYPTION_KEY", phrase)]).seal("sk").unwrap();
+    assert_eq!(sealer(&[("MEM_ENCRYPTION_KEY", phrase)]).open(&by_memory).unwrap(), "sk");
+    assert_eq!(sealer(&[("TOKEN_ENCRYPTION_KEY_PREVIOUS", phrase)]).open(&by_token).unwrap(), "sk");
+    assert!(sealer(&[]).open(&by_token).is_err());
+    assert_eq!(sealer(&[("TOKEN_ENCRYPTION_KEY", "")]).seal("sk").unwrap(), "sk");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::settings::Secret;
 
 /// Work factor of new hashes: that of existing databases. Tests don't wait for it.
-pub(crate) const BCRYPT_COST: u32 = if cfg!(test) { 4 } else { 12 };
+pub(crate) const BCRYPT_COST: u32 = if cfg!(test) { 5 } else { 12 };
 
 /// A user as stored. Durations and limits are counts; their units are in the `..._type` beside them.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

@@ -253,6 +253,14 @@ impl Shared {
         count
     }
 
+    pub(super) fn uncount(&self, counter: &str, window: Window, now: u64) {
+        let key = window.key(counter);
+        let mut counters = locked(&self.counters);
+        if let Some(count) = counters.get(&key, now).copied() {
+            counters.insert(key, count.saturating_sub(1), window.end(), now);
+        }
+    }
+
     pub(super) fn revoke_token(&self, username: &str, jti: &str, until: u64, now: u64) {
         let mut tokens = self.revoked_tokens.write().unwrap_or_else(PoisonError::into_inner);
         tokens.insert(jti.to_owned(), username.into(), until, now);

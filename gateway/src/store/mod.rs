@@ -603,6 +603,14 @@ impl Store {
         }
     }
 
+    /// Takes one from a counter of a window: it should not have been counted.
+    pub async fn uncount(&self, counter: &str, window: Window, now: u64) {
+        match &self.shared {
+            Shared::Memory(shared) => shared.uncount(counter, window, now),
+            Shared::Redis(shared) => shared.uncount(counter, window, now).await,
+        }
+    }
+
     /// Refuses one token until it expires, in seconds since the epoch.
     pub async fn revoke_token(&self, username: &str, jti: &str, until: u64) -> Result<(), StoreError> {
         match &self.shared {

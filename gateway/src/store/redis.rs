@@ -154,6 +154,18 @@ impl Shared {
         }
     }
 
+    pub(super) async fn uncount(&self, counter: &str, window: Window, now: u64) {
+        let key = window.key(counter);
+        let mut both = redis::pipe();
+        // A counter that is gone meanwhile comes out at zero, with an end.
+        both.atomic().cmd("SET").arg(&key).arg(1).arg("EX").arg(window.seconds()).arg("NX").ignore().decr(&key, 1);
+        let mut connection = self.connection.clone();
+        if let Err(error) = within(both.query_async::<(i64,)>(&mut connection)).await {
+            tracing::warn!(%error, counter, "counting in this process while Redis is away");
+            self.meanwhile.uncount(counter, window, now);
+        }
+    }
+
     pub(super) async fn revoke_token(&self, username: &str, jti: &str, until: u64, now: u64) -> Result<(), StoreError> {
         let life = until.saturating_sub(now).max(1);
         self.run(redis::cmd("SET").arg(token_key(username, jti)).arg(1).arg("EX").arg(life)).await

@@ -111,8 +111,8 @@ pub struct NeededKey {
     pub field: &'static str,
     /// Name of the Secret.
     pub secret: String,
-    /// Key in its data.
-    pub key: String,
+    /// Key in its data; `None`: any will do.
+    pub key: Option<String>,
 }
 
 /// Everything a gateway consists of.

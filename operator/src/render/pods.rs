@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::network::port_name;
-use super::settings::{KEYS, SNAPSHOTS, Settings, TLS, traffic_port};
+use super::settings::{JWT_SECRET_KEY, KEYS, SNAPSHOTS, Settings, TLS, TOKEN_KEYS, traffic_port};
 use super::{Installation, Own, hash};
 
 /// Annotation of the pods that changes with their settings, so that a change replaces them.
@@ -214,7 +214,19 @@ fn volumes(gateway: &DoormanGateway, settings: &Settings) -> (Vec<Volume>, Vec<V
         }),
         ..VolumeProjection::default()
     });
+    let file = |key: &String| KeyToPath { key: key.clone(), path: JWT_SECRET_KEY.to_owned(), mode: None };
+    let token_keys = &settings.token_keys;
     let mut volumes = vec![
+        Volume {
+            name: "jwt".to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(token_keys.secret.clone()),
+                items: token_keys.only.as_ref().map(|key| vec![file(key)]),
+                default_mode: Some(FILE_MODE),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
         Volume {
             name: "keys".to_owned(),
             projected: Some(ProjectedVolumeSource { default_mode: Some(FILE_MODE), sources: Some(keys.collect()) }),
@@ -226,7 +238,8 @@ fn volumes(gateway: &DoormanGateway, settings: &Settings) -> (Vec<Volume>, Vec<V
             ..Volume::default()
         },
     ];
-    let mut mounts = vec![mount("keys", KEYS, true), mount("snapshots", SNAPSHOTS, false)];
+    let mut mounts =
+        vec![mount("jwt", TOKEN_KEYS, true), mount("keys", KEYS, true), mount("snapshots", SNAPSHOTS, false)];
     if let Some(tls) = gateway.spec.listeners.as_ref().and_then(|listeners| listeners.tls.as_ref()) {
         volumes.push(Volume {
             name: "tls".to_owned(),

@@ -10,10 +10,15 @@ use super::{GeneratedSecret, NeededKey, Own};
 
 /// Folder the keys are mounted in, one file each.
 pub(super) const KEYS: &str = "/etc/doorman/keys";
+/// Folder the keys of tokens are mounted in, one file each: the gateway follows it.
+pub(super) const TOKEN_KEYS: &str = "/etc/doorman/jwt";
 /// Folder the listener's certificate is mounted in.
 pub(super) const TLS: &str = "/etc/doorman/tls";
 /// Folder of the last good snapshot.
 pub(super) const SNAPSHOTS: &str = "/var/lib/doorman";
+
+/// The one key of a Secret that was made here.
+pub(super) const JWT_SECRET_KEY: &str = "JWT_SECRET_KEY";
 
 const DEFAULT_PORT: i32 = 5001;
 
@@ -23,10 +28,20 @@ pub(super) struct Settings {
     pub(super) plain: BTreeMap<String, String>,
     /// Files below [`KEYS`].
     pub(super) files: Vec<KeyFile>,
+    /// Where [`TOKEN_KEYS`] comes from.
+    pub(super) token_keys: TokenKeys,
     /// Secrets that are made when absent.
     pub(super) generated: Vec<GeneratedSecret>,
     /// Keys that must exist.
     pub(super) needed: Vec<NeededKey>,
+}
+
+/// The Secret that holds the keys of tokens.
+#[derive(Default)]
+pub(super) struct TokenKeys {
+    pub(super) secret: String,
+    /// The one of its keys that is used; `None`: all are.
+    pub(super) only: Option<String>,
 }
 
 /// One key of a Secret as a file named after its setting.
@@ -60,7 +75,9 @@ pub(super) fn of(gateway: &DoormanGateway, own: &Own) -> Settings {
     let files = keys(gateway, own);
     plain.extend(decided.into_iter().map(|(name, value)| (name.to_owned(), value)));
     plain.extend(files.used.iter().map(|file| (format!("{}_FILE", file.setting), format!("{KEYS}/{}", file.setting))));
-    Settings { plain, files: files.used, generated: files.generated, needed: files.needed }
+    plain.insert("DOORMAN_JWT_KEYS_DIR".to_owned(), TOKEN_KEYS.to_owned());
+    let Keys { used: files, of_tokens: token_keys, generated, needed } = files;
+    Settings { plain, files, token_keys, generated, needed }
 }
 
 type Decided = Vec<(&'static str, String)>;
@@ -170,13 +187,14 @@ fn limits(gateway: &DoormanGateway) -> Decided {
 #[derive(Default)]
 struct Keys {
     used: Vec<KeyFile>,
+    of_tokens: TokenKeys,
     generated: Vec<GeneratedSecret>,
     needed: Vec<NeededKey>,
 }
 
 impl Keys {
     fn take(&mut self, setting: &'static str, field: &'static str, secret: String, key: String) {
-        self.needed.push(NeededKey { field, secret: secret.clone(), key: key.clone() });
+        self.needed.push(NeededKey { field, secret: secret.clone(), key: Some(key.clone()) });
         self.used.push(KeyFile { setting, secret, key });
     }
 
@@ -197,6 +215,26 @@ impl Keys {
         self.take(setting, field, secret, key);
     }
 
+    /// All keys of the Secret the spec names, so that one can take over from another without a restart; only one of them
+    /// when the spec names it, or when the Secret is there for something else too.
+    fn take_token_keys(&mut self, own: &Own, named: Option<SecretKeyRef>) {
+        let default = || JWT_SECRET_KEY.to_owned();
+        let (secret, only) = match named {
+            Some(SecretKeyRef { name, key: Some(key) }) => (name, Some(key)),
+            Some(SecretKeyRef { name, key: None }) => {
+                let is_shared = self.needed.iter().any(|other| other.secret == name);
+                (name, is_shared.then(default))
+            }
+            None => {
+                let secret = format!("{}-jwt", own.name);
+                self.generated.push(GeneratedSecret { metadata: own.meta_named(secret.clone()), key: default() });
+                (secret, None)
+            }
+        };
+        self.needed.push(NeededKey { field: "spec.keys.jwt", secret: secret.clone(), key: only.clone() });
+        self.of_tokens = TokenKeys { secret, only };
+    }
+
     /// Keys of Redis and MongoDB.
     fn take_stores(&mut self, gateway: &DoormanGateway) {
         let redis = gateway.spec.storage.redis.as_ref();
@@ -212,7 +250,7 @@ impl Keys {
         if let Some(named) = &mongo.credentials_secret_ref {
             let field = "spec.storage.mongo.credentialsSecretRef";
             self.take("MONGO_DB_PASSWORD", field, named.name.clone(), "password".to_owned());
-            let (secret, key) = (named.name.clone(), "username".to_owned());
+            let (secret, key) = (named.name.clone(), Some("username".to_owned()));
             self.needed.push(NeededKey { field, secret, key });
         }
     }
@@ -225,7 +263,6 @@ fn keys(gateway: &DoormanGateway, own: &Own) -> Keys {
     let token = spec.token_encryption.map(|source| source.secret_ref);
     let memory = spec.memory_encryption.map(|source| source.secret_ref);
     let password = gateway.spec.admin.as_ref().and_then(|admin| admin.password_secret_ref.as_ref());
-    keys.take_or_make(own, "JWT_SECRET_KEY", "spec.keys.jwt", jwt.as_ref(), "jwt");
     keys.take_or_make(own, "TOKEN_ENCRYPTION_KEY", "spec.keys.tokenEncryption", token.as_ref(), "token-encryption");
     if memory.is_some() || gateway.spec.storage.mode == StorageMode::Memory {
         keys.take_or_make(
@@ -240,11 +277,12 @@ fn keys(gateway: &DoormanGateway, own: &Own) -> Keys {
     if let Some(tls) = gateway.spec.listeners.as_ref().and_then(|listeners| listeners.tls.as_ref()) {
         for key in ["tls.crt", "tls.key"] {
             let (field, secret) = ("spec.listeners.tls.secretRef", tls.secret_ref.name.clone());
-            keys.needed.push(NeededKey { field, secret, key: key.to_owned() });
+            keys.needed.push(NeededKey { field, secret, key: Some(key.to_owned()) });
         }
     }
     if gateway.spec.storage.mode == StorageMode::External {
         keys.take_stores(gateway);
     }
+    keys.take_token_keys(own, jwt);
     keys
 }

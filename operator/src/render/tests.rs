@@ -84,6 +84,8 @@ fn a_setting_with_a_place_of_its_own_is_refused_elsewhere() {
         ("PORT", "spec.listeners.port"),
         ("JWT_SECRET_KEY", "spec.keys.jwt"),
         ("JWT_SECRET_KEY_FILE", "spec.keys.jwt"),
+        ("JWT_KEYS", "spec.keys.jwt"),
+        ("DOORMAN_JWT_KEYS_DIR", "spec.keys.jwt"),
         ("DOORMAN_SNAPSHOT_DIR", "the operator decides"),
         ("no name", "not the name"),
     ] {
@@ -136,6 +138,29 @@ fn changed_settings_replace_the_pods_and_nothing_else_does() {
     let before = hash(json!({ "storage": storage }));
     assert_eq!(before, hash(json!({ "storage": storage, "service": { "port": 80 } })));
     assert_ne!(before, hash(json!({ "storage": storage, "settings": { "HTTP_TIMEOUT": "3" } })));
+}
+
+#[test]
+fn all_keys_of_a_secret_for_tokens_are_mounted_and_nothing_else_is_taken_for_one() {
+    let mounted = |keys: Value| {
+        let spec = json!({ "storage": { "mode": "Memory" }, "keys": keys });
+        let rendered = render(&gateway("edge", &spec), &installation());
+        let volumes = &find(&rendered, Kind::Deployment)["spec"]["template"]["spec"]["volumes"];
+        let volume = volumes.as_array().unwrap().iter().find(|volume| volume["name"] == "jwt").unwrap();
+        let needed = rendered.needed.iter().find(|needed| needed.field == "spec.keys.jwt").unwrap().clone();
+        let is_made = rendered.generated.iter().any(|made| made.metadata.name.as_ref() == Some(&needed.secret));
+        assert_eq!(volume["secret"]["secretName"], needed.secret.as_str());
+        assert_eq!(volume["secret"]["defaultMode"], 0o440);
+        (needed.secret, needed.key, is_made, volume["secret"]["items"].clone())
+    };
+    let one = |key: &str| json!([{ "key": key, "path": "JWT_SECRET_KEY" }]);
+    let named = |name: &str| json!({ "secretRef": { "name": name } });
+    assert_eq!(mounted(json!({})), ("edge-jwt".into(), None, true, Value::Null));
+    assert_eq!(mounted(json!({ "jwt": named("ring") })), ("ring".into(), None, false, Value::Null));
+    let key = json!({ "jwt": { "secretRef": { "name": "ring", "key": "now" } } });
+    assert_eq!(mounted(key), ("ring".into(), Some("now".into()), false, one("now")));
+    let shared = json!({ "jwt": named("all"), "tokenEncryption": named("all") });
+    assert_eq!(mounted(shared), ("all".into(), Some("JWT_SECRET_KEY".into()), false, one("JWT_SECRET_KEY")));
 }
 
 #[test]

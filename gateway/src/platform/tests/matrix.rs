@@ -6,7 +6,10 @@ use super::*;
 fn sample(method: &str, path: &str) -> Option<Value> {
     Some(match (method, path) {
         ("post", "/platform/authorization") => json!({ "email": "nobody@example.com", "password": "x" }),
+        ("post", "/platform/authorization/register") => json!({ "email": "new@example.com", "password": "weak" }),
         ("post", "/platform/authorization/invalidate") => json!({ "username": "somebody" }),
+        ("post", "/platform/vault") => json!({ "key_name": "new", "value": "x" }),
+        ("put", "/platform/vault/{key_name}") => json!({ "description": "x" }),
         ("post", "/platform/user") => json!({ "username": "newcomer", "email": "new@example.com", "role": "nothing",
             "password": "Correct-Horse-9-Battery" }),
         ("put", "/platform/user/{username}") => json!({ "ui_access": true }),

@@ -23,10 +23,13 @@ use crate::{
     },
 };
 
+mod governing;
+mod hostile_tokens;
 mod matrix;
 mod roles_and_groups;
 mod security;
 mod users;
+mod vault;
 
 const PASSWORD: &str = "long-enough-password";
 
