@@ -73,6 +73,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Too many sign-ins from one address.",
         "Wait as long as `Retry-After` says; see `LOGIN_IP_RATE_*`.",
     ),
+    (
+        "LIM503",
+        "503",
+        "What is limited can't be counted: Redis is away and `DOORMAN_LIMITS_FAIL_MODE` is `Closed`.",
+        "See to Redis; try again after `Retry-After`.",
+    ),
     ("REQ001", "413", "The body is larger than allowed.", "See `MAX_BODY_SIZE_BYTES` and the limits per protocol."),
     ("REQ004", "400", "The body ended early or is malformed.", "Send what `Content-Length` or the chunks announce."),
     ("REQ005", "408", "The body stopped coming.", "Send it without long pauses; see `HTTP_WRITE_TIMEOUT`."),
@@ -111,7 +117,7 @@ const ROUTES: &[(&str, &str, &str, &str, &str)] = &[
         "/platform/monitor/readiness",
         "traffic",
         "anyone",
-        "For readiness probes: takes traffic, and its stores answer. Holders of `manage_gateway` see more.",
+        "Takes traffic, and its stores answer. Holders of `manage_gateway` see more.",
     ),
     ("GET", "/metrics", "admin", "the cluster", "Metrics for Prometheus, see [metrics](metrics.md)."),
     (
@@ -122,6 +128,13 @@ const ROUTES: &[(&str, &str, &str, &str, &str)] = &[
         "What the process serves and what it rejects; with `?watch=true` one line for each change.",
     ),
     ("GET", "/livez", "admin", "the cluster", "The admin port answers."),
+    (
+        "GET",
+        "/readyz",
+        "admin",
+        "the cluster",
+        "Takes traffic: a snapshot is served and the process is not about to stop. Stores don't count.",
+    ),
 ];
 
 /// Files and contents.

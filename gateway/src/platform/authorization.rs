@@ -42,6 +42,8 @@ const MUST_RESET: &str = "AUTH008";
 const FORBIDDEN: &str = "AUTH900";
 /// Too many sign-ins from one address.
 const RATE_LIMITED: &str = "IP_RATE_LIMIT";
+/// Whether there are too many can't be known, and `DOORMAN_LIMITS_FAIL_MODE` is `Closed`.
+const LIMIT_UNKNOWN: &str = "LIM503";
 /// A body of the wrong form.
 const INVALID_BODY: &str = "VAL001";
 /// Anything else.
@@ -156,7 +158,11 @@ async fn limit_address(platform: &Platform, address: IpAddr) -> Result<HeaderMap
     let (limit, now) = (u64::from(sessions.login_rate_limit.get()), now());
     let window = Window::at(now, sessions.login_rate_window);
     let counter = format!("ip_rate_limit:{}", limited_address(address));
-    let count = platform.identity.store().count(&counter, window, now).await;
+    let count = platform.identity.store().count(&counter, window, now).await.map_err(|error| {
+        tracing::warn!(%error, client_ip = %address, "a sign-in was refused: it can't be counted");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, LIMIT_UNKNOWN, Denied::Unavailable.reason())
+            .header(header::RETRY_AFTER, 5)
+    })?;
     let told = [(LIMIT, limit.into()), (REMAINING, limit.saturating_sub(count).into()), (RESET, window.end().into())];
     if count <= limit {
         return Ok(told.into_iter().collect());

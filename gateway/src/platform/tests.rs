@@ -707,6 +707,25 @@ mod probes {
     }
 
     #[tokio::test]
+    async fn sign_ins_that_can_not_be_counted_are_refused_when_limits_fail_closed() {
+        for (mode, expected) in [("Closed", 503), ("Open", 200)] {
+            let mut redis = Server::redis(&[]);
+            let settings = external(redis.port, 1, &[("DOORMAN_LIMITS_FAIL_MODE", mode)]);
+            let store = with_redis(&settings).await;
+            let fixture = Fixture::over(settings, store);
+            assert_eq!(fixture.sign_in("admin", PASSWORD).send().await.status, 200);
+            redis.stop();
+            let seen = fixture.sign_in("admin", PASSWORD).send().await;
+            assert_eq!(seen.status, expected, "{mode}: {seen:?}");
+            if mode == "Closed" {
+                let message = "Service temporarily unavailable";
+                seen.is(503, json!({ "error_code": "LIM503", "error_message": message }));
+                assert_eq!(seen.header("retry-after"), "5");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn readiness_shows_more_to_those_who_manage_the_gateway() {
         let fixture = Fixture::usual().await;
         fixture.add(amy()).await;

@@ -115,6 +115,7 @@ impl Snapshot {
             revision: self.revision,
             rejected: self.rejected.iter().take(MAX_REJECTED).cloned().collect(),
             rejected_total: self.rejected.len(),
+            stores: None,
         }
     }
 }

@@ -8,14 +8,13 @@ use std::{
     error::Error,
     fmt,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{StreamExt, future::join};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
 
 pub mod documents;
 mod memory;
@@ -173,8 +172,7 @@ pub struct Standing {
 pub struct Store {
     documents: Documents,
     shared: Shared,
-    has_mongodb: AtomicBool,
-    has_redis: AtomicBool,
+    health: watch::Sender<Health>,
 }
 
 impl fmt::Debug for Store {
@@ -207,7 +205,9 @@ fn places(storage: &Storage) -> (String, String) {
     };
     let redis = match storage.redis_servers() {
         RedisServers::Standalone(host, port) => format!("{host}:{port}"),
-        RedisServers::Cluster(nodes) => list(nodes.iter().map(|(host, port)| format!("{host}:{port}")).collect()),
+        RedisServers::Sentinel(nodes, _) | RedisServers::Cluster(nodes) => {
+            list(nodes.iter().map(|(host, port)| format!("{host}:{port}")).collect())
+        }
     };
     (mongo, redis)
 }
@@ -219,7 +219,7 @@ impl Store {
     }
 
     fn new(documents: Documents, shared: Shared) -> Self {
-        Self { documents, shared, has_mongodb: AtomicBool::new(true), has_redis: AtomicBool::new(true) }
+        Self { documents, shared, health: watch::Sender::new(Health { mongodb: true, redis: true }) }
     }
 
     /// The store of these settings, connected and seeded.
@@ -264,7 +264,12 @@ impl Store {
 
     /// What the last look of [`Self::maintain`] found; costs nothing.
     pub fn health(&self) -> Health {
-        Health { mongodb: self.has_mongodb.load(Relaxed), redis: self.has_redis.load(Relaxed) }
+        *self.health.borrow()
+    }
+
+    /// The same, and each change of it.
+    pub fn health_changes(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
     }
 
     /// Looks after the stores until it is dropped: asks them whether they are there, and removes what has expired.
@@ -288,8 +293,12 @@ impl Store {
     }
 
     async fn look(&self) {
-        let note = |what, flag: &AtomicBool, answer: Result<(), StoreError>| {
-            let was_there = flag.swap(answer.is_ok(), Relaxed);
+        let note = |what, flag: fn(&mut Health) -> &mut bool, answer: Result<(), StoreError>| {
+            let mut was_there = true;
+            self.health.send_if_modified(|health| {
+                was_there = std::mem::replace(flag(health), answer.is_ok());
+                was_there != answer.is_ok()
+            });
             match answer {
                 Ok(()) if !was_there => tracing::info!("{what} is back"),
                 Err(error) if was_there => tracing::error!(%error, "{what} is away"),
@@ -298,12 +307,12 @@ impl Store {
         };
         let mongodb = async {
             if let Documents::Mongo(documents) = &self.documents {
-                note("MongoDB", &self.has_mongodb, documents.ping().await);
+                note("MongoDB", |health| &mut health.mongodb, documents.ping().await);
             }
         };
         let redis = async {
             if let Shared::Redis(shared) = &self.shared {
-                note("Redis", &self.has_redis, shared.ping().await);
+                note("Redis", |health| &mut health.redis, shared.ping().await);
             }
         };
         join(mongodb, redis).await;
@@ -404,12 +413,20 @@ impl Store {
         }
     }
 
-    /// Adds one to a counter and tells how many there are in this window now. Always answers: while Redis is away, each
-    /// process counts for itself.
-    pub async fn count(&self, counter: &str, window: Window, now: u64) -> u64 {
+    /// Adds one to a counter and tells how many there are in this window now. While Redis is away, each process counts
+    /// for itself, or it is an error, as `DOORMAN_LIMITS_FAIL_MODE` says.
+    pub async fn count(&self, counter: &str, window: Window, now: u64) -> Result<u64, StoreError> {
         match &self.shared {
-            Shared::Memory(shared) => shared.count(counter, window, now),
+            Shared::Memory(shared) => Ok(shared.count(counter, window, now)),
             Shared::Redis(shared) => shared.count(counter, window, now).await,
+        }
+    }
+
+    /// How often a limit was decided without Redis.
+    pub(crate) fn fallbacks(&self) -> Counter {
+        match &self.shared {
+            Shared::Memory(_) => Counter::default(),
+            Shared::Redis(shared) => shared.fallbacks(),
         }
     }
 
