@@ -16,6 +16,7 @@ use futures::{StreamExt, future::join};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
+mod advice;
 pub mod documents;
 mod memory;
 mod mongo;
@@ -235,10 +236,7 @@ impl Store {
 
     async fn connect(storage: &Storage) -> Result<Self, ConnectError> {
         let (mongo_place, redis_place) = places(storage);
-        let mongo = thrice("MongoDB", mongo_place, || async {
-            let documents = mongo::Documents::new(storage).await?;
-            documents.ping().await.map(|()| documents)
-        });
+        let mongo = thrice("MongoDB", mongo_place, || mongo::Documents::connect(storage));
         let redis = thrice("Redis", redis_place, || redis::Shared::connect(storage));
         let (documents, shared) = join(mongo, redis).await;
         let (documents, shared) = (documents?, shared?);

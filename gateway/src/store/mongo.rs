@@ -12,6 +12,7 @@ use mongodb::{
 
 use super::{
     StoreError,
+    advice::Advised,
     documents::{Group, Role, User},
 };
 use crate::settings::Storage;
@@ -55,8 +56,22 @@ fn is_duplicate(error: &MongoError) -> bool {
 }
 
 impl Documents {
-    /// A client of the configured servers; whether they answer shows with the first [`Self::ping`].
-    pub async fn new(storage: &Storage) -> Result<Self, StoreError> {
+    /// A client of the configured servers, which answer; an error says why not, and which settings to look at.
+    pub async fn connect(storage: &Storage) -> Result<Self, StoreError> {
+        let answering = async {
+            let documents = Self::new(storage).await?;
+            documents.ping().await.map(|()| documents)
+        };
+        answering.await.map_err(|error| match &error {
+            StoreError::Documents(cause) => match cause.downcast_ref::<MongoError>() {
+                Some(cause) => StoreError::documents(Advised::new(cause.clone(), connect::advice(cause, storage))),
+                None => error,
+            },
+            _ => error,
+        })
+    }
+
+    async fn new(storage: &Storage) -> Result<Self, StoreError> {
         let options = within(connect::options(storage, TIMEOUT, DATABASE)).await?;
         let name = options.default_database.clone().unwrap_or_else(|| DATABASE.to_owned());
         let client = Client::with_options(options).map_err(StoreError::documents)?;

@@ -17,7 +17,7 @@ use self::{
     link::{Link, Master},
     servers::Servers,
 };
-use super::{StoreError, Window, memory};
+use super::{StoreError, Window, advice::Advised, memory};
 use crate::settings::{FailMode, Storage};
 
 mod link;
@@ -85,8 +85,19 @@ async fn within<T>(answer: impl Future<Output = RedisResult<T>>) -> Result<T, St
 }
 
 impl Shared {
-    /// Connects; an error says why not.
+    /// Connects; an error says why not, and which settings to look at.
     pub async fn connect(storage: &Storage) -> Result<Self, StoreError> {
+        let connected = Self::connected(storage).await;
+        connected.map_err(|error| match &error {
+            StoreError::Shared(cause) => match cause.downcast_ref::<RedisError>() {
+                Some(cause) => StoreError::shared(Advised::new(cause.clone(), servers::advice(cause, storage))),
+                None => error,
+            },
+            _ => error,
+        })
+    }
+
+    async fn connected(storage: &Storage) -> Result<Self, StoreError> {
         let connection = match servers::of(storage).map_err(StoreError::shared)? {
             Servers::Standalone(client) => Link::open(Master::Fixed(client)).await.map(Connection::Single),
             Servers::Sentinel(sentinels) => Link::open(Master::Elected(sentinels)).await.map(Connection::Single),

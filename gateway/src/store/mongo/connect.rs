@@ -6,7 +6,7 @@
 use std::{io, time::Duration};
 
 use mongodb::{
-    error::Error,
+    error::{Error, ErrorKind},
     options::{ClientOptions, Credential, ServerAddress, Tls, TlsOptions},
 };
 
@@ -25,7 +25,8 @@ pub(super) async fn options(storage: &Storage, timeout: Duration, database: &str
     let most = *options.max_pool_size.get_or_insert(storage.mongo_max_pool.get());
     options.min_pool_size.get_or_insert(storage.mongo_min_pool.min(most));
     options.app_name.get_or_insert_with(|| "doorman".to_owned());
-    options.server_selection_timeout.get_or_insert(timeout);
+    // Sooner than whoever waits gives up: the client knows why there is no server.
+    options.server_selection_timeout.get_or_insert(timeout * 9 / 10);
     options.connect_timeout.get_or_insert(timeout);
     options.heartbeat_freq.get_or_insert(LOOK);
     options.default_database.get_or_insert_with(|| database.to_owned());
@@ -70,4 +71,23 @@ fn tls(given: Option<Tls>, storage: &Storage) -> Result<Option<Tls>, Error> {
         tls.cert_key_file_path.clone_from(&storage.mongo_tls_client_file);
     }
     Ok(Some(Tls::Enabled(tls)))
+}
+
+/// What there may be to look at when no connection came about with these settings. Of a server that was never reached,
+/// only the text tells why.
+pub(super) fn advice(cause: &Error, storage: &Storage) -> Option<&'static str> {
+    let text = cause.to_string();
+    if matches!(*cause.kind, ErrorKind::Authentication { .. }) {
+        return Some("see MONGO_DB_USER, MONGO_DB_PASSWORD and MONGO_DB_AUTH_SOURCE");
+    }
+    if text.to_ascii_lowercase().contains("certificate") {
+        return Some("see MONGO_DB_TLS_CA_FILE and MONGO_DB_TLS_CERT_KEY_FILE");
+    }
+    if text.contains("refused") {
+        return None;
+    }
+    if storage.mongo_tls {
+        return Some("MONGO_DB_TLS is on: the server must speak TLS");
+    }
+    text.contains("end of file").then_some("if the server wants TLS, set MONGO_DB_TLS")
 }

@@ -29,14 +29,11 @@ async fn options_of(changes: &[(&str, &str)]) -> ClientOptions {
 }
 
 async fn documents(settings: &Settings) -> Documents {
-    Documents::new(&settings.storage).await.unwrap()
+    Documents::connect(&settings.storage).await.unwrap()
 }
 
 async fn error_of(settings: &Settings) -> String {
-    match Documents::new(&settings.storage).await {
-        Ok(documents) => documents.ping().await.expect_err("it connects").to_string(),
-        Err(error) => error.to_string(),
-    }
+    Documents::connect(&settings.storage).await.err().expect("it connects").to_string()
 }
 
 #[tokio::test]
@@ -87,7 +84,7 @@ async fn a_connection_string_wins_and_the_settings_fill_what_it_leaves_open() {
 }
 
 #[tokio::test]
-async fn tls_is_checked_in_both_directions() {
+async fn tls_is_checked_in_both_directions_and_mistakes_are_called_so() {
     let files = Certificates::new();
     let server = Server::mongo_tls(&files);
     let (ca, other, both) = (files.path("ca.pem"), files.path("other-ca.pem"), files.path("client-both.pem"));
@@ -98,12 +95,21 @@ async fn tls_is_checked_in_both_directions() {
     documents(&external(NOBODY, NOBODY, &[("MONGO_DB_URI", &uri)])).await.ping().await.unwrap();
 
     let untrusted = [("MONGO_DB_TLS", "1"), ("MONGO_DB_TLS_CA_FILE", &*other), ("MONGO_DB_TLS_CERT_KEY_FILE", &*both)];
-    let error = error_of(&external(NOBODY, server.port, &untrusted)).await;
-    assert!(error.contains("certificate"), "{error}");
-    let anonymous = error_of(&external(NOBODY, server.port, &right[..2])).await;
-    assert!(!anonymous.is_empty());
-    let plain = error_of(&external(NOBODY, server.port, &[])).await;
-    assert!(!plain.is_empty());
+    let (anonymous, plain_server) = (&right[..2], Server::mongo());
+    for (port, changes, parts) in [
+        (server.port, &untrusted[..], ["invalid peer certificate", "MONGO_DB_TLS_CA_FILE"]),
+        (server.port, anonymous, ["CertificateRequired", "MONGO_DB_TLS_CERT_KEY_FILE"]),
+        (server.port, &[], ["end of file", "set MONGO_DB_TLS"]),
+        (plain_server.port, &right, ["No available servers", "MONGO_DB_TLS is on"]),
+        (
+            plain_server.port,
+            &[("MONGO_DB_USER", "u"), ("MONGO_DB_PASSWORD", "p")],
+            ["Authentication", "MONGO_DB_AUTH_SOURCE"],
+        ),
+    ] {
+        let error = error_of(&external(NOBODY, port, changes)).await;
+        assert!(parts.iter().all(|part| error.contains(part)), "{changes:?}: {error}");
+    }
 }
 
 /// Passes bytes on, slowly, and knows how many connections it had at most.

@@ -6,8 +6,8 @@
 use std::{fs, path::Path};
 
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
-    TlsCertificates, TlsMode,
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, RedisResult, TlsCertificates, TlsMode,
     cluster::{ClusterClient, ClusterClientBuilder},
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
@@ -127,4 +127,33 @@ fn certificates(storage: &Storage) -> RedisResult<TlsCertificates> {
     };
     let root_cert = storage.redis_tls_ca_file.as_deref().map(read).transpose()?;
     Ok(TlsCertificates { client_tls, root_cert })
+}
+
+/// What there may be to look at when no connection came about with these settings.
+pub(super) fn advice(cause: &RedisError, storage: &Storage) -> Option<&'static str> {
+    // Of a cluster's nodes, only the text tells why.
+    let text = cause.to_string();
+    let is_login = cause.kind() == ErrorKind::AuthenticationFailed
+        || ["NOAUTH", "WRONGPASS", "authentication failed"].iter().any(|part| text.contains(part));
+    if is_login && storage.redis_sentinels.is_empty() {
+        return Some("see REDIS_USERNAME and REDIS_PASSWORD");
+    }
+    if is_login {
+        return Some(
+            "see REDIS_USERNAME and REDIS_PASSWORD, and REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD for the Sentinels",
+        );
+    }
+    if cause.kind() == ErrorKind::MasterNameNotFoundBySentinel {
+        return Some("see REDIS_SENTINEL_MASTER, and whether the Sentinels take that master to be well");
+    }
+    if cause.is_connection_refusal() {
+        return None;
+    }
+    if storage.redis_tls {
+        return Some(
+            "REDIS_TLS is on: the server must speak TLS and show a certificate for this address, signed by an authority of REDIS_TLS_CA_FILE; it may want one too, REDIS_TLS_CERT_FILE",
+        );
+    }
+    (cause.is_connection_dropped() || cause.is_timeout() || cause.kind() == ErrorKind::Parse)
+        .then_some("if the server wants TLS, set REDIS_TLS")
 }
