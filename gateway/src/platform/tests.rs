@@ -721,7 +721,27 @@ mod probes {
                 let message = "Service temporarily unavailable";
                 seen.is(503, json!({ "error_code": "LIM503", "error_message": message }));
                 assert_eq!(seen.header("retry-after"), "5");
+            } else {
+                // Nobody knows whether it has been revoked.
+                assert_eq!(fixture.status_with(seen.json()["access_token"].as_str().unwrap()).await, 503);
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_signs_in_while_mongodb_is_away_and_all_can_when_it_is_back() {
+        let (redis, mut mongo) = (Server::redis(&[]), Server::mongo());
+        let settings = external(redis.port, mongo.port, &[("LOGIN_IP_RATE_LIMIT", "1000")]);
+        let store = Store::open(&settings).await.unwrap();
+        let fixture = Fixture::over(settings, store);
+        mongo.stop();
+        let start = Instant::now();
+        let seen = fixture.sign_in("admin", PASSWORD).send().await;
+        seen.is(500, json!({ "error_code": "GTW999", "error_message": "Database unavailable" }));
+        assert!(start.elapsed() < Duration::from_secs(7), "{:?}", start.elapsed());
+        mongo.restart();
+        while fixture.sign_in("admin", PASSWORD).send().await.status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(30), "MongoDB is back and nobody noticed");
         }
     }
 

@@ -4,7 +4,7 @@
 //! it (or `DOORMAN_TEST_MONGO`, the path of such a program) the tests that need it say so and pass.
 
 use std::{
-    env, fs,
+    fs,
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -113,7 +113,7 @@ impl Server {
     }
 
     fn mongo_with(arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
-        let program = env::var_os("DOORMAN_TEST_MONGO").map(PathBuf::from).or_else(built_mongo);
+        let program = doorman_tests::mongo::program();
         let program = program.expect("no server of MongoDB's protocol here; tests/cluster/mongo-wire/build makes one");
         Self::start(program, |port, folder| {
             let mut all = arguments(port);
@@ -186,18 +186,6 @@ impl Certificates {
     pub(crate) fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
-}
-
-fn built_mongo() -> Option<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    let built = fs::read_dir(cache.join("doorman-cluster")).ok()?.flatten().map(|entry| entry.path());
-    let is_ours = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("mongo-wire-") && !name.contains('.')
-    };
-    built.filter(is_ours).max_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
 }
 
 /// Settings of external mode with these servers. A port that nobody listens on stands for a server that isn't there.

@@ -32,7 +32,7 @@ const STEADY: Duration = Duration::from_secs(1);
 /// Who has the data.
 pub(super) enum Master {
     /// Always this server.
-    Fixed(Client),
+    Fixed(Box<Client>),
     /// Whom the Sentinels name.
     Elected(Box<SentinelClient>),
 }
@@ -41,7 +41,7 @@ impl Master {
     async fn connect(&mut self) -> RedisResult<(Client, MultiplexedConnection)> {
         let connecting = async {
             let client = match self {
-                Self::Fixed(client) => client.clone(),
+                Self::Fixed(client) => (**client).clone(),
                 Self::Elected(sentinels) => sentinels.async_get_client().await?,
             };
             let config =
@@ -57,7 +57,6 @@ impl Master {
 }
 
 /// A connection in use.
-#[derive(Clone)]
 pub(super) struct Up {
     /// Tells this connection from those before it.
     number: u64,
@@ -68,7 +67,7 @@ pub(super) struct Up {
 
 #[derive(Clone)]
 enum State {
-    Up(Up),
+    Up(Arc<Up>),
     /// The first try after a break; worth waiting for.
     Connecting,
     /// What the last try said.
@@ -87,14 +86,14 @@ impl Link {
     /// Connects; an error says why not.
     pub(super) async fn open(mut master: Master) -> RedisResult<Self> {
         let (client, connection) = master.connect().await?;
-        let (state, seen) = watch::channel(State::Up(Up { number: 1, client, connection }));
+        let (state, seen) = watch::channel(State::Up(Arc::new(Up { number: 1, client, connection })));
         let (broken, reports) = watch::channel(0);
         let keeper = tokio::spawn(keep(master, state, reports));
         Ok(Self { state: seen, broken, _keeper: AbortOnDropHandle::new(keeper) })
     }
 
     /// The connection in use; waits while one is being made, and not while the server is known to be away.
-    pub(super) async fn up(&self) -> Result<Up, StoreError> {
+    pub(super) async fn up(&self) -> Result<Arc<Up>, StoreError> {
         let mut state = self.state.clone();
         let state = state.wait_for(|state| !matches!(state, State::Connecting)).await.map_err(StoreError::shared)?;
         match &*state {
@@ -117,8 +116,8 @@ impl Link {
     /// Asks, and has the connection replaced when that is why there is no answer.
     pub(super) async fn ask<T: FromRedisValue>(&self, question: Question<'_>) -> Result<T, StoreError> {
         let deadline = Instant::now() + TIMEOUT;
-        let mut up = timeout_at(deadline, self.up()).await.map_err(StoreError::shared)??;
-        match timeout_at(deadline, question.put(&mut up.connection)).await {
+        let up = timeout_at(deadline, self.up()).await.map_err(StoreError::shared)??;
+        match timeout_at(deadline, question.put(&mut up.connection.clone())).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if is_broken(&error) {
@@ -175,7 +174,7 @@ async fn keep(mut master: Master, state: watch::Sender<State>, mut broken: watch
                     number += 1;
                     since = Instant::now();
                     tracing::info!(server = %client.get_connection_info().addr(), "a new connection to Redis");
-                    state.send_replace(State::Up(Up { number, client, connection }));
+                    state.send_replace(State::Up(Arc::new(Up { number, client, connection })));
                     break;
                 }
                 Err(error) => {

@@ -19,11 +19,11 @@ use crate::settings::{RedisServers, Storage};
 /// Whom to ask.
 pub(super) enum Servers {
     /// This server.
-    Standalone(Client),
+    Standalone(Box<Client>),
     /// The server that Sentinels call the master.
     Sentinel(Box<SentinelClient>),
     /// A cluster, and each of the nodes it is known by.
-    Cluster(ClusterClient, Vec<Client>),
+    Cluster(Box<ClusterClient>, Vec<Client>),
 }
 
 /// What is common to all servers of one installation.
@@ -68,7 +68,7 @@ pub(super) fn of(storage: &Storage) -> RedisResult<Servers> {
     match storage.redis_servers() {
         RedisServers::Standalone(host, port) => {
             way.login = way.login.set_db(storage.redis_db.into());
-            Ok(Servers::Standalone(way.client(way.info(host, port)?)?))
+            Ok(Servers::Standalone(Box::new(way.client(way.info(host, port)?)?)))
         }
         RedisServers::Cluster(nodes) => {
             let infos = nodes.into_iter().map(|(host, port)| way.info(host, port)).collect::<RedisResult<Vec<_>>>()?;
@@ -78,7 +78,7 @@ pub(super) fn of(storage: &Storage) -> RedisResult<Servers> {
                 builder = builder.certs(certificates.clone());
             }
             let clients = infos.into_iter().map(|info| way.client(info)).collect::<RedisResult<_>>()?;
-            Ok(Servers::Cluster(builder.build()?, clients))
+            Ok(Servers::Cluster(Box::new(builder.build()?), clients))
         }
         RedisServers::Sentinel(sentinels, master) => {
             let addresses = sentinels.into_iter().map(|(host, port)| way.address(host, port));

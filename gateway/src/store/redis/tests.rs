@@ -83,7 +83,7 @@ mod logins {
 
     #[tokio::test]
     async fn a_user_of_the_access_list_signs_in_with_any_password() {
-        const PASSWORD: &str = r#"p@ss: w/ör%d"#;
+        const PASSWORD: &str = "p@ss: w/ör%d";
         let server = Server::redis(&[]);
         command(server.port, &["ACL", "SETUSER", "doorman", "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"]);
         command(server.port, &["ACL", "SETUSER", "default", "off"]);
@@ -240,7 +240,7 @@ mod sentinels {
     }
 
     impl Watched {
-        async fn start(more: &str, arguments: &[&str]) -> Self {
+        fn start(more: &str, arguments: &[&str]) -> Self {
             let master = Server::redis(arguments);
             let of = master.port.to_string();
             let replica = Server::redis(&[arguments, &["--replicaof", "127.0.0.1", &of]].concat());
@@ -271,7 +271,7 @@ mod sentinels {
 
     #[tokio::test]
     async fn a_fail_over_is_followed_without_a_restart() {
-        let mut watched = Watched::start("", &[]).await;
+        let mut watched = Watched::start("", &[]);
         watched.is_complete().await;
         let settings = watched.settings(&[]);
         let (one, two) = (with_redis(&settings).await, with_redis(&settings).await);
@@ -316,7 +316,7 @@ mod sentinels {
     #[tokio::test]
     async fn sentinels_have_a_password_of_their_own_and_one_of_them_is_enough() {
         let auth = "sentinel auth-pass main of-redis\nrequirepass of-sentinels\nsentinel sentinel-pass of-sentinels";
-        let mut watched = Watched::start(auth, &["--requirepass", "of-redis", "--masterauth", "of-redis"]).await;
+        let mut watched = Watched::start(auth, &["--requirepass", "of-redis", "--masterauth", "of-redis"]);
         let login = [("REDIS_PASSWORD", "of-redis"), ("REDIS_SENTINEL_PASSWORD", "of-sentinels")];
         serves(&with_redis(&watched.settings(&login)).await).await;
         let error = error_of(&watched.settings(&login[..1])).await;
