@@ -136,6 +136,17 @@ impl Server {
     /// SIGSTOP: it takes connections and answers nothing.
     pub(crate) fn hang(&self) {
         self.signal("-STOP");
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let is_stopped = |thread: fs::DirEntry| {
+            // A thread that has ended meanwhile answers nothing either.
+            let text = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            text.rsplit_once(')').is_none_or(|(_, state)| state.starts_with(" T"))
+        };
+        let start = Instant::now();
+        while !threads().all(is_stopped) {
+            assert!(start.elapsed() < Duration::from_secs(10), "it does not stop");
+            sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT: it goes on where it hung.

@@ -85,7 +85,10 @@ mod logins {
     async fn a_user_of_the_access_list_signs_in_with_any_password() {
         const PASSWORD: &str = "p@ss: w/ör%d";
         let server = Server::redis(&[]);
-        command(server.port, &["ACL", "SETUSER", "doorman", "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"]);
+        let password = format!(">{PASSWORD}");
+        let rights = ["~*", "&doorman:changes", "+@read", "+@write", "+@connection", "+@transaction", "+@scripting"];
+        let user = ["ACL", "SETUSER", "doorman", "on", &password, "+@pubsub"];
+        command(server.port, &[&user[..], &rights[..]].concat());
         command(server.port, &["ACL", "SETUSER", "default", "off"]);
         let login = [("REDIS_USERNAME", "doorman"), ("REDIS_PASSWORD", PASSWORD)];
         serves(&with_redis(&external(server.port, NOBODY, &login)).await).await;
@@ -245,6 +248,11 @@ mod sentinels {
             let of = master.port.to_string();
             let replica = Server::redis(&[arguments, &["--replicaof", "127.0.0.1", &of]].concat());
             let sentinels: Vec<_> = (0..3).map(|_| Server::sentinel(master.port, 2, more)).collect();
+            for sentinel in sentinels.iter().filter(|_| more.is_empty()) {
+                // They look every ten seconds otherwise.
+                let periods = ["INFO-PERIOD", "200", "PUBLISH-PERIOD", "200", "ASK-PERIOD", "200"];
+                command(sentinel.port, &[&["SENTINEL", "DEBUG"], &periods[..]].concat());
+            }
             Self { master, replica, sentinels }
         }
 
