@@ -236,7 +236,15 @@ pub enum StorageMode {
 /// How to reach Redis.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.mode != 'Sentinel' || has(self.masterName)", "Sentinel mode needs masterName"))]
+#[x_kube(
+    validation = ("self.mode != 'Sentinel' || has(self.masterName)", "Sentinel mode needs masterName"),
+    validation = ("self.mode == 'Sentinel' || (!has(self.masterName) && !has(self.sentinelUsername) && !has(self.sentinelPasswordSecretRef))", "masterName, sentinelUsername and sentinelPasswordSecretRef belong to Sentinel mode"),
+    validation = ("self.mode != 'Standalone' || self.hosts.size() == 1", "Standalone mode has one host"),
+    validation = ("self.mode != 'Cluster' || !has(self.db) || self.db == 0", "a cluster has only database 0"),
+    validation = ("!has(self.username) || has(self.passwordSecretRef)", "username goes with passwordSecretRef"),
+    validation = ("!has(self.sentinelUsername) || has(self.sentinelPasswordSecretRef)", "sentinelUsername goes with sentinelPasswordSecretRef"),
+    validation = ("(has(self.tls) && self.tls) || (!has(self.caSecretRef) && !has(self.clientCertificateSecretRef))", "caSecretRef and clientCertificateSecretRef go with tls: true")
+)]
 pub struct RedisSpec {
     /// Shape of the Redis installation.
     pub mode: RedisMode,
@@ -251,12 +259,29 @@ pub struct RedisSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub master_name: Option<String>,
-    /// `true` connects by TLS. Absent: false.
+    /// `true` connects by TLS, to Sentinels too. Absent: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<bool>,
+    /// Secret with the authorities the servers are trusted by; key `ca.crt` unless named. Absent: those of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// Secret of type `kubernetes.io/tls` with the certificate that is shown to the servers. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<SecretRef>,
+    /// User of the access control list. Absent: the default user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub username: Option<String>,
     /// Secret with the password; key `password` unless named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
+    /// User of the Sentinels. Absent: the default user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub sentinel_username: Option<String>,
+    /// Secret with the password of the Sentinels; key `password` unless named. Absent: they ask for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel_password_secret_ref: Option<SecretKeyRef>,
 }
 
 /// Shapes of a Redis installation.
@@ -275,7 +300,10 @@ pub enum RedisMode {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("has(self.hosts) != has(self.uriSecretRef)", "set either mongo.hosts or mongo.uriSecretRef"),
-    validation = ("!has(self.uriSecretRef) || (!has(self.replicaSet) && !has(self.credentialsSecretRef))", "with uriSecretRef the URI says replica set and credentials")
+    validation = ("!has(self.uriSecretRef) || (!has(self.replicaSet) && !has(self.credentialsSecretRef) && !has(self.authSource))", "with uriSecretRef the URI says replica set and credentials"),
+    validation = ("!has(self.authSource) || has(self.credentialsSecretRef)", "authSource goes with credentialsSecretRef"),
+    validation = ("has(self.uriSecretRef) || (has(self.tls) && self.tls) || (!has(self.caSecretRef) && !has(self.clientCertificateSecretRef))", "caSecretRef and clientCertificateSecretRef go with tls: true"),
+    validation = ("!has(self.maxPoolSize) || !has(self.minPoolSize) || self.minPoolSize <= self.maxPoolSize", "minPoolSize must not exceed maxPoolSize")
 )]
 pub struct MongoSpec {
     /// `host:port` of the members.
@@ -292,6 +320,28 @@ pub struct MongoSpec {
     /// Secret with the keys `username` and `password`. Absent: no login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+    /// Database that knows the user. Absent: `doorman`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub auth_source: Option<String>,
+    /// `true` connects by TLS. Absent: false, or as the URI says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<bool>,
+    /// Secret with the authorities the servers are trusted by; key `ca.crt` unless named. Absent: the well-known ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// Secret with the certificate that is shown to the servers and its key, as one PEM text; key `tls-combined.pem`
+    /// unless named. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<SecretKeyRef>,
+    /// Most connections of a pod to each server. Absent: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_pool_size: Option<i32>,
+    /// Connections of a pod that are kept open to each server. Absent: 5, or `maxPoolSize` if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub min_pool_size: Option<i32>,
 }
 
 /// Where and how often memory is dumped.
@@ -488,7 +538,7 @@ pub struct LimitsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_multipart_bytes: Option<i64>,
-    /// What limits do while their store can't be reached: `Open` lets calls pass, `Closed` refuses. Credits are always closed. Absent: `Open`.
+    /// What limits do while Redis can't be reached: `Open` counts in each pod, `Closed` refuses. Credits are always closed. Absent: `Open`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_mode: Option<FailMode>,
 }
@@ -496,7 +546,7 @@ pub struct LimitsSpec {
 /// What limits do without their store.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailMode {
-    /// Calls pass.
+    /// Each pod counts for itself.
     Open,
     /// Calls are refused.
     Closed,
@@ -748,14 +798,6 @@ pub fn validate(spec: &DoormanGatewaySpec) -> Vec<FieldError> {
             spec.platform.as_ref().is_some_and(|p| p.definitions == Some(Definitions::ReadWrite)),
             "spec.platform.definitions",
         ),
-        (spec.limits.as_ref().is_some_and(|limits| limits.fail_mode.is_some()), "spec.limits.failMode"),
-        (
-            spec.storage
-                .redis
-                .as_ref()
-                .is_some_and(|redis| redis.mode != RedisMode::Standalone || redis.tls == Some(true)),
-            "spec.storage.redis",
-        ),
     ];
     for (_, field) in unsupported.iter().filter(|(present, _)| *present) {
         errors.push(FieldError::unsupported(*field, "not served by this version; remove the field"));
@@ -812,13 +854,26 @@ pub fn place_of(setting: &str) -> Option<&'static str> {
         "REDIS_HOST" | "REDIS_PORT" => "spec.storage.redis.hosts",
         "REDIS_DB" => "spec.storage.redis.db",
         "REDIS_TLS" => "spec.storage.redis.tls",
+        "REDIS_TLS_CA_FILE" => "spec.storage.redis.caSecretRef",
+        "REDIS_TLS_CERT_FILE" | "REDIS_TLS_KEY_FILE" => "spec.storage.redis.clientCertificateSecretRef",
+        "REDIS_USERNAME" => "spec.storage.redis.username",
         "REDIS_PASSWORD" => "spec.storage.redis.passwordSecretRef",
-        "REDIS_SENTINEL_HOSTS" | "REDIS_SENTINEL_MASTER" => "spec.storage.redis.mode",
+        "REDIS_CLUSTER" | "REDIS_SENTINEL_HOSTS" => "spec.storage.redis.mode",
+        "REDIS_SENTINEL_MASTER" => "spec.storage.redis.masterName",
+        "REDIS_SENTINEL_USERNAME" => "spec.storage.redis.sentinelUsername",
+        "REDIS_SENTINEL_PASSWORD" => "spec.storage.redis.sentinelPasswordSecretRef",
+        "DOORMAN_LIMITS_FAIL_MODE" => "spec.limits.failMode",
         "MONGO_DB_HOSTS" => "spec.storage.mongo.hosts",
         "MONGO_REPLICA_SET_NAME" => "spec.storage.mongo.replicaSet",
         "MONGO_DB_URI" => "spec.storage.mongo.uriSecretRef",
         "MONGO_DB_USER" | "MONGO_DB_PASSWORD" => "spec.storage.mongo.credentialsSecretRef",
         "JWT_SECRET_KEY" | "JWT_KEYS" | "DOORMAN_JWT_KEYS_DIR" => "spec.keys.jwt",
+        "MONGO_DB_AUTH_SOURCE" => "spec.storage.mongo.authSource",
+        "MONGO_DB_TLS" => "spec.storage.mongo.tls",
+        "MONGO_DB_TLS_CA_FILE" => "spec.storage.mongo.caSecretRef",
+        "MONGO_DB_TLS_CERT_KEY_FILE" => "spec.storage.mongo.clientCertificateSecretRef",
+        "MONGO_DB_MAX_POOL_SIZE" => "spec.storage.mongo.maxPoolSize",
+        "MONGO_DB_MIN_POOL_SIZE" => "spec.storage.mongo.minPoolSize",
         "TOKEN_ENCRYPTION_KEY" => "spec.keys.tokenEncryption",
         "MEM_ENCRYPTION_KEY" => "spec.keys.memoryEncryption",
         "DOORMAN_ADMIN_EMAIL" => "spec.admin.email",

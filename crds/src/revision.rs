@@ -99,6 +99,28 @@ pub struct RevisionReport {
     pub rejected: Vec<Rejection>,
     /// How many objects are rejected in all.
     pub rejected_total: usize,
+    /// Which stores this pod reaches; absent when everything is in its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stores: Option<Stores>,
+}
+
+/// Whether a pod's stores answered it when it last asked them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stores {
+    /// The store of documents.
+    pub mongodb: bool,
+    /// The store of counters and revocations.
+    pub redis: bool,
+}
+
+impl Stores {
+    /// The products that don't answer.
+    pub fn missing(self) -> impl Iterator<Item = &'static str> {
+        [("MongoDB", self.mongodb), ("Redis", self.redis)]
+            .into_iter()
+            .filter(|(_, is_there)| !is_there)
+            .map(|(name, _)| name)
+    }
 }
 
 /// An object a pod does not serve.

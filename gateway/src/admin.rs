@@ -4,11 +4,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -42,8 +44,18 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/revision", get(revision))
         .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
         .with_state(Admin { gateway, reports });
     axum::serve(listener, router).await
+}
+
+/// For the pods' readiness probe. The port opens when the first snapshot is served; stores don't count, because calls
+/// that need none flow without them.
+async fn ready(State(admin): State<Admin>) -> Response {
+    if admin.gateway.draining.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response();
+    }
+    "ok".into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -165,6 +165,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Too many sign-ins or registrations from one address.",
         "Wait as long as `Retry-After` says; see `LOGIN_IP_RATE_*` and `REGISTER_IP_RATE_*`.",
     ),
+    (
+        "LIM503",
+        "503",
+        "What is limited can't be counted: Redis is away and `DOORMAN_LIMITS_FAIL_MODE` is `Closed`.",
+        "See to Redis; try again after `Retry-After`.",
+    ),
     ("PAG001", "400", "There is no such page, or its size is out of bounds.", "See `MAX_PAGE_SIZE`."),
     ("MEM001", "400", "Only memory mode has memory dumps.", "Back up MongoDB instead."),
     ("MEM002", "400", "There is no key to encrypt dumps with.", "Set `MEM_ENCRYPTION_KEY`."),
@@ -272,6 +278,13 @@ const ROUTES: &[(&str, &str, &str, &str, &str)] = &[
         "What the process serves and what it rejects; with `?watch=true` one line for each change.",
     ),
     ("GET", "/livez", "admin", "the cluster", "The admin port answers."),
+    (
+        "GET",
+        "/readyz",
+        "admin",
+        "the cluster",
+        "Takes traffic: a snapshot is served and the process is not about to stop. Stores don't count.",
+    ),
 ];
 
 /// Files and contents.
@@ -281,7 +294,8 @@ fn pages() -> [(&'static str, String); 3] {
         "Refusals are JSON: `error_code` and `error_message`. The request id of the headers `X-Request-ID` and `request_id` finds\nthe cause in the log.",
     );
     errors.push_str("| Code | Status | When | What to do |\n|---|---|---|---|\n");
-    for (code, status, when, what) in CODES {
+    let sorted: BTreeSet<_> = CODES.iter().collect();
+    for (code, status, when, what) in sorted {
         let _ = writeln!(errors, "| `{code}` | {status} | {when} | {what} |");
     }
     let mut routes = page(

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use doorman_crds::revision::{Rejection, RevisionReport};
+use doorman_crds::revision::{Rejection, RevisionReport, Stores};
 use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -66,6 +66,8 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
+    let metrics = Metrics::with(store.fallbacks());
+    let mut health = store.health_changes();
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
     let identity = Arc::new(Identity::new(&settings, store.clone())?);
@@ -95,10 +97,16 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         platform,
         settings,
         snapshot,
-        metrics: Metrics::default(),
+        metrics,
         draining: AtomicBool::new(false),
     });
-    let (reports, seen_reports) = watch::channel(Arc::default());
+    let (reports, seen_reports) = watch::channel::<Arc<RevisionReport>>(Arc::default());
+    let (reporter, reporting) = (gateway.clone(), reports.clone());
+    tokio::spawn(async move {
+        while health.changed().await.is_ok() {
+            reporting.send_modify(|report| Arc::make_mut(report).stores = stores(&reporter));
+        }
+    });
     let mut publisher = Publisher { gateway: gateway.clone(), reports, compiler: Some(compiler), definitions, stored };
     publisher.publish().await?;
     tokio::spawn(publisher.follow());
@@ -227,9 +235,20 @@ fn serve(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapsh
     gateway.metrics.apis_served.set(count(snapshot.served));
     gateway.metrics.objects_rejected.set(count(snapshot.rejected.len()));
     gateway.metrics.snapshots.inc();
-    let report = Arc::new(snapshot.report());
+    let mut report = snapshot.report();
     gateway.snapshot.store(Arc::new(snapshot));
-    reports.send_replace(report);
+    reports.send_modify(|seen| {
+        // Looked up while nobody else writes, so that a change in this moment is not taken back.
+        report.stores = stores(gateway);
+        *seen = Arc::new(std::mem::take(&mut report));
+    });
+}
+
+/// What the operator is told of the stores; nothing when all is in this process.
+fn stores(gateway: &Gateway) -> Option<Stores> {
+    let store = gateway.identity.store();
+    let health = store.health();
+    (store.mode() != "memory").then_some(Stores { mongodb: health.mongodb, redis: health.redis })
 }
 
 /// A thread and a runtime of its own for the admin port.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -296,6 +297,7 @@ async fn no_request_is_lost_when_the_gateway_drains() -> Result<()> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     gateway.terminate()?;
     eventually(gateway.url("/platform/monitor/readiness"), |status, _| status == 503).await?;
+    assert_eq!(get(gateway.admin_url("/readyz")).await?.0, 503);
     tokio::time::sleep(Duration::from_secs(1)).await;
     // Still inside the drain window: everybody who asked was served.
     load.stop();
@@ -318,6 +320,99 @@ async fn a_call_in_flight_outlives_the_listener() -> Result<()> {
     let (status, _) = call.await??;
     assert_eq!(status, 200);
     assert!(gateway.wait()?.success());
+    Ok(())
+}
+
+/// A server on a port that stays its own over restarts; ends with its owner.
+struct Neighbour {
+    command: Command,
+    child: Child,
+}
+
+impl Neighbour {
+    fn start(mut command: Command) -> Result<Self> {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().with_context(|| format!("{command:?}"))?;
+        Ok(Self { command, child })
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.child = self.command.spawn()?;
+        Ok(())
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+#[tokio::test]
+async fn without_its_stores_a_gateway_stays_ready_and_serves_what_needs_none() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (redis_address, mongo_address) = (free_address()?, free_address()?);
+    let mut redis = Command::new("redis-server");
+    redis.args(["--port", &redis_address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    let mut redis = Neighbour::start({
+        redis.current_dir(folder.path());
+        redis
+    })?;
+    let program = doorman_tests::mongo::program().context("tests/cluster/mongo-wire/build makes the server")?;
+    let mut mongo = Command::new(program);
+    mongo.arg(format!("-listen={mongo_address}")).arg(format!("-data={}", folder.path().display()));
+    let mut mongo = Neighbour::start(mongo)?;
+
+    let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let gateway = Start::new(BINARY)?
+        .with("MEM_OR_EXTERNAL", "REDIS")
+        .with("REDIS_HOST", redis_address.to_string())
+        .with("MONGO_DB_HOSTS", mongo_address.to_string())
+        .manifest("a.yaml", &api("a", upstream.address(), ""))?
+        .run()?;
+    let reaches = async |mongodb: bool, redis: bool| {
+        let stores = serde_json::json!({ "mongodb": mongodb, "redis": redis });
+        eventually(gateway.admin_url("/revision"), |_, report| report["stores"] == stores).await?;
+        let expected = if mongodb && redis { 200 } else { 503 };
+        assert_eq!(get(gateway.url("/platform/monitor/readiness")).await?.0, expected);
+        assert_eq!(get(gateway.admin_url("/readyz")).await?.0, 200);
+        assert_eq!(get(gateway.url("/api/rest/a/v1/echo")).await?.0, 200);
+        anyhow::Ok(())
+    };
+    reaches(true, true).await?;
+    redis.stop()?;
+    reaches(true, false).await?;
+    mongo.stop()?;
+    reaches(false, false).await?;
+    redis.start_again()?;
+    mongo.start_again()?;
+    reaches(true, true).await
+}
+
+#[test]
+fn a_start_with_a_wrong_password_says_which_settings_to_look_at() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let address = free_address()?;
+    let mut redis = Command::new("redis-server");
+    redis.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--requirepass", "right"]);
+    redis.current_dir(folder.path());
+    let _redis = Neighbour::start(redis)?;
+    let output = Start::new(BINARY)?
+        .with("MEM_OR_EXTERNAL", "REDIS")
+        .with("REDIS_HOST", address.to_string())
+        .with("REDIS_PASSWORD", "a-wrong-one")
+        .with("MONGO_DB_HOSTS", "127.0.0.1:1")
+        .fail()?;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("see REDIS_USERNAME and REDIS_PASSWORD"), "{text}");
+    assert!(text.contains("Cannot connect to MongoDB at 127.0.0.1:1 after 3 tries"), "{text}");
+    assert!(!text.contains("a-wrong-one"), "{text}");
     Ok(())
 }
 

@@ -51,6 +51,8 @@ const ACCOUNT_LIMITED: &str = "AUTH009";
 const FORBIDDEN: (&str, &str) = ("AUTH900", "You do not have permission to manage auth");
 /// Too many sign-ins from one address.
 const RATE_LIMITED: &str = "IP_RATE_LIMIT";
+/// Whether there are too many can't be known, and `DOORMAN_LIMITS_FAIL_MODE` is `Closed`.
+const LIMIT_UNKNOWN: &str = "LIM503";
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -192,7 +194,8 @@ impl Attempt {
         // People type passwords where names belong; those must not end in a store of counters.
         let counter = format!("login_failures:{}", fingerprint(login));
         let limit = u64::from(sessions.account_rate_limit.get());
-        if platform.identity.store().count(&counter, window, now).await <= limit {
+        let count = platform.identity.store().count(&counter, window, now).await;
+        if count.map_err(|error| uncounted(&error))? <= limit {
             return Ok(Self { counter, window, now });
         }
         tracing::warn!(account = counter, "Too many failed sign-ins with one name");
@@ -260,6 +263,13 @@ fn limited_address(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What can't be counted is refused, where the settings say so.
+fn uncounted(error: &StoreError) -> Problem {
+    tracing::warn!(%error, "a sign-in was refused: it can't be counted");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, LIMIT_UNKNOWN, Denied::Unavailable.reason())
+        .header(header::RETRY_AFTER, 5)
+}
+
 /// Counts an attempt, of one kind in one window. The headers tell how many are left.
 async fn limit_address(
     platform: &Platform,
@@ -274,7 +284,7 @@ async fn limit_address(
     let (limit, now) = (u64::from(limit), now());
     let window = Window::at(now, window);
     let counter = format!("ip_rate_limit:{kind}{}", limited_address(address));
-    let count = platform.identity.store().count(&counter, window, now).await;
+    let count = platform.identity.store().count(&counter, window, now).await.map_err(|error| uncounted(&error))?;
     let told = [(LIMIT, limit.into()), (REMAINING, limit.saturating_sub(count).into()), (RESET, window.end().into())];
     if count <= limit {
         return Ok(told.into_iter().collect());

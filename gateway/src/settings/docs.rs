@@ -48,7 +48,7 @@ pub fn render_markdown() -> String {
         }
     }
     page.push_str(
-        "\nWherever `SSL_CERTFILE` and `SSL_KEYFILE` are set, a file that can't be read and a key that isn't the certificate's are refused too.\n",
+        "\nWherever `SSL_CERTFILE` and `SSL_KEYFILE`, or files for TLS to a store, are set, a file that can't be read and a key that isn't the certificate's are refused too.\n",
     );
     page
 }

@@ -153,18 +153,35 @@ guards! {
         "use MEM_OR_EXTERNAL=REDIS when more than one process or a lasting store is needed",
         |s| s.is_production() && s.storage.is_memory();
     Refuse "REDIS_HOST", "is not set in production with external storage", "set the address of Redis",
-        |s| s.is_production() && !s.storage.is_memory() && s.storage.redis_hosts.is_empty();
+        |s| s.is_production() && !s.storage.is_memory() && s.storage.redis_hosts.is_empty()
+            && s.storage.redis_sentinels.is_empty();
+    Refuse "REDIS_HOST", "is set, and so is REDIS_SENTINEL_HOSTS", "keep one of the two",
+        |s| !s.storage.is_memory() && !s.storage.redis_hosts.is_empty() && !s.storage.redis_sentinels.is_empty();
+    Refuse "REDIS_CLUSTER", "is on while REDIS_HOST is not set", "set REDIS_HOST to addresses of the cluster",
+        |s| !s.storage.is_memory() && s.storage.redis_cluster && s.storage.redis_hosts.is_empty();
     Refuse "REDIS_DB", "is not 0 with a Redis Cluster, which has only database 0", "leave it unset",
-        |s| !s.storage.is_memory() && s.storage.redis_hosts.len() > 1 && s.storage.redis_db != 0;
+        |s| !s.storage.is_memory() && (s.storage.redis_hosts.len() > 1 || s.storage.redis_cluster)
+            && s.storage.redis_db != 0;
+    Refuse "REDIS_USERNAME", "is set while REDIS_PASSWORD is not", "set the password too, or neither",
+        |s| !s.storage.is_memory() && s.storage.redis_user.is_some() && s.storage.redis_password.is_none();
     Warn "REDIS_PASSWORD", "is unset: anyone who reaches Redis can change counters and revocations",
         "set a password on Redis and here",
         |s| !s.storage.is_memory() && s.storage.redis_password.is_none();
-    Refuse "REDIS_TLS", "is on, and this version can't connect to Redis over TLS yet",
-        "leave it unset and protect the connection otherwise",
-        |s| !s.storage.is_memory() && s.storage.redis_tls;
-    Refuse "REDIS_SENTINEL_HOSTS", "is set, and this version can't follow Redis Sentinels yet",
-        "set REDIS_HOST to an address that leads to the current master",
-        |s| !s.storage.is_memory() && !s.storage.redis_sentinels.is_empty();
+    Refuse "REDIS_SENTINEL_MASTER", "is not set while REDIS_SENTINEL_HOSTS is", "set the name of the master, such as mymaster",
+        |s| !s.storage.is_memory() && !s.storage.redis_sentinels.is_empty() && s.storage.redis_sentinel_master.is_none();
+    Refuse "REDIS_SENTINEL_HOSTS", "is not set while another setting of the Sentinels is", "set their addresses, or remove the other",
+        |s| !s.storage.is_memory() && s.storage.redis_sentinels.is_empty() && (s.storage.redis_sentinel_master.is_some()
+            || s.storage.redis_sentinel_user.is_some() || s.storage.redis_sentinel_password.is_some());
+    Refuse "REDIS_SENTINEL_USERNAME", "is set while REDIS_SENTINEL_PASSWORD is not", "set the password too, or neither",
+        |s| !s.storage.is_memory() && s.storage.redis_sentinel_user.is_some() && s.storage.redis_sentinel_password.is_none();
+    Refuse "REDIS_TLS", "is off while a file for it is given: the connection would be plain",
+        "set REDIS_TLS=true, or remove REDIS_TLS_CA_FILE, REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE",
+        |s| !s.storage.is_memory() && !s.storage.redis_tls && (s.storage.redis_tls_ca_file.is_some() || s.storage.redis_tls_cert_file.is_some()
+            || s.storage.redis_tls_key_file.is_some());
+    Refuse "REDIS_TLS_CERT_FILE", "is unset while REDIS_TLS_KEY_FILE is set", "set both or neither",
+        |s| !s.storage.is_memory() && s.storage.redis_tls_key_file.is_some() && s.storage.redis_tls_cert_file.is_none();
+    Refuse "REDIS_TLS_KEY_FILE", "is unset while REDIS_TLS_CERT_FILE is set", "set both or neither",
+        |s| !s.storage.is_memory() && s.storage.redis_tls_cert_file.is_some() && s.storage.redis_tls_key_file.is_none();
     Refuse "MONGO_DB_HOSTS", "is not set with external storage, and neither is MONGO_DB_URI",
         "set the addresses of MongoDB",
         |s| !s.storage.is_memory() && s.storage.mongo_hosts.is_empty() && s.storage.mongo_uri.is_none();
@@ -177,6 +194,12 @@ guards! {
         "keep one of the two",
         |s| s.storage.mongo_uri.is_some() && (!s.storage.mongo_hosts.is_empty() || s.storage.mongo_user.is_some()
             || s.storage.mongo_password.is_some() || s.storage.mongo_replica_set.is_some());
+    Refuse "MONGO_DB_TLS", "is off while a file for it is given: the connection would be plain",
+        "set MONGO_DB_TLS=true, or remove MONGO_DB_TLS_CA_FILE and MONGO_DB_TLS_CERT_KEY_FILE",
+        |s| !s.storage.is_memory() && !s.storage.mongo_tls && s.storage.mongo_uri.is_none()
+            && (s.storage.mongo_tls_ca_file.is_some() || s.storage.mongo_tls_client_file.is_some());
+    Refuse "MONGO_DB_MIN_POOL_SIZE", "is above MONGO_DB_MAX_POOL_SIZE", "lower it, or raise the other",
+        |s| !s.storage.is_memory() && s.storage.mongo_min_pool > s.storage.mongo_max_pool.get();
     Refuse "MONGO_DB_USER", "is unset while MONGO_DB_PASSWORD is set", "set both or neither",
         |s| !s.storage.is_memory() && s.storage.mongo_password.is_some() && s.storage.mongo_user.is_none();
     Refuse "MONGO_DB_PASSWORD", "is unset while MONGO_DB_USER is set", "set both or neither",
@@ -219,28 +242,60 @@ pub(super) fn apply(settings: &Settings, errors: &mut Vec<Finding>, warnings: &m
     if errors.iter().any(|error| error.variable == "JWT_SECRET_KEY") {
         errors.extend(warnings.extract_if(.., |warning| warning.variable == "JWT_KEYS"));
     }
-    if let (Some(certificate), Some(key)) = (&settings.server.certificate_file, &settings.server.key_file) {
-        certificate_pair(certificate, key, errors);
+    let (server, storage) = (&settings.server, &settings.storage);
+    let pairs = [
+        (("SSL_CERTFILE", &server.certificate_file), ("SSL_KEYFILE", &server.key_file)),
+        (("REDIS_TLS_CERT_FILE", &storage.redis_tls_cert_file), ("REDIS_TLS_KEY_FILE", &storage.redis_tls_key_file)),
+        (
+            ("MONGO_DB_TLS_CERT_KEY_FILE", &storage.mongo_tls_client_file),
+            ("MONGO_DB_TLS_CERT_KEY_FILE", &storage.mongo_tls_client_file),
+        ),
+    ];
+    for ((certificate, certificate_file), (key, key_file)) in pairs {
+        if let (Some(certificate_file), Some(key_file)) = (certificate_file, key_file) {
+            certificate_pair((certificate, certificate_file), (key, key_file), errors);
+        }
+    }
+    let authorities =
+        [("REDIS_TLS_CA_FILE", &storage.redis_tls_ca_file), ("MONGO_DB_TLS_CA_FILE", &storage.mongo_tls_ca_file)];
+    for (variable, file) in authorities {
+        if let Some(file) = file
+            && let Err(problem) = certificates(file)
+        {
+            errors.push(Finding::new(variable, problem, "name a readable PEM file with the authority's certificate"));
+        }
+    }
+}
+
+/// The certificates of a file, at least one; else what is wrong with it.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    match CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        no_chain => {
+            let why = no_chain.err().map(|error| format!(": {error}")).unwrap_or_default();
+            Err(format!("{} holds no readable certificate{why}", file.display()))
+        }
     }
 }
 
 /// Both files readable, and the key that of the certificate.
-fn certificate_pair(certificate_file: &Path, key_file: &Path, errors: &mut Vec<Finding>) {
+fn certificate_pair(
+    (certificate, certificate_file): (&str, &Path),
+    (key_variable, key_file): (&str, &Path),
+    errors: &mut Vec<Finding>,
+) {
     let key = match PrivateKeyDer::from_pem_file(key_file) {
         Ok(key) => Some(key),
         Err(error) => {
             let problem = format!("{} holds no readable private key: {error}", key_file.display());
-            errors.push(Finding::new("SSL_KEYFILE", problem, "name a readable PEM file with the private key"));
+            errors.push(Finding::new(key_variable, problem, "name a readable PEM file with the private key"));
             None
         }
     };
-    let chain = CertificateDer::pem_file_iter(certificate_file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = match chain {
-        Ok(chain) if !chain.is_empty() => chain,
-        no_chain => {
-            let why = no_chain.err().map(|error| format!(": {error}")).unwrap_or_default();
-            let problem = format!("{} holds no readable certificate{why}", certificate_file.display());
-            errors.push(Finding::new("SSL_CERTFILE", problem, "name a readable PEM file with the certificate chain"));
+    let chain = match certificates(certificate_file) {
+        Ok(chain) => chain,
+        Err(problem) => {
+            errors.push(Finding::new(certificate, problem, "name a readable PEM file with the certificate chain"));
             return;
         }
     };
@@ -248,12 +303,12 @@ fn certificate_pair(certificate_file: &Path, key_file: &Path, errors: &mut Vec<F
     match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
         Ok(_) => {}
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            let problem = format!("{} is not the key of the certificate in SSL_CERTFILE", key_file.display());
-            errors.push(Finding::new("SSL_KEYFILE", problem, "name the certificate and the key of one pair"));
+            let problem = format!("{} is not the key of the certificate in {certificate}", key_file.display());
+            errors.push(Finding::new(key_variable, problem, "name the certificate and the key of one pair"));
         }
         Err(error) => {
             let problem = format!("{} can't be used with its key: {error}", certificate_file.display());
-            errors.push(Finding::new("SSL_CERTFILE", problem, "name a certificate and key that TLS supports"));
+            errors.push(Finding::new(certificate, problem, "name a certificate and key that TLS supports"));
         }
     }
 }

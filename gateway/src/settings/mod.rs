@@ -28,9 +28,12 @@ pub use table::{
 };
 pub use token_keys::{NamedKey, TokenKeys};
 pub use value::{
-    ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, SameSite, Secret,
-    StorageMode, TimeUnit,
+    ApiNamespaces, ByteCount, Environment, FailMode, HeaderNames, HostPort, LogFormat, LogLevel, Origins, SameSite,
+    Secret, StorageMode, TimeUnit,
 };
+
+/// Port of Sentinels that are listed without one.
+const SENTINEL_PORT: u16 = 26_379;
 
 /// Something about one variable that a person should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +96,8 @@ pub enum RedisServers {
     Standalone(String, u16),
     /// Nodes of a cluster, from which the others are learned.
     Cluster(Vec<(String, u16)>),
+    /// Sentinels, and the name of the master they watch.
+    Sentinel(Vec<(String, u16)>, String),
 }
 
 impl Settings {
@@ -138,11 +143,17 @@ impl Storage {
 
     /// How Redis is reached in external mode.
     pub fn redis_servers(&self) -> RedisServers {
-        let nodes: Vec<_> =
-            self.redis_hosts.iter().map(|node| (node.host.clone(), node.port.unwrap_or(self.redis_port))).collect();
+        let with = |nodes: &[HostPort], port| -> Vec<_> {
+            nodes.iter().map(|node| (node.host.clone(), node.port.unwrap_or(port))).collect()
+        };
+        if !self.redis_sentinels.is_empty() {
+            let master = self.redis_sentinel_master.clone().unwrap_or_default();
+            return RedisServers::Sentinel(with(&self.redis_sentinels, SENTINEL_PORT), master);
+        }
+        let nodes = with(&self.redis_hosts, self.redis_port);
         match nodes.as_slice() {
             [] => RedisServers::Standalone("localhost".to_owned(), self.redis_port),
-            [(host, port)] => RedisServers::Standalone(host.clone(), *port),
+            [(host, port)] if !self.redis_cluster => RedisServers::Standalone(host.clone(), *port),
             _ => RedisServers::Cluster(nodes),
         }
     }

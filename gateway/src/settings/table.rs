@@ -17,8 +17,8 @@ use super::{
     source::Reader,
     token_keys::TokenKeys,
     value::{
-        ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, Parse, SameSite,
-        Secret, StorageMode, TimeUnit,
+        ApiNamespaces, ByteCount, Environment, FailMode, HeaderNames, HostPort, LogFormat, LogLevel, Origins, Parse,
+        SameSite, Secret, StorageMode, TimeUnit,
     },
 };
 
@@ -202,12 +202,26 @@ settings! {
             "User of the Redis access control list.";
         redis_password: Option<Secret> = "REDIS_PASSWORD", "", Doorman Used:
             "Password of Redis.";
-        redis_tls: bool = "REDIS_TLS", "false", New NotYet:
-            "Connect to Redis over TLS. Refused rather than ignored while it isn't supported.";
-        redis_sentinels: Vec<HostPort> = "REDIS_SENTINEL_HOSTS", "", New NotYet:
-            "Comma list of Redis Sentinels, each `host[:port]` (port 26379). Refused rather than ignored while they aren't supported.";
-        redis_sentinel_master: Option<String> = "REDIS_SENTINEL_MASTER", "", New NotYet:
-            "Name of the master that the Sentinels watch.";
+        redis_cluster: bool = "REDIS_CLUSTER", "false", New Used:
+            "`REDIS_HOST` names a Redis Cluster, even if it is one address. A comma list always does.";
+        redis_sentinels: Vec<HostPort> = "REDIS_SENTINEL_HOSTS", "", New Used:
+            "Comma list of Redis Sentinels, each `host[:port]` (port 26379), in place of `REDIS_HOST`: they are asked for the master whenever the connection breaks or the server turns out to be a replica.";
+        redis_sentinel_master: Option<String> = "REDIS_SENTINEL_MASTER", "", New Used:
+            "Name of the master that the Sentinels watch. Required with `REDIS_SENTINEL_HOSTS`.";
+        redis_sentinel_user: Option<String> = "REDIS_SENTINEL_USERNAME", "", New Used:
+            "User of the Sentinels, if they ask for one.";
+        redis_sentinel_password: Option<Secret> = "REDIS_SENTINEL_PASSWORD", "", New Used:
+            "Password of the Sentinels, if they ask for one; that of Redis is never sent to them.";
+        redis_tls: bool = "REDIS_TLS", "false", New Used:
+            "Connect to Redis, all its nodes and the Sentinels over TLS; certificates are checked, with the name or address that is connected to.";
+        redis_tls_ca_file: Option<PathBuf> = "REDIS_TLS_CA_FILE", "", New Used:
+            "PEM file with the authorities that Redis is trusted by. Unset: those of the system.";
+        redis_tls_cert_file: Option<PathBuf> = "REDIS_TLS_CERT_FILE", "", New Used:
+            "PEM file with the certificate shown to Redis, given together with its key.";
+        redis_tls_key_file: Option<PathBuf> = "REDIS_TLS_KEY_FILE", "", New Used:
+            "PEM file with the key of that certificate.";
+        limits_fail_mode: FailMode = "DOORMAN_LIMITS_FAIL_MODE", "Open", New Used:
+            "What rate limits do while Redis is away. `Open`: each process counts for itself. `Closed`: what is limited is refused with 503.";
         mongo_hosts: Vec<HostPort> = "MONGO_DB_HOSTS", "", Guide Used:
             "Comma list of MongoDB servers, each `host[:port]` (port 27017). This or `MONGO_DB_URI` is required with external storage.";
         mongo_replica_set: Option<String> = "MONGO_REPLICA_SET_NAME", "", Guide Used:
@@ -216,8 +230,20 @@ settings! {
             "User of MongoDB, given together with its password. Both unset: no login.";
         mongo_password: Option<Secret> = "MONGO_DB_PASSWORD", "", Doorman Used:
             "Password of MongoDB.";
+        mongo_auth_source: String = "MONGO_DB_AUTH_SOURCE", "doorman", New Used:
+            "Database that knows the user; often `admin`.";
         mongo_uri: Option<Secret> = "MONGO_DB_URI", "", Doorman Used:
-            "Whole connection string, in place of the four settings above.";
+            "Whole connection string, in place of the five settings above. What it leaves open of TLS and pool is as set below.";
+        mongo_tls: bool = "MONGO_DB_TLS", "false", New Used:
+            "Connect to MongoDB over TLS; certificates are checked.";
+        mongo_tls_ca_file: Option<PathBuf> = "MONGO_DB_TLS_CA_FILE", "", New Used:
+            "PEM file with the authorities that MongoDB is trusted by. Unset: the well-known public ones.";
+        mongo_tls_client_file: Option<PathBuf> = "MONGO_DB_TLS_CERT_KEY_FILE", "", New Used:
+            "PEM file with the certificate shown to MongoDB and its key, in one.";
+        mongo_max_pool: NonZeroU32 = "MONGO_DB_MAX_POOL_SIZE", "100", New Used:
+            "Most connections to each MongoDB server.";
+        mongo_min_pool: u32 = "MONGO_DB_MIN_POOL_SIZE", "5", New Used:
+            "Connections that are kept open to each MongoDB server.";
         cache_entries: NonZeroU32 = "CACHE_MAX_SIZE", "10000", Doorman Used:
             "Entries of the in-process cache; the least recently used goes first.";
         dump_path: PathBuf = "MEM_DUMP_PATH", "generated/memory_dump.bin", Guide Used:

@@ -244,7 +244,7 @@ fn body_limits_follow_the_global_one_unless_set() {
 }
 
 #[test]
-fn redis_hosts_make_one_server_or_a_cluster() {
+fn redis_is_one_server_a_cluster_or_behind_sentinels() {
     let standalone = |host: &str, port| RedisServers::Standalone(host.to_owned(), port);
     for (hosts, expected) in [
         ("", standalone("localhost", 6380)),
@@ -257,6 +257,12 @@ fn redis_hosts_make_one_server_or_a_cluster() {
         let settings = starts(DEVELOPMENT, &[("REDIS_HOST", hosts), ("REDIS_PORT", "6380")]);
         assert_eq!(settings.storage.redis_servers(), expected, "{hosts}");
     }
+    let one = starts(DEVELOPMENT, &[("REDIS_HOST", "a"), ("REDIS_CLUSTER", "true")]);
+    assert_eq!(one.storage.redis_servers(), RedisServers::Cluster(vec![("a".into(), 6379)]));
+    let sentinels = [("REDIS_SENTINEL_HOSTS", "a,b:1"), ("REDIS_SENTINEL_MASTER", "main")];
+    let nodes = vec![("a".into(), 26379), ("b".into(), 1)];
+    let expected = RedisServers::Sentinel(nodes, "main".into());
+    assert_eq!(starts(DEVELOPMENT, &sentinels).storage.redis_servers(), expected);
 }
 
 #[test]
@@ -340,6 +346,7 @@ fn every_secret_can_be_a_file_and_no_other_variable_can() {
         "MONGO_DB_URI",
         "PROMETHEUS_BEARER_TOKEN",
         "REDIS_PASSWORD",
+        "REDIS_SENTINEL_PASSWORD",
         "TOKEN_ENCRYPTION_KEY",
         "TOKEN_ENCRYPTION_KEY_PREVIOUS",
         "VAULT_KEY",
@@ -420,8 +427,37 @@ fn each_guard_refuses_alone() {
         (DEVELOPMENT, &[("DOORMAN_ADMIN_PASSWORD", "11charslong")], "DOORMAN_ADMIN_PASSWORD"),
         (PRODUCTION, &[("REDIS_HOST", "")], "REDIS_HOST"),
         (PRODUCTION, &[("REDIS_HOST", "a,b"), ("REDIS_DB", "1")], "REDIS_DB"),
-        (PRODUCTION, &[("REDIS_TLS", "true")], "REDIS_TLS"),
-        (PRODUCTION, &[("REDIS_SENTINEL_HOSTS", "a,b")], "REDIS_SENTINEL_HOSTS"),
+        (PRODUCTION, &[("REDIS_CLUSTER", "true"), ("REDIS_DB", "1")], "REDIS_DB"),
+        (PRODUCTION, &[("REDIS_SENTINEL_HOSTS", "a,b"), ("REDIS_SENTINEL_MASTER", "m")], "REDIS_HOST"),
+        (
+            PRODUCTION,
+            &[
+                ("REDIS_HOST", ""),
+                ("REDIS_CLUSTER", "1"),
+                ("REDIS_SENTINEL_HOSTS", "a"),
+                ("REDIS_SENTINEL_MASTER", "m"),
+            ],
+            "REDIS_CLUSTER",
+        ),
+        (PRODUCTION, &[("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "")], "REDIS_USERNAME"),
+        (PRODUCTION, &[("REDIS_HOST", ""), ("REDIS_SENTINEL_HOSTS", "a,b")], "REDIS_SENTINEL_MASTER"),
+        (PRODUCTION, &[("REDIS_SENTINEL_MASTER", "m")], "REDIS_SENTINEL_HOSTS"),
+        (PRODUCTION, &[("REDIS_SENTINEL_PASSWORD", "p")], "REDIS_SENTINEL_HOSTS"),
+        (
+            PRODUCTION,
+            &[
+                ("REDIS_HOST", ""),
+                ("REDIS_SENTINEL_HOSTS", "a"),
+                ("REDIS_SENTINEL_MASTER", "m"),
+                ("REDIS_SENTINEL_USERNAME", "u"),
+            ],
+            "REDIS_SENTINEL_USERNAME",
+        ),
+        (PRODUCTION, &[("REDIS_TLS", "1"), ("REDIS_TLS_CA_FILE", "/nowhere")], "REDIS_TLS_CA_FILE"),
+        (PRODUCTION, &[("REDIS_TLS", "1"), ("REDIS_TLS_CERT_FILE", "/nowhere")], "REDIS_TLS_KEY_FILE"),
+        (PRODUCTION, &[("REDIS_TLS", "1"), ("REDIS_TLS_KEY_FILE", "/nowhere")], "REDIS_TLS_CERT_FILE"),
+        (PRODUCTION, &[("MONGO_DB_TLS", "1"), ("MONGO_DB_TLS_CA_FILE", "/nowhere")], "MONGO_DB_TLS_CA_FILE"),
+        (PRODUCTION, &[("MONGO_DB_MAX_POOL_SIZE", "4")], "MONGO_DB_MIN_POOL_SIZE"),
         (PRODUCTION, &[("MONGO_DB_HOSTS", "")], "MONGO_DB_HOSTS"),
         (DEVELOPMENT, &[("MEM_OR_EXTERNAL", "EXTERNAL")], "MONGO_DB_HOSTS"),
         (PRODUCTION, &[("MONGO_DB_HOSTS", ""), ("MONGO_DB_URI", "http://mongo")], "MONGO_DB_URI"),
@@ -437,7 +473,16 @@ fn each_guard_refuses_alone() {
         assert_eq!(names(&errors.errors), BTreeSet::from([*expected]), "{changes:?}");
         assert_eq!(errors.errors.len(), 1, "one reason for {changes:?}: {errors}");
     }
-    let covered: BTreeSet<_> = cases.iter().map(|(_, _, expected)| *expected).collect();
+    // A file for a connection that is plain: the file itself is no reason.
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = folder.path().join("ca.pem");
+    fs::write(&certificate, generate_simple_self_signed(["redis".to_owned()]).unwrap().cert.pem()).unwrap();
+    for (file, expected) in [("REDIS_TLS_CA_FILE", "REDIS_TLS"), ("MONGO_DB_TLS_CA_FILE", "MONGO_DB_TLS")] {
+        let errors = refused(PRODUCTION, &[(file, certificate.to_str().unwrap())]);
+        assert_eq!(names(&errors.errors), BTreeSet::from([expected]));
+    }
+    let mut covered: BTreeSet<_> = cases.iter().map(|(_, _, expected)| *expected).collect();
+    covered.extend(["REDIS_TLS", "MONGO_DB_TLS"]);
     let refusing = guards::GUARDS.iter().filter(|guard| guard.severity == guards::Severity::Refuse);
     for guard in refusing.filter(|guard| guard.variable != "DOORMAN_ADMIN_EMAIL") {
         assert!(covered.contains(guard.variable), "no case for {} {}", guard.variable, guard.problem);
@@ -502,7 +547,8 @@ fn these_set_ups_start() {
         (PRODUCTION, &[("JWT_SECRET_KEY", ""), ("JWT_KEYS", LISTED_KEY)]),
         (PRODUCTION, &[("JWT_SECRET_KEY", "short"), ("JWT_KEYS", LISTED_KEY)]),
         (PRODUCTION, &[("JWT_SECRET_KEY", ""), ("DOORMAN_JWT_KEYS_DIR", "/etc/doorman/jwt")]),
-        (DEVELOPMENT, &[("REDIS_TLS", "true")]),
+        (PRODUCTION, &[("REDIS_TLS", "true"), ("MONGO_DB_TLS", "true")]),
+        (PRODUCTION, &[("REDIS_HOST", ""), ("REDIS_SENTINEL_HOSTS", "a,b"), ("REDIS_SENTINEL_MASTER", "m")]),
         (DEVELOPMENT, &[("MEM_OR_EXTERNAL", "REDIS"), ("MONGO_DB_HOSTS", "mongo")]),
     ] {
         starts(base, changes);

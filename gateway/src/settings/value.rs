@@ -195,6 +195,14 @@ words! {
         External = "redis" | "external",
     }
 
+    /// What limits do while their store is away (`DOORMAN_LIMITS_FAIL_MODE`).
+    FailMode("`Open`, `Closed`", |text: &str| Misread::Refuse(format!("{text:?} is neither `Open` nor `Closed`"))) {
+        /// Each process counts for itself.
+        Open = "open",
+        /// What is limited is refused.
+        Closed = "closed",
+    }
+
     /// `SameSite` of the session cookies (`COOKIE_SAMESITE`).
     SameSite("`strict`, `lax`, `none`", |text: &str| Misread::Use(
         SameSite::Lax,

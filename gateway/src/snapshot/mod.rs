@@ -131,6 +131,7 @@ impl Snapshot {
             revision: self.revision,
             rejected: self.rejected.iter().take(MAX_REJECTED).cloned().collect(),
             rejected_total: self.rejected.len(),
+            stores: None,
         }
     }
 }

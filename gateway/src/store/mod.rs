@@ -10,16 +10,16 @@ use std::{
     error::Error,
     fmt,
     pin::pin,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{StreamExt, future::join};
 use mongodb::bson::Document;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
 
+mod advice;
 mod collection;
 pub mod documents;
 mod memory;
@@ -192,8 +192,7 @@ const UNTOLD: &str = "other processes may not see a change until their caches en
 pub struct Store {
     documents: Documents,
     shared: Shared,
-    has_mongodb: AtomicBool,
-    has_redis: AtomicBool,
+    health: watch::Sender<Health>,
     listeners: RwLock<Vec<Listener>>,
     /// The administrator's password by the settings, while no other has been stored (memory mode).
     admin_password: RwLock<Option<Password>>,
@@ -229,7 +228,9 @@ fn places(storage: &Storage) -> (String, String) {
     };
     let redis = match storage.redis_servers() {
         RedisServers::Standalone(host, port) => format!("{host}:{port}"),
-        RedisServers::Cluster(nodes) => list(nodes.iter().map(|(host, port)| format!("{host}:{port}")).collect()),
+        RedisServers::Sentinel(nodes, _) | RedisServers::Cluster(nodes) => {
+            list(nodes.iter().map(|(host, port)| format!("{host}:{port}")).collect())
+        }
     };
     (mongo, redis)
 }
@@ -241,14 +242,8 @@ impl Store {
     }
 
     fn new(documents: Documents, shared: Shared) -> Self {
-        Self {
-            documents,
-            shared,
-            has_mongodb: AtomicBool::new(true),
-            has_redis: AtomicBool::new(true),
-            listeners: RwLock::default(),
-            admin_password: RwLock::default(),
-        }
+        let health = watch::Sender::new(Health { mongodb: true, redis: true });
+        Self { documents, shared, health, listeners: RwLock::default(), admin_password: RwLock::default() }
     }
 
     /// The store of these settings, connected and seeded.
@@ -264,10 +259,7 @@ impl Store {
 
     async fn connect(storage: &Storage) -> Result<Self, ConnectError> {
         let (mongo_place, redis_place) = places(storage);
-        let mongo = thrice("MongoDB", mongo_place, || async {
-            let documents = mongo::Documents::new(storage).await?;
-            documents.ping().await.map(|()| documents)
-        });
+        let mongo = thrice("MongoDB", mongo_place, || mongo::Documents::connect(storage));
         let redis = thrice("Redis", redis_place, || redis::Shared::connect(storage));
         let (documents, shared) = join(mongo, redis).await;
         let (documents, shared) = (documents?, shared?);
@@ -293,7 +285,12 @@ impl Store {
 
     /// What the last look of [`Self::maintain`] found; costs nothing.
     pub fn health(&self) -> Health {
-        Health { mongodb: self.has_mongodb.load(Relaxed), redis: self.has_redis.load(Relaxed) }
+        *self.health.borrow()
+    }
+
+    /// The same, and each change of it.
+    pub fn health_changes(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
     }
 
     /// Looks after the stores until it is dropped: asks them whether they are there, and removes what has expired.
@@ -317,8 +314,12 @@ impl Store {
     }
 
     async fn look(&self) {
-        let note = |what, flag: &AtomicBool, answer: Result<(), StoreError>| {
-            let was_there = flag.swap(answer.is_ok(), Relaxed);
+        let note = |what, flag: fn(&mut Health) -> &mut bool, answer: Result<(), StoreError>| {
+            let mut was_there = true;
+            self.health.send_if_modified(|health| {
+                was_there = std::mem::replace(flag(health), answer.is_ok());
+                was_there != answer.is_ok()
+            });
             match answer {
                 Ok(()) if !was_there => tracing::info!("{what} is back"),
                 Err(error) if was_there => tracing::error!(%error, "{what} is away"),
@@ -327,12 +328,12 @@ impl Store {
         };
         let mongodb = async {
             if let Documents::Mongo(documents) = &self.documents {
-                note("MongoDB", &self.has_mongodb, documents.ping().await);
+                note("MongoDB", |health| &mut health.mongodb, documents.ping().await);
             }
         };
         let redis = async {
             if let Shared::Redis(shared) = &self.shared {
-                note("Redis", &self.has_redis, shared.ping().await);
+                note("Redis", |health| &mut health.redis, shared.ping().await);
             }
         };
         join(mongodb, redis).await;
@@ -594,11 +595,11 @@ impl Store {
         self.save(Collection::Roles, role.to_document()).await
     }
 
-    /// Adds one to a counter and tells how many there are in this window now. Always answers: while Redis is away, each
-    /// process counts for itself.
-    pub async fn count(&self, counter: &str, window: Window, now: u64) -> u64 {
+    /// Adds one to a counter and tells how many there are in this window now. While Redis is away, each process counts
+    /// for itself, or it is an error, as `DOORMAN_LIMITS_FAIL_MODE` says.
+    pub async fn count(&self, counter: &str, window: Window, now: u64) -> Result<u64, StoreError> {
         match &self.shared {
-            Shared::Memory(shared) => shared.count(counter, window, now),
+            Shared::Memory(shared) => Ok(shared.count(counter, window, now)),
             Shared::Redis(shared) => shared.count(counter, window, now).await,
         }
     }
@@ -608,6 +609,14 @@ impl Store {
         match &self.shared {
             Shared::Memory(shared) => shared.uncount(counter, window, now),
             Shared::Redis(shared) => shared.uncount(counter, window, now).await,
+        }
+    }
+
+    /// How often a limit was decided without Redis.
+    pub(crate) fn fallbacks(&self) -> Counter {
+        match &self.shared {
+            Shared::Memory(_) => Counter::default(),
+            Shared::Redis(shared) => shared.fallbacks(),
         }
     }
 

@@ -10,18 +10,23 @@ use mongodb::{
     Client, Collection, Database, IndexModel,
     bson::{Bson, Document, doc},
     error::{ErrorKind, WriteFailure},
-    options::{ClientOptions, Credential, IndexOptions, ServerAddress},
+    options::IndexOptions,
 };
 
 use super::{
     StoreError,
+    advice::Advised,
     collection::{Collection as Kind, Listing},
 };
 use crate::settings::Storage;
 
+mod connect;
+#[cfg(test)]
+mod tests;
+
 /// Longest wait for MongoDB, whatever it is asked.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Name of the database, and of the one that users log in to unless a connection string says otherwise.
+/// Name of the database unless a connection string says otherwise.
 const DATABASE: &str = "doorman";
 
 /// Documents of every collection.
@@ -50,40 +55,24 @@ fn is_duplicate(error: &MongoError) -> bool {
     }
 }
 
-async fn options(storage: &Storage) -> Result<ClientOptions, MongoError> {
-    let mut options = if let Some(uri) = &storage.mongo_uri {
-        ClientOptions::parse(uri.expose()).await?
-    } else {
-        let mut options = ClientOptions::default();
-        options.hosts = storage
-            .mongo_hosts
-            .iter()
-            .map(|node| ServerAddress::Tcp { host: node.host.clone(), port: node.port })
-            .collect();
-        options.repl_set_name.clone_from(&storage.mongo_replica_set);
-        if let (Some(user), Some(password)) = (&storage.mongo_user, &storage.mongo_password) {
-            options.credential = Some(
-                Credential::builder()
-                    .username(user.clone())
-                    .password(password.expose().to_owned())
-                    .source(DATABASE.to_owned())
-                    .build(),
-            );
-        }
-        options.max_pool_size = Some(100);
-        options.min_pool_size = Some(5);
-        options
-    };
-    options.app_name.get_or_insert_with(|| "doorman".to_owned());
-    options.server_selection_timeout.get_or_insert(TIMEOUT);
-    options.connect_timeout.get_or_insert(TIMEOUT);
-    Ok(options)
-}
-
 impl Documents {
-    /// A client of the configured servers; whether they answer shows with the first [`Self::ping`].
-    pub async fn new(storage: &Storage) -> Result<Self, StoreError> {
-        let options = within(options(storage)).await?;
+    /// A client of the configured servers, which answer; an error says why not, and which settings to look at.
+    pub async fn connect(storage: &Storage) -> Result<Self, StoreError> {
+        let answering = async {
+            let documents = Self::new(storage).await?;
+            documents.ping().await.map(|()| documents)
+        };
+        answering.await.map_err(|error| match &error {
+            StoreError::Documents(cause) => match cause.downcast_ref::<MongoError>() {
+                Some(cause) => StoreError::documents(Advised::new(cause.clone(), connect::advice(cause, storage))),
+                None => error,
+            },
+            _ => error,
+        })
+    }
+
+    async fn new(storage: &Storage) -> Result<Self, StoreError> {
+        let options = within(connect::options(storage, TIMEOUT, DATABASE)).await?;
         let name = options.default_database.clone().unwrap_or_else(|| DATABASE.to_owned());
         let client = Client::with_options(options).map_err(StoreError::documents)?;
         Ok(Self { database: client.database(&name) })

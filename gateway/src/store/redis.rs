@@ -1,67 +1,68 @@
-//! What processes share, in Redis or a Redis Cluster: counters, revocations, CSRF tokens and the news of changes.
+//! What processes share, in Redis: counters, revocations, CSRF tokens and the news of changes.
 //!
-//! Every command names one key, so that the same code serves a cluster. Keys are those of existing installations.
+//! Redis is one server, a master that Sentinels name, or a Cluster; `servers` turns the settings into clients, `link` keeps
+//! the one connection to a server. Every command names one key, so that the same code serves a cluster. Keys are those of
+//! existing installations.
 
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use prometheus_client::metrics::counter::Counter;
 use redis::{
-    Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo,
-    RedisError, RedisFuture, RedisResult, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
-    cluster::ClusterClientBuilder,
+    Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, aio::ConnectionLike,
     cluster_async::ClusterConnection,
 };
 
-use super::{StoreError, Window, memory};
-use crate::settings::{RedisServers, Storage};
+use self::{
+    link::{Link, Master},
+    servers::Servers,
+};
+use super::{StoreError, Window, advice::Advised, memory};
+use crate::settings::{FailMode, Storage};
 
-/// Longest wait for a connection and for an answer: Redis is asked while a client waits.
+mod link;
+mod servers;
+#[cfg(test)]
+mod tests;
+
+/// Longest wait for an answer: Redis is asked while a client waits.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a subscription shows that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Channel that tells all processes whose cached documents are out of date.
 const CHANGES: &str = "doorman:changes";
 
-/// A connection to one server or to a cluster; a clone shares it.
-#[derive(Clone)]
-enum Connection {
-    Single(ConnectionManager),
-    Cluster(ClusterConnection),
+/// One command, or several that belong together.
+#[derive(Clone, Copy)]
+enum Question<'a> {
+    One(&'a Cmd),
+    Several(&'a Pipeline),
 }
 
-impl ConnectionLike for Connection {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+impl Question<'_> {
+    async fn put<T: FromRedisValue>(self, connection: &mut (impl ConnectionLike + Send)) -> RedisResult<T> {
         match self {
-            Self::Single(connection) => connection.req_packed_command(command),
-            Self::Cluster(connection) => connection.req_packed_command(command),
+            Self::One(command) => command.query_async(connection).await,
+            Self::Several(commands) => commands.query_async(connection).await,
         }
     }
+}
 
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::Single(connection) => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
-        }
-    }
+/// The way to one server or to a cluster.
+enum Connection {
+    Single(Link),
+    /// The library keeps one connection to each node; a clone shares them. The nodes are those of the settings.
+    Cluster(ClusterConnection, Vec<Client>),
 }
 
 /// Counters, revocations and CSRF tokens.
 pub struct Shared {
     connection: Connection,
-    nodes: Vec<ConnectionInfo>,
+    fail_mode: FailMode,
     /// Counts while Redis is away: a limit per process is better than none.
     meanwhile: memory::Shared,
+    /// How often that was so.
+    fallbacks: Counter,
 }
 
 fn token_key(username: &str, jti: &str) -> String {
@@ -84,53 +85,53 @@ async fn within<T>(answer: impl Future<Output = RedisResult<T>>) -> Result<T, St
 }
 
 impl Shared {
-    /// Connects; an error says why not.
+    /// Connects; an error says why not, and which settings to look at.
     pub async fn connect(storage: &Storage) -> Result<Self, StoreError> {
-        let mut login = RedisConnectionInfo::default();
-        if let Some(user) = &storage.redis_user {
-            login = login.set_username(user);
-        }
-        if let Some(password) = &storage.redis_password {
-            login = login.set_password(password.expose());
-        }
-        let node = |host: &String, port: u16, login: &RedisConnectionInfo| {
-            let info = ConnectionAddr::Tcp(host.clone(), port).into_connection_info().map_err(StoreError::shared)?;
-            Ok::<_, StoreError>(info.set_redis_settings(login.clone()))
-        };
-        let (connection, nodes) = match storage.redis_servers() {
-            RedisServers::Standalone(host, port) => {
-                let info = node(&host, port, &login.set_db(storage.redis_db.into()))?;
-                let client = Client::open(info.clone()).map_err(StoreError::shared)?;
-                let config = ConnectionManagerConfig::new()
-                    .set_connection_timeout(Some(TIMEOUT))
-                    .set_response_timeout(Some(TIMEOUT))
-                    .set_number_of_retries(1)
-                    .set_max_delay(Duration::from_millis(200));
-                let manager = within(ConnectionManager::new_with_config(client, config)).await?;
-                (Connection::Single(manager), vec![info])
-            }
-            RedisServers::Cluster(servers) => {
-                let nodes =
-                    servers.iter().map(|(host, port)| node(host, *port, &login)).collect::<Result<Vec<_>, _>>()?;
-                let client = ClusterClientBuilder::new(nodes.clone())
-                    .connection_timeout(TIMEOUT)
-                    .response_timeout(TIMEOUT)
-                    .build()
-                    .map_err(StoreError::shared)?;
+        let connected = Self::connected(storage).await;
+        connected.map_err(|error| match &error {
+            StoreError::Shared(cause) => match cause.downcast_ref::<RedisError>() {
+                Some(cause) => StoreError::shared(Advised::new(cause.clone(), servers::advice(cause, storage))),
+                None => error,
+            },
+            _ => error,
+        })
+    }
+
+    async fn connected(storage: &Storage) -> Result<Self, StoreError> {
+        let connection = match servers::of(storage).map_err(StoreError::shared)? {
+            Servers::Standalone(client) => Link::open(Master::Fixed(client)).await.map(Connection::Single),
+            Servers::Sentinel(sentinels) => Link::open(Master::Elected(sentinels)).await.map(Connection::Single),
+            Servers::Cluster(client, nodes) => {
                 // A cluster's first connection asks several nodes in turn.
                 let connecting = tokio::time::timeout(5 * TIMEOUT, client.get_async_connection());
-                let connection = connecting.await.map_err(StoreError::shared)?.map_err(StoreError::shared)?;
-                (Connection::Cluster(connection), nodes)
+                let connected = connecting.await.map_err(StoreError::shared)?;
+                connected.map(|connection| Connection::Cluster(connection, nodes))
             }
         };
-        let shared = Self { connection, nodes, meanwhile: memory::Shared::default() };
+        let shared = Self {
+            connection: connection.map_err(StoreError::shared)?,
+            fail_mode: storage.limits_fail_mode,
+            meanwhile: memory::Shared::default(),
+            fallbacks: Counter::default(),
+        };
         shared.ping().await?;
         Ok(shared)
     }
 
+    async fn ask<T: FromRedisValue>(&self, question: Question<'_>) -> Result<T, StoreError> {
+        match &self.connection {
+            Connection::Single(link) => link.ask(question).await,
+            Connection::Cluster(connection, _) => within(question.put(&mut connection.clone())).await,
+        }
+    }
+
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        let mut connection = self.connection.clone();
-        within(command.query_async(&mut connection)).await
+        self.ask(Question::One(command)).await
+    }
+
+    /// How often a limit was decided without Redis.
+    pub(super) fn fallbacks(&self) -> Counter {
+        self.fallbacks.clone()
     }
 
     /// Does the server answer?
@@ -138,18 +139,23 @@ impl Shared {
         self.run(&redis::cmd("PING")).await
     }
 
-    /// Counts in Redis; in this process while Redis is away.
-    pub(super) async fn count(&self, counter: &str, window: Window, now: u64) -> u64 {
+    /// Counts in Redis. While Redis is away: in this process, or not at all, as `DOORMAN_LIMITS_FAIL_MODE` says.
+    pub(super) async fn count(&self, counter: &str, window: Window, now: u64) -> Result<u64, StoreError> {
         let key = window.key(counter);
         let mut both = redis::pipe();
         // The life is set with the first count, atomically: a counter without one would never end.
         both.atomic().cmd("SET").arg(&key).arg(0).arg("EX").arg(window.seconds()).arg("NX").ignore().incr(&key, 1);
-        let mut connection = self.connection.clone();
-        match within(both.query_async::<(u64,)>(&mut connection)).await {
-            Ok((count,)) => count,
+        match self.ask::<(u64,)>(Question::Several(&both)).await {
+            Ok((count,)) => Ok(count),
             Err(error) => {
-                tracing::warn!(%error, counter, "counting in this process while Redis is away");
-                self.meanwhile.count(counter, window, now)
+                self.fallbacks.inc();
+                match self.fail_mode {
+                    FailMode::Open => {
+                        tracing::warn!(%error, counter, "counting in this process while Redis is away");
+                        Ok(self.meanwhile.count(counter, window, now))
+                    }
+                    FailMode::Closed => Err(error),
+                }
             }
         }
     }
@@ -159,8 +165,7 @@ impl Shared {
         let mut both = redis::pipe();
         // A counter that is gone meanwhile comes out at zero, with an end.
         both.atomic().cmd("SET").arg(&key).arg(1).arg("EX").arg(window.seconds()).arg("NX").ignore().decr(&key, 1);
-        let mut connection = self.connection.clone();
-        if let Err(error) = within(both.query_async::<(i64,)>(&mut connection)).await {
+        if let Err(error) = self.ask::<(i64,)>(Question::Several(&both)).await {
             tracing::warn!(%error, counter, "counting in this process while Redis is away");
             self.meanwhile.uncount(counter, window, now);
         }
@@ -200,26 +205,47 @@ impl Shared {
         self.run(redis::cmd("PUBLISH").arg(CHANGES).arg(change)).await
     }
 
-    /// What other processes announce, from now until the connection breaks. A cluster passes news on between its nodes.
+    /// What other processes announce, from now until the subscription can't be relied on any more: it breaks, shows no
+    /// life, or another server has become the master. A cluster passes news on between its nodes.
     pub(super) async fn changes(&self) -> Result<impl Stream<Item = String> + use<>, StoreError> {
-        let mut failure = StoreError::shared(std::io::Error::other("no node is known"));
-        for node in &self.nodes {
-            let subscribing = async {
-                let mut subscription = Client::open(node.clone())?.get_async_pubsub().await?;
-                subscription.subscribe(CHANGES).await?;
-                Ok::<_, RedisError>(subscription.into_on_message())
-            };
-            match within(subscribing).await {
-                Ok(messages) => {
-                    return Ok(messages.filter_map(async |message| message.get_payload::<String>().ok()));
+        match &self.connection {
+            Connection::Single(link) => {
+                let up = link.up().await?;
+                Ok(subscribe(&up.client).await?.take_until(link.end(&up)).left_stream())
+            }
+            Connection::Cluster(_, nodes) => {
+                let mut failure = StoreError::shared(std::io::Error::other("no node is known"));
+                for node in nodes {
+                    match subscribe(node).await {
+                        Ok(changes) => return Ok(changes.right_stream()),
+                        Err(error) => failure = error,
+                    }
                 }
-                Err(error) => failure = error,
+                Err(failure)
             }
         }
-        Err(failure)
     }
 
     pub(super) fn sweep(&self, now: u64) {
         self.meanwhile.sweep(now);
     }
+}
+
+/// News by a connection of its own; ends with it, or when the server shows no life.
+async fn subscribe(server: &Client) -> Result<impl Stream<Item = String> + Send + use<>, StoreError> {
+    let subscribing = async {
+        let mut subscription = server.get_async_pubsub().await?;
+        subscription.subscribe(CHANGES).await?;
+        Ok::<_, RedisError>(subscription.split())
+    };
+    let (mut control, messages) = within(subscribing).await?;
+    let silence = async move {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            if within(control.ping::<redis::Value>()).await.is_err() {
+                break;
+            }
+        }
+    };
+    Ok(messages.filter_map(async |message| message.get_payload::<String>().ok()).take_until(Box::pin(silence)))
 }

@@ -4,7 +4,7 @@
 //! it (or `DOORMAN_TEST_MONGO`, the path of such a program) the tests that need it say so and pass.
 
 use std::{
-    env, fs,
+    fs,
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
 use super::{Documents, Shared, Store, memory, redis};
@@ -34,7 +35,7 @@ impl Drop for Server {
 impl Server {
     fn start(program: PathBuf, arguments: impl FnOnce(u16, &str) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut command = Command::new(&program);
         command.args(arguments(port, folder.path().to_str().unwrap())).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
@@ -52,17 +53,73 @@ impl Server {
     }
 
     pub(crate) fn redis(more: &[&str]) -> Self {
+        Self::redis_with(|_| more.iter().map(|argument| (*argument).to_owned()).collect())
+    }
+
+    /// More arguments, some of which need the port.
+    pub(crate) fn redis_with(more: impl FnOnce(u16) -> Vec<String>) -> Self {
         Self::start("redis-server".into(), |port, folder| {
-            let port = port.to_string();
-            let usual = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder];
-            usual.iter().chain(more).map(|argument| (*argument).to_owned()).collect()
+            let number = port.to_string();
+            let usual = ["--port", &number, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder];
+            usual.iter().map(|argument| (*argument).to_owned()).chain(more(port)).collect()
+        })
+    }
+
+    /// A Redis that speaks TLS only, with these files.
+    pub(crate) fn redis_tls(files: &Certificates, asks_for_certificates: bool) -> Self {
+        let clients = if asks_for_certificates { "yes" } else { "no" };
+        Self::redis_with(|port| {
+            let arguments = [
+                ("--port", "0"),
+                ("--tls-port", &port.to_string()),
+                ("--tls-cert-file", &files.path("server.pem")),
+                ("--tls-key-file", &files.path("server.key")),
+                ("--tls-ca-cert-file", &files.path("ca.pem")),
+                ("--tls-auth-clients", clients),
+            ];
+            arguments.iter().flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]).collect()
+        })
+    }
+
+    /// A Sentinel that watches the master `main` on this port and needs so many of its kind to agree.
+    pub(crate) fn sentinel(master: u16, quorum: u8, more: &str) -> Self {
+        Self::start("redis-server".into(), |port, folder| {
+            let file = format!("{folder}/sentinel.conf");
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {master} {quorum}\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n{more}\n"
+            );
+            fs::write(&file, text).unwrap();
+            vec![file, "--sentinel".to_owned()]
         })
     }
 
     pub(crate) fn mongo() -> Self {
-        let program = env::var_os("DOORMAN_TEST_MONGO").map(PathBuf::from).or_else(built_mongo);
+        Self::mongo_with(|port| vec![format!("-listen=127.0.0.1:{port}")])
+    }
+
+    /// A MongoDB that speaks TLS only and asks for a certificate, with these files.
+    pub(crate) fn mongo_tls(files: &Certificates) -> Self {
+        Self::mongo_with(|port| {
+            let (certificate, key, ca) = (files.path("server.pem"), files.path("server.key"), files.path("ca.pem"));
+            vec![
+                "-listen=".to_owned(),
+                format!("-tls-listen=127.0.0.1:{port}"),
+                format!("-tls-cert={certificate}"),
+                format!("-tls-key={key}"),
+                format!("-tls-ca={ca}"),
+            ]
+        })
+    }
+
+    fn mongo_with(arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
+        let program = doorman_tests::mongo::program();
         let program = program.expect("no server of MongoDB's protocol here; tests/cluster/mongo-wire/build makes one");
-        Self::start(program, |port, folder| vec![format!("-listen=127.0.0.1:{port}"), format!("-data={folder}")])
+        Self::start(program, |port, folder| {
+            let mut all = arguments(port);
+            all.push(format!("-data={folder}"));
+            all
+        })
     }
 
     pub(crate) fn stop(&mut self) {
@@ -78,21 +135,68 @@ impl Server {
 
     /// SIGSTOP: it takes connections and answers nothing.
     pub(crate) fn hang(&self) {
-        let status = Command::new("kill").args(["-STOP", &self.child.id().to_string()]).status().unwrap();
+        self.signal("-STOP");
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let is_stopped = |thread: fs::DirEntry| {
+            // A thread that has ended meanwhile answers nothing either.
+            let text = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            text.rsplit_once(')').is_none_or(|(_, state)| state.starts_with(" T"))
+        };
+        let start = Instant::now();
+        while !threads().all(is_stopped) {
+            assert!(start.elapsed() < Duration::from_secs(10), "it does not stop");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// SIGCONT: it goes on where it hung.
+    pub(crate) fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 }
 
-fn built_mongo() -> Option<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    let built = fs::read_dir(cache.join("doorman-cluster")).ok()?.flatten().map(|entry| entry.path());
-    let is_ours = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("mongo-wire-") && !name.contains('.')
-    };
-    built.filter(is_ours).max_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
+/// A port that nobody uses at this moment.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// An authority, and what it signed for servers on this machine and for a client: `ca.pem`, `server.pem`, `server.key`,
+/// `client.pem`, `client.key` and both in `client-both.pem`. Nobody here trusts `other-ca.pem`.
+pub(crate) struct Certificates(TempDir);
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let authority = || {
+            let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+        };
+        let ca = authority();
+        write("ca.pem", &ca.pem());
+        write("other-ca.pem", &authority().pem());
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        for who in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let mut parameters = CertificateParams::new(names.to_vec()).unwrap();
+            parameters.distinguished_name.push(DnType::CommonName, who);
+            let certificate = parameters.signed_by(&key, &ca).unwrap().pem();
+            write(&format!("{who}.pem"), &certificate);
+            write(&format!("{who}.key"), &key.serialize_pem());
+            write(&format!("{who}-both.pem"), &(certificate + &key.serialize_pem()));
+        }
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
 }
 
 /// Settings of external mode with these servers. A port that nobody listens on stands for a server that isn't there.

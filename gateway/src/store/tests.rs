@@ -31,9 +31,9 @@ mod redis_parts {
             join(with_redis(&external(server.port, NOBODY, &[])), with_redis(&external(server.port, NOBODY, &[])))
                 .await;
         let window = Window::at(12_345, Duration::from_secs(300));
-        assert_eq!(one.count("ip_rate_limit:192.0.2.1", window, 12_345).await, 1);
-        assert_eq!(two.count("ip_rate_limit:192.0.2.1", window, 12_345).await, 2);
-        assert_eq!(two.count("ip_rate_limit:192.0.2.2", window, 12_345).await, 1);
+        assert_eq!(one.count("ip_rate_limit:192.0.2.1", window, 12_345).await.unwrap(), 1);
+        assert_eq!(two.count("ip_rate_limit:192.0.2.1", window, 12_345).await.unwrap(), 2);
+        assert_eq!(two.count("ip_rate_limit:192.0.2.2", window, 12_345).await.unwrap(), 1);
         let left: i64 = client(&server).ttl("ip_rate_limit:192.0.2.1:41").unwrap();
         assert!((295..=300).contains(&left), "{left}");
     }
@@ -43,10 +43,10 @@ mod redis_parts {
         let mut server = Server::redis(&[]);
         let store = with_redis(&external(server.port, NOBODY, &[])).await;
         let window = Window::at(12_345, Duration::from_secs(300));
-        assert_eq!(store.count("a", window, 12_345).await, 1);
+        assert_eq!(store.count("a", window, 12_345).await.unwrap(), 1);
         server.stop();
-        assert_eq!(store.count("a", window, 12_345).await, 1);
-        assert_eq!(store.count("a", window, 12_345).await, 2);
+        assert_eq!(store.count("a", window, 12_345).await.unwrap(), 1);
+        assert_eq!(store.count("a", window, 12_345).await.unwrap(), 2);
     }
 
     #[tokio::test]
@@ -82,24 +82,6 @@ mod redis_parts {
         assert!(client.exists::<_, bool>("jwt:revoke_all:amy").unwrap());
         let wrong = external(server.port, NOBODY, &[("REDIS_PASSWORD", "wrong")]);
         assert!(redis::Shared::connect(&wrong.storage).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_cluster_serves_as_well() {
-        let server = Server::redis(&["--cluster-enabled", "yes"]);
-        let mut client = client(&server);
-        ::redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16_383).exec(&mut client).unwrap();
-        while !::redis::cmd("CLUSTER").arg("INFO").query::<String>(&mut client).unwrap().contains("cluster_state:ok") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let nodes = format!("127.0.0.1:{0},127.0.0.1:{0}", server.port);
-        let store = with_redis(&external(server.port, NOBODY, &[("REDIS_HOST", &nodes)])).await;
-        let window = Window::at(12_345, Duration::from_secs(300));
-        assert_eq!(store.count("a", window, 12_345).await, 1);
-        assert_eq!(store.count("a", window, 12_345).await, 2);
-        store.revoke_token("amy", "id", now() + 100).await.unwrap();
-        assert!(store.is_token_revoked("amy", "id").await.unwrap());
-        assert!(!store.is_user_revoked("amy").await.unwrap());
     }
 
     #[tokio::test]

@@ -33,6 +33,13 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::with(Counter::default())
+    }
+}
+
+impl Metrics {
+    /// With what the store counts by itself: limits that were decided without Redis.
+    pub fn with(limits_without_redis: Counter) -> Self {
         let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         let metrics = Self {
             registry: Registry::default(),
@@ -43,18 +50,21 @@ impl Default for Metrics {
             objects_rejected: Gauge::default(),
             snapshots: Counter::default(),
         };
-        metrics.registered()
+        metrics.registered(limits_without_redis)
     }
-}
 
-impl Metrics {
-    fn registered(mut self) -> Self {
+    fn registered(mut self, limits_without_redis: Counter) -> Self {
         let r = &mut self.registry;
         r.register("doorman_http_request_duration_seconds", "Time to answer a call under /api", self.duration.clone());
         r.register("doorman_http_requests", "Answered calls under /api by status code", self.requests.clone());
         r.register("doorman_upstream_timeouts", "Upstream attempts that took too long", self.upstream_timeouts.clone());
         r.register("doorman_apis_served", "APIs that can be called", self.apis_served.clone());
         r.register("doorman_objects_rejected", "Defined objects that are not served", self.objects_rejected.clone());
+        r.register(
+            "doorman_limits_without_redis",
+            "Limits decided while Redis was away: counted in the process, or refused with DOORMAN_LIMITS_FAIL_MODE=Closed",
+            limits_without_redis,
+        );
         r.register("doorman_snapshots", "Snapshots put into service", self.snapshots.clone());
         self
     }

@@ -21,6 +21,8 @@ use super::{Installation, Own, hash};
 
 /// Annotation of the pods that changes with their settings, so that a change replaces them.
 pub(super) const CONFIG_HASH: &str = "doorman.dev/config-hash";
+/// Name of the admin port.
+const ADMIN: &str = "admin";
 /// The user of the image, as distroless images have it.
 const USER: i64 = 65532;
 /// Files that only the user may read: 0440.
@@ -99,10 +101,10 @@ fn pod(
             ..EnvFromSource::default()
         }]),
         env: Some(environment(gateway, settings, overrides.env)).filter(|env| !env.is_empty()),
-        ports: Some(vec![port(port_name(gateway), traffic_port(gateway)), port("admin", i32::from(ADMIN_PORT))]),
-        startup_probe: Some(Probe { failure_threshold: Some(120), ..probe(gateway, "liveness", 1, 2) }),
-        liveness_probe: Some(Probe { failure_threshold: Some(3), ..probe(gateway, "liveness", 10, 5) }),
-        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe(gateway, "readiness", 2, 2) }),
+        ports: Some(vec![port(port_name(gateway), traffic_port(gateway)), port(ADMIN, i32::from(ADMIN_PORT))]),
+        startup_probe: Some(Probe { failure_threshold: Some(120), ..liveness(gateway, 1, 2) }),
+        liveness_probe: Some(Probe { failure_threshold: Some(3), ..liveness(gateway, 10, 5) }),
+        readiness_probe: Some(readiness()),
         resources: Some(overrides.resources.unwrap_or_else(resources)),
         volume_mounts: Some(mounts),
         security_context: Some(SecurityContext {
@@ -154,16 +156,32 @@ fn port(name: &str, number: i32) -> ContainerPort {
     }
 }
 
-fn probe(gateway: &DoormanGateway, what: &str, period: i32, timeout: i32) -> Probe {
+fn liveness(gateway: &DoormanGateway, period: i32, timeout: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
-            path: Some(format!("/platform/monitor/{what}")),
+            path: Some("/platform/monitor/liveness".to_owned()),
             port: IntOrString::String(port_name(gateway).to_owned()),
             scheme: Some(port_name(gateway).to_uppercase()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),
         timeout_seconds: Some(timeout),
+        ..Probe::default()
+    }
+}
+
+/// Whether the pod takes traffic, stores or not: without them, what needs none still flows.
+fn readiness() -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some("/readyz".to_owned()),
+            port: IntOrString::String(ADMIN.to_owned()),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(2),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(2),
         ..Probe::default()
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use doorman_crds::DoormanGateway;
-use doorman_crds::gateway::{ADMIN_PORT, LogFormat, LogLevel, Namespaces, SecretKeyRef, StorageMode, stop_seconds};
+use doorman_crds::gateway::{
+    ADMIN_PORT, FailMode, LogFormat, LogLevel, MongoSpec, Namespaces, RedisMode, RedisSpec, SecretKeyRef, StorageMode,
+    stop_seconds,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{GeneratedSecret, NeededKey, Own};
@@ -21,6 +24,8 @@ pub(super) const SNAPSHOTS: &str = "/var/lib/doorman";
 pub(super) const JWT_SECRET_KEY: &str = "JWT_SECRET_KEY";
 
 const DEFAULT_PORT: i32 = 5001;
+/// What the gateway takes for `MONGO_DB_MIN_POOL_SIZE` when nothing is said.
+const LEAST_POOL: i32 = 5;
 
 /// What the pods are told.
 pub(super) struct Settings {
@@ -150,14 +155,36 @@ fn storage(gateway: &DoormanGateway) -> Decided {
     if storage.mode == StorageMode::Memory {
         return decided;
     }
-    if let Some(redis) = &storage.redis {
-        decided.push(("REDIS_HOST", redis.hosts.join(",")));
-        decided.extend(redis.db.map(|db| ("REDIS_DB", db.to_string())));
-    }
-    if let Some(mongo) = &storage.mongo {
-        decided.extend(mongo.hosts.as_ref().map(|hosts| ("MONGO_DB_HOSTS", hosts.join(","))));
-        decided.extend(mongo.replica_set.clone().map(|name| ("MONGO_REPLICA_SET_NAME", name)));
-    }
+    decided.extend(storage.redis.as_ref().map(redis).unwrap_or_default());
+    decided.extend(storage.mongo.as_ref().map(mongo).unwrap_or_default());
+    decided
+}
+
+fn redis(redis: &RedisSpec) -> Decided {
+    let hosts = redis.hosts.join(",");
+    let mut decided = match redis.mode {
+        RedisMode::Standalone => vec![("REDIS_HOST", hosts)],
+        RedisMode::Cluster => vec![("REDIS_HOST", hosts), ("REDIS_CLUSTER", "true".to_owned())],
+        RedisMode::Sentinel => vec![("REDIS_SENTINEL_HOSTS", hosts)],
+    };
+    decided.extend(redis.master_name.clone().map(|name| ("REDIS_SENTINEL_MASTER", name)));
+    decided.extend(redis.sentinel_username.clone().map(|name| ("REDIS_SENTINEL_USERNAME", name)));
+    decided.extend(redis.username.clone().map(|name| ("REDIS_USERNAME", name)));
+    decided.extend(redis.db.map(|db| ("REDIS_DB", db.to_string())));
+    decided.extend(redis.tls.map(|tls| ("REDIS_TLS", tls.to_string())));
+    decided
+}
+
+fn mongo(mongo: &MongoSpec) -> Decided {
+    let mut decided = Vec::new();
+    decided.extend(mongo.hosts.as_ref().map(|hosts| ("MONGO_DB_HOSTS", hosts.join(","))));
+    decided.extend(mongo.replica_set.clone().map(|name| ("MONGO_REPLICA_SET_NAME", name)));
+    decided.extend(mongo.auth_source.clone().map(|name| ("MONGO_DB_AUTH_SOURCE", name)));
+    decided.extend(mongo.tls.map(|tls| ("MONGO_DB_TLS", tls.to_string())));
+    decided.extend(mongo.max_pool_size.map(|size| ("MONGO_DB_MAX_POOL_SIZE", size.to_string())));
+    // The gateway's own least may be more than the most that is wanted here.
+    let least = mongo.min_pool_size.or_else(|| mongo.max_pool_size.filter(|most| *most < LEAST_POOL));
+    decided.extend(least.map(|size| ("MONGO_DB_MIN_POOL_SIZE", size.to_string())));
     decided
 }
 
@@ -181,7 +208,12 @@ fn limits(gateway: &DoormanGateway) -> Decided {
         ("MAX_BODY_SIZE_BYTES_GRPC", limits.max_body_bytes_grpc),
         ("MAX_MULTIPART_SIZE_BYTES", limits.max_multipart_bytes),
     ];
-    bytes.into_iter().filter_map(|(name, bytes)| Some((name, bytes?.to_string()))).collect()
+    let fail_mode = limits.fail_mode.map(|mode| match mode {
+        FailMode::Open => "Open",
+        FailMode::Closed => "Closed",
+    });
+    let fail_mode = fail_mode.map(|word| ("DOORMAN_LIMITS_FAIL_MODE", word.to_owned()));
+    bytes.into_iter().filter_map(|(name, bytes)| Some((name, bytes?.to_string()))).chain(fail_mode).collect()
 }
 
 #[derive(Default)]
@@ -236,17 +268,44 @@ impl Keys {
     }
 
     /// Keys of Redis and MongoDB.
+    /// From the key of a Secret the spec may name.
+    fn take_named(
+        &mut self,
+        setting: &'static str,
+        field: &'static str,
+        named: Option<&SecretKeyRef>,
+        usual_key: &str,
+    ) {
+        if let Some(named) = named {
+            let key = named.key.clone().unwrap_or_else(|| usual_key.to_owned());
+            self.take(setting, field, named.name.clone(), key);
+        }
+    }
+
+    /// Keys and certificates of Redis and MongoDB. A setting that is the path of a file is called by its name without
+    /// `_FILE`, as those are that may be given as one.
     fn take_stores(&mut self, gateway: &DoormanGateway) {
-        let redis = gateway.spec.storage.redis.as_ref();
-        if let Some(named) = redis.and_then(|redis| redis.password_secret_ref.as_ref()) {
-            let key = named.key.clone().unwrap_or_else(|| "password".to_owned());
-            self.take("REDIS_PASSWORD", "spec.storage.redis.passwordSecretRef", named.name.clone(), key);
+        if let Some(redis) = &gateway.spec.storage.redis {
+            let (password, sentinels) =
+                (redis.password_secret_ref.as_ref(), redis.sentinel_password_secret_ref.as_ref());
+            self.take_named("REDIS_PASSWORD", "spec.storage.redis.passwordSecretRef", password, "password");
+            let field = "spec.storage.redis.sentinelPasswordSecretRef";
+            self.take_named("REDIS_SENTINEL_PASSWORD", field, sentinels, "password");
+            let authorities = redis.ca_secret_ref.as_ref();
+            self.take_named("REDIS_TLS_CA", "spec.storage.redis.caSecretRef", authorities, "ca.crt");
+            if let Some(named) = &redis.client_certificate_secret_ref {
+                let field = "spec.storage.redis.clientCertificateSecretRef";
+                self.take("REDIS_TLS_CERT", field, named.name.clone(), "tls.crt".to_owned());
+                self.take("REDIS_TLS_KEY", field, named.name.clone(), "tls.key".to_owned());
+            }
         }
         let Some(mongo) = &gateway.spec.storage.mongo else { return };
-        if let Some(named) = &mongo.uri_secret_ref {
-            let key = named.key.clone().unwrap_or_else(|| "uri".to_owned());
-            self.take("MONGO_DB_URI", "spec.storage.mongo.uriSecretRef", named.name.clone(), key);
-        }
+        self.take_named("MONGO_DB_URI", "spec.storage.mongo.uriSecretRef", mongo.uri_secret_ref.as_ref(), "uri");
+        let authorities = mongo.ca_secret_ref.as_ref();
+        self.take_named("MONGO_DB_TLS_CA", "spec.storage.mongo.caSecretRef", authorities, "ca.crt");
+        let (field, client) =
+            ("spec.storage.mongo.clientCertificateSecretRef", mongo.client_certificate_secret_ref.as_ref());
+        self.take_named("MONGO_DB_TLS_CERT_KEY", field, client, "tls-combined.pem");
         if let Some(named) = &mongo.credentials_secret_ref {
             let field = "spec.storage.mongo.credentialsSecretRef";
             self.take("MONGO_DB_PASSWORD", field, named.name.clone(), "password".to_owned());

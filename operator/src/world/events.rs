@@ -242,6 +242,7 @@ impl World {
                     is_ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
                     is_terminating: pod.metadata.deletion_timestamp.is_some(),
                     report: before.as_ref().and_then(|before| before.report),
+                    stores: before.as_ref().and_then(|before| before.stores),
                     is_heard: before.as_ref().is_some_and(|before| before.is_heard),
                     uncertain_since: before.as_ref().and_then(|before| before.uncertain_since),
                     behind_since: before.as_ref().and_then(|before| before.behind_since),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use doorman_crds::api::ApiKey;
 use doorman_crds::gateway::ADMIN_PORT;
 use doorman_crds::gateway::GatewayRef;
-use doorman_crds::revision::{ObjectHash, Revision};
+use doorman_crds::revision::{ObjectHash, Revision, Stores};
 use doorman_crds::selection::{self, Selection};
 use doorman_crds::verdict::{self, Refusal};
 use doorman_crds::{
@@ -155,8 +155,8 @@ pub enum Event {
     Owned(OwnedKey, Option<Owned>),
     /// To a Secret, maybe one that a gateway uses.
     Secret(ObjectId),
-    /// A pod, by uid, says what it serves.
-    Report(String, Revision),
+    /// A pod, by uid, says what it serves, and which stores it reaches if it uses any.
+    Report(String, Revision, Option<Stores>),
     /// A pod, by uid, can't be heard.
     Silent(String),
     /// A status was written, or why not.
@@ -370,6 +370,7 @@ struct PodRecord {
     is_ready: bool,
     is_terminating: bool,
     report: Option<Revision>,
+    stores: Option<Stores>,
     is_heard: bool,
     uncertain_since: Option<Instant>,
     behind_since: Option<Instant>,
@@ -464,8 +465,9 @@ impl World {
                     }
                 }
             }
-            Event::Report(uid, revision) => self.heard(&uid, |pod| {
+            Event::Report(uid, revision, stores) => self.heard(&uid, |pod| {
                 pod.report = Some(revision);
+                pod.stores = stores;
                 pod.is_heard = true;
             }),
             Event::Silent(uid) => self.heard(&uid, |pod| pod.is_heard = false),

@@ -6,7 +6,7 @@ use doorman_crds::gateway::LaggingPod;
 use doorman_crds::verdict;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::status::{self, Acked, Fleet, Progress, Rollout, Taker};
+use super::status::{self, Acked, Fleet, Progress, Reached, Rollout, Taker};
 use super::{
     Action, BEHIND, COUNTS, EMPTY, GatewayRecord, Job, ObjectId, OwnedKey, PodRecord, SILENCE, StatusOf, TAKE_UP,
     Target, WRITES, World,
@@ -49,6 +49,7 @@ struct Seen {
     progress: Progress,
     lagging: Vec<LaggingPod>,
     ready: usize,
+    stores: Reached,
 }
 
 impl World {
@@ -131,6 +132,7 @@ impl World {
             progress: seen.progress,
             lagging: seen.lagging,
             ready_pods: seen.ready,
+            stores: &seen.stores,
             apis: record.apis.len(),
         };
         let wanted = status::of_gateway(&record.status, fleet, clock);
@@ -180,8 +182,15 @@ impl World {
         };
         let (mut apis, mut roles, mut lagging) = (Vec::new(), Vec::new(), Vec::new());
         let (mut is_behind, mut is_unsure) = (false, false);
+        let mut stores = Reached::default();
         for (pod_id, pod) in &mut self.pods {
-            if pod_id.namespace != id.namespace || !pod.is_ready || pod.is_terminating || !belongs(pod) {
+            if pod_id.namespace != id.namespace || pod.is_terminating || !belongs(pod) {
+                continue;
+            }
+            if let Some(seen) = pod.stores.filter(|_| pod.is_heard) {
+                stores.add(&pod_id.name, seen);
+            }
+            if !pod.is_ready {
                 continue;
             }
             let api = pod.report.and_then(|report| record.apis.number_of(report.apis));
@@ -256,7 +265,7 @@ impl World {
         } else {
             Progress::Served
         };
-        Some(Seen { progress, lagging, ready })
+        Some(Seen { progress, lagging, ready, stores })
     }
 
     fn job(&mut self, id: &ObjectId, now: Instant) -> Option<Job> {

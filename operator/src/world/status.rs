@@ -1,10 +1,13 @@
 //! What conditions say, as pure functions of what was observed.
 
+use std::collections::BTreeMap;
+
 use doorman_crds::api::GatewayProgress;
 use doorman_crds::conditions::{
     self, ACCEPTED, AVAILABLE, KEYS_READY, PROGRAMMED, PROGRESSING, READY, RESOLVED_REFS, STORAGE_REACHABLE, Status,
 };
 use doorman_crds::gateway::{LaggingPod, StorageMode};
+use doorman_crds::revision::Stores;
 use doorman_crds::verdict::Refusal;
 use doorman_crds::{DoormanApiStatus, DoormanGatewayStatus, DoormanRoleStatus, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -26,6 +29,33 @@ pub enum Acked {
     Unknown,
     /// All ready pods serve this state of the [`super::track::Track`] or a later one.
     State(u64),
+}
+
+/// Which stores the pods of a gateway reach, by their own word.
+#[derive(Debug, Default)]
+pub struct Reached {
+    answers: usize,
+    missing: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Reached {
+    /// Adds what one pod says.
+    pub fn add(&mut self, pod: &str, stores: Stores) {
+        self.answers += 1;
+        for store in stores.missing() {
+            self.missing.entry(store).or_default().push(pod.to_owned());
+        }
+    }
+
+    /// Which store is not reached by which pods, in words; `None`: all are reached by all.
+    fn missing(&self) -> Option<String> {
+        let parts = self.missing.iter().map(|(store, pods)| {
+            let named = pods.iter().take(MAX_LAGGING).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = if pods.len() > MAX_LAGGING { ", ..." } else { "" };
+            format!("{store} is not reached by {} of {} pods: {named}{more}", pods.len(), self.answers)
+        });
+        (!self.missing.is_empty()).then(|| parts.collect::<Vec<_>>().join("; "))
+    }
 }
 
 /// How far one gateway is with one object.
@@ -301,6 +331,8 @@ pub struct Fleet<'a> {
     pub lagging: Vec<LaggingPod>,
     /// Ready pods as the operator sees them.
     pub ready_pods: usize,
+    /// What the pods say of their stores.
+    pub stores: &'a Reached,
     /// DoormanApi objects it takes.
     pub apis: usize,
 }
@@ -317,18 +349,21 @@ pub fn of_gateway(old: &DoormanGatewayStatus, fleet: Fleet<'_>, now: &Time) -> D
         Some([]) => writer.say(KEYS_READY, Status::True, "KeysReady", "all Secrets exist"),
         Some(missing) => writer.say(KEYS_READY, Status::False, "SecretNotFound", missing.join("; ")),
     }
-    match (fleet.storage, fleet.ready_pods) {
-        (StorageMode::Memory, _) => writer.say(STORAGE_REACHABLE, Status::True, "Memory", "state lives in the pod"),
-        (StorageMode::External, 0) => {
-            writer.say(
-                STORAGE_REACHABLE,
-                Status::Unknown,
-                "NoReadyPods",
-                "pods are ready when Redis and MongoDB answer",
-            );
+    match (fleet.storage, fleet.stores.answers, fleet.stores.missing()) {
+        (StorageMode::Memory, ..) => writer.say(STORAGE_REACHABLE, Status::True, "Memory", "state lives in the pod"),
+        (StorageMode::External, 0, _) if fleet.ready_pods == 0 => {
+            let message = "no pod is ready: a pod starts when Redis and MongoDB answer it";
+            writer.say(STORAGE_REACHABLE, Status::Unknown, "NoReadyPods", message);
         }
-        (StorageMode::External, _) => {
-            writer.say(STORAGE_REACHABLE, Status::True, "Reachable", "ready pods reach Redis and MongoDB");
+        (StorageMode::External, 0, _) if fleet.progress == Progress::Unknown => {
+            writer.say(STORAGE_REACHABLE, Status::Unknown, "PodsUnreachable", "no pod tells which stores it reaches");
+        }
+        (StorageMode::External, 0, _) => writer.keep(STORAGE_REACHABLE),
+        (StorageMode::External, _, Some(missing)) => {
+            writer.say(STORAGE_REACHABLE, Status::False, "Unreachable", missing);
+        }
+        (StorageMode::External, _, None) => {
+            writer.say(STORAGE_REACHABLE, Status::True, "Reachable", "the pods reach Redis and MongoDB");
         }
     }
     let rollout = fleet.rollout.cloned().unwrap_or_default();

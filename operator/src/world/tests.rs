@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorman_crds::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS};
+use doorman_crds::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, STORAGE_REACHABLE};
 use doorman_crds::gateway::LaggingPod;
 use doorman_crds::revision::{ObjectHash, SetHash};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -109,7 +109,12 @@ impl Fixture {
     }
 
     fn reports(&mut self, pod: &str, revision: Revision) {
-        self.event(Event::Report(pod.into(), revision));
+        self.event(Event::Report(pod.into(), revision, None));
+    }
+
+    /// A pod serves everything, and says which stores it reaches.
+    fn reaches(&mut self, pod: &str, mongodb: bool, redis: bool) {
+        self.event(Event::Report(pod.into(), self.current(), Some(Stores { mongodb, redis })));
     }
 
     /// Plans and carries out until nothing is left to do now; returns the number of writes.
@@ -163,13 +168,17 @@ impl Fixture {
     }
 
     fn gateway_says(&self, type_: &str) -> (String, String) {
+        let condition = self.gateway_condition(type_);
+        (condition.status, condition.reason)
+    }
+
+    fn gateway_condition(&self, type_: &str) -> Condition {
         let written = self.writes.iter().rev().find_map(|(_, status)| match status {
             StatusOf::Gateway(status) => Some(status.clone()),
             _ => None,
         });
         let conditions = written.unwrap().conditions.unwrap();
-        let condition = conditions::find(&conditions, type_).unwrap();
-        (condition.status.clone(), condition.reason.clone())
+        conditions::find(&conditions, type_).unwrap().clone()
     }
 }
 
@@ -497,4 +506,65 @@ fn a_new_spec_is_not_ready_by_the_pods_of_the_old_one() {
     let Some((_, StatusOf::Gateway(status))) = fixture.writes.last() else { panic!("{:?}", fixture.writes) };
     let ready = conditions::find(status.conditions.as_deref().unwrap(), conditions::READY).unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "RollingOut"));
+}
+
+#[test]
+fn a_store_that_pods_do_not_reach_is_named_with_the_pods() {
+    let mut fixture = Fixture::new();
+    fixture.gateway(json!({ "storage": { "mode": "External",
+        "redis": { "mode": "Standalone", "hosts": ["redis"] }, "mongo": { "hosts": ["mongo"] } } }));
+    fixture.event(Event::Complete);
+    fixture.run_out();
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("Unknown", "NoReadyPods"));
+
+    // Pods are ready and have not spoken: nothing is known, and nothing is said that was not.
+    fixture.pod("pod-1", true);
+    fixture.pod("pod-2", true);
+    fixture.settle();
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("Unknown", "NoReadyPods"));
+    fixture.reaches("pod-1", true, true);
+    fixture.reaches("pod-2", true, true);
+    fixture.run_out();
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("True", "Reachable"));
+    assert_eq!(fixture.gateway_says(READY), pair("True", "Ready"));
+
+    fixture.reaches("pod-2", true, false);
+    fixture.run_out();
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("False", "Unreachable"));
+    assert_eq!(fixture.gateway_condition(STORAGE_REACHABLE).message, "Redis is not reached by 1 of 2 pods: pod-2");
+    assert_eq!(fixture.gateway_says(READY), pair("False", "Unreachable"));
+    assert_eq!(fixture.gateway_says(PROGRAMMED), pair("True", "Programmed"), "definitions are served all the same");
+    fixture.reaches("pod-1", false, false);
+    fixture.run_out();
+    let message = fixture.gateway_condition(STORAGE_REACHABLE).message;
+    assert_eq!(
+        message,
+        "MongoDB is not reached by 1 of 2 pods: pod-1; Redis is not reached by 2 of 2 pods: pod-1, pod-2"
+    );
+
+    // A pod that is not ready speaks too; one that is gone does not.
+    fixture.pod("pod-1", false);
+    fixture.run_out();
+    assert_eq!(fixture.gateway_condition(STORAGE_REACHABLE).message, message);
+    fixture.reaches("pod-1", true, true);
+    fixture.reaches("pod-2", true, true);
+    fixture.run_out();
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("True", "Reachable"));
+}
+
+#[test]
+fn when_no_pod_answers_the_stores_are_unknown() {
+    let mut fixture = Fixture::new();
+    fixture.gateway(json!({ "storage": { "mode": "External",
+        "redis": { "mode": "Standalone", "hosts": ["redis"] }, "mongo": { "hosts": ["mongo"] } } }));
+    fixture.pod("pod-1", true);
+    fixture.reaches("pod-1", true, true);
+    fixture.event(Event::Complete);
+    fixture.run_out();
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("True", "Reachable"));
+    fixture.event(Event::Silent("pod-1".into()));
+    fixture.after(SILENCE / 2);
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("True", "Reachable"));
+    fixture.after(SILENCE);
+    assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("Unknown", "PodsUnreachable"));
 }

@@ -752,6 +752,45 @@ mod probes {
     }
 
     #[tokio::test]
+    async fn sign_ins_that_can_not_be_counted_are_refused_when_limits_fail_closed() {
+        for (mode, expected) in [("Closed", 503), ("Open", 200)] {
+            let mut redis = Server::redis(&[]);
+            let settings = external(redis.port, 1, &[("DOORMAN_LIMITS_FAIL_MODE", mode)]);
+            let store = with_redis(&settings).await;
+            let fixture = Fixture::over(settings, store);
+            assert_eq!(fixture.sign_in("admin", PASSWORD).send().await.status, 200);
+            redis.stop();
+            let seen = fixture.sign_in("admin", PASSWORD).send().await;
+            assert_eq!(seen.status, expected, "{mode}: {seen:?}");
+            if mode == "Closed" {
+                let message = "Service temporarily unavailable";
+                seen.is(503, json!({ "error_code": "LIM503", "error_message": message }));
+                assert_eq!(seen.header("retry-after"), "5");
+            } else {
+                // Nobody knows whether it has been revoked.
+                assert_eq!(fixture.status_with(seen.json()["access_token"].as_str().unwrap()).await, 503);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_signs_in_while_mongodb_is_away_and_all_can_when_it_is_back() {
+        let (redis, mut mongo) = (Server::redis(&[]), Server::mongo());
+        let settings = external(redis.port, mongo.port, &[("LOGIN_IP_RATE_LIMIT", "1000")]);
+        let store = Store::open(&settings).await.unwrap();
+        let fixture = Fixture::over(settings, store);
+        mongo.stop();
+        let start = Instant::now();
+        let seen = fixture.sign_in("admin", PASSWORD).send().await;
+        seen.is(500, json!({ "error_code": "GTW999", "error_message": "Database unavailable" }));
+        assert!(start.elapsed() < Duration::from_secs(7), "{:?}", start.elapsed());
+        mongo.restart();
+        while fixture.sign_in("admin", PASSWORD).send().await.status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(30), "MongoDB is back and nobody noticed");
+        }
+    }
+
+    #[tokio::test]
     async fn readiness_shows_more_to_those_who_manage_the_gateway() {
         let fixture = Fixture::usual().await;
         fixture.add(amy()).await;

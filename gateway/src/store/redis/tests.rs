@@ -1,0 +1,505 @@
+//! The ways to Redis, against real servers: one, behind Sentinels, a cluster; with passwords and over TLS.
+
+use std::time::Instant;
+
+use ::redis::{Commands, ConnectionLike};
+use futures::FutureExt;
+
+use super::*;
+use crate::{
+    settings::Settings,
+    store::{
+        Store, now,
+        servers::{Certificates, Server, external, free_port, with_redis},
+        thrice,
+    },
+};
+
+/// Longer than a break may last, fail-over included.
+const PATIENCE: Duration = Duration::from_secs(20);
+const NOBODY: u16 = 1;
+
+fn client(port: u16) -> ::redis::Connection {
+    Client::open(("127.0.0.1", port)).unwrap().get_connection().unwrap()
+}
+
+fn command(port: u16, arguments: &[&str]) -> ::redis::Value {
+    let mut command = ::redis::cmd(arguments[0]);
+    arguments[1..].iter().for_each(|argument| {
+        command.arg(argument);
+    });
+    client(port).req_command(&command).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+}
+
+async fn error_of(settings: &Settings) -> String {
+    Shared::connect(&settings.storage).await.err().expect("it connects").to_string()
+}
+
+/// Waits until this is so.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so().await {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// News reaches those who follow, maybe after they have subscribed again.
+async fn news_travels(from: &Store, to: &Store) {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    to.on_change(move |change| drop(heard.send(change.to_string())));
+    let follow = to.follow_changes();
+    let announce = async {
+        let start = Instant::now();
+        loop {
+            from.announce(crate::store::Change::Document(crate::store::Collection::Users, "amy")).await;
+            while let Some(Some(change)) = hears.recv().now_or_never() {
+                if change == "users:amy" {
+                    return;
+                }
+            }
+            assert!(start.elapsed() < PATIENCE, "no news");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! { () = announce => {}, () = follow => {} }
+}
+
+async fn serves(store: &Store) {
+    let window = Window::at(12_345, Duration::from_secs(300));
+    let user = format!("u{}", uuid::Uuid::new_v4());
+    assert_eq!(store.count(&user, window, 12_345).await.unwrap(), 1);
+    assert_eq!(store.count(&user, window, 12_345).await.unwrap(), 2);
+    store.revoke_token(&user, "id", now() + 100).await.unwrap();
+    assert!(store.is_token_revoked(&user, "id").await.unwrap());
+    assert!(!store.is_user_revoked(&user).await.unwrap());
+    assert_eq!(store.fallbacks().get(), 0, "it counted in Redis");
+    news_travels(store, store).await;
+}
+
+mod logins {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_user_of_the_access_list_signs_in_with_any_password() {
+        const PASSWORD: &str = "p@ss: w/ör%d";
+        let server = Server::redis(&[]);
+        let password = format!(">{PASSWORD}");
+        let rights = ["~*", "&doorman:changes", "+@read", "+@write", "+@connection", "+@transaction", "+@scripting"];
+        let user = ["ACL", "SETUSER", "doorman", "on", &password, "+@pubsub"];
+        command(server.port, &[&user[..], &rights[..]].concat());
+        command(server.port, &["ACL", "SETUSER", "default", "off"]);
+        let login = [("REDIS_USERNAME", "doorman"), ("REDIS_PASSWORD", PASSWORD)];
+        serves(&with_redis(&external(server.port, NOBODY, &login)).await).await;
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_and_a_missing_one_are_called_so() {
+        let server = Server::redis(&["--requirepass", "right"]);
+        let wrong = error_of(&external(server.port, NOBODY, &[("REDIS_PASSWORD", "wrong")])).await;
+        assert!(wrong.contains("REDIS_PASSWORD") && wrong.contains("authentication failed"), "{wrong}");
+        let none = error_of(&external(server.port, NOBODY, &[])).await;
+        assert!(none.contains("REDIS_PASSWORD") && none.contains("NOAUTH"), "{none}");
+    }
+}
+
+mod tls {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_connection_is_encrypted_and_checked() {
+        let files = Certificates::new();
+        let server = Server::redis_tls(&files, false);
+        let (ca, other) = (files.path("ca.pem"), files.path("other-ca.pem"));
+        let trusted = [("REDIS_TLS", "true"), ("REDIS_TLS_CA_FILE", &*ca)];
+        serves(&with_redis(&external(server.port, NOBODY, &trusted)).await).await;
+
+        let untrusted = [("REDIS_TLS", "true"), ("REDIS_TLS_CA_FILE", &*other)];
+        let error = error_of(&external(server.port, NOBODY, &untrusted)).await;
+        assert!(error.contains("certificate") && error.contains("REDIS_TLS_CA_FILE"), "{error}");
+        let plain = error_of(&external(server.port, NOBODY, &[])).await;
+        assert!(plain.contains("REDIS_TLS"), "{plain}");
+    }
+
+    #[tokio::test]
+    async fn tls_to_a_plain_server_is_called_so() {
+        let server = Server::redis(&[]);
+        let error = error_of(&external(server.port, NOBODY, &[("REDIS_TLS", "true")])).await;
+        assert!(error.contains("REDIS_TLS"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_shown_to_servers_that_ask_for_one() {
+        let files = Certificates::new();
+        let server = Server::redis_tls(&files, true);
+        let (ca, certificate, key) = (files.path("ca.pem"), files.path("client.pem"), files.path("client.key"));
+        let anonymous = [("REDIS_TLS", "true"), ("REDIS_TLS_CA_FILE", &*ca)];
+        let error = error_of(&external(server.port, NOBODY, &anonymous)).await;
+        assert!(error.contains("REDIS_TLS"), "{error}");
+        let known = [&anonymous[..], &[("REDIS_TLS_CERT_FILE", &certificate), ("REDIS_TLS_KEY_FILE", &key)]].concat();
+        serves(&with_redis(&external(server.port, NOBODY, &known)).await).await;
+    }
+}
+
+mod one_server {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_it_is_away_answers_come_at_once_and_after_its_return_by_themselves() {
+        let mut server = Server::redis(&[]);
+        let store = with_redis(&external(server.port, NOBODY, &[])).await;
+        server.stop();
+        let _ = store.is_user_revoked("amy").await;
+        eventually("it is known to be away", async || store.is_user_revoked("amy").await.is_err()).await;
+        let start = Instant::now();
+        for _ in 0..50 {
+            assert!(store.is_user_revoked("amy").await.is_err());
+        }
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        server.restart();
+        eventually("it is back", async || store.is_user_revoked("amy").await.is_ok()).await;
+        serves(&store).await;
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_costs_one_wait_and_not_one_for_each_request() {
+        let server = Server::redis(&[]);
+        let store = with_redis(&external(server.port, NOBODY, &[])).await;
+        server.hang();
+        let start = Instant::now();
+        assert!(store.is_user_revoked("amy").await.is_err());
+        assert!(start.elapsed() < 2 * TIMEOUT, "{:?}", start.elapsed());
+        // The one try to connect anew is worth waiting for; after it, nobody waits.
+        let _ = store.is_user_revoked("amy").await;
+        eventually("it is known to be away", async || {
+            let start = Instant::now();
+            store.is_user_revoked("amy").await.is_err() && start.elapsed() < TIMEOUT / 10
+        })
+        .await;
+        server.go_on();
+        eventually("it is back", async || store.is_user_revoked("amy").await.is_ok()).await;
+    }
+
+    #[tokio::test]
+    async fn news_goes_on_after_a_restart_and_after_a_hang() {
+        let mut server = Server::redis(&[]);
+        let settings = external(server.port, NOBODY, &[]);
+        let (one, two) = (with_redis(&settings).await, with_redis(&settings).await);
+        news_travels(&one, &two).await;
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        two.on_change(move |change| {
+            if change == crate::store::Change::Everything {
+                let _ = begun.send(());
+            }
+        });
+        let follow = two.follow_changes();
+        let test = async {
+            begins.recv().await.unwrap();
+            server.restart();
+            // The break is noticed, and everything that was known is called in question.
+            tokio::time::timeout(PATIENCE, begins.recv()).await.unwrap().unwrap();
+            server.hang();
+            assert!(two.is_user_revoked("amy").await.is_err());
+            server.go_on();
+            tokio::time::timeout(PATIENCE, begins.recv()).await.unwrap().unwrap();
+        };
+        tokio::select! { () = test => {}, () = follow => {} }
+    }
+
+    #[tokio::test]
+    async fn a_replica_calls_for_another_connection_and_a_full_server_does_not() {
+        let server = Server::redis(&[]);
+        let Servers::Standalone(target) = servers::of(&external(server.port, NOBODY, &[]).storage).unwrap() else {
+            panic!()
+        };
+        let mut connection = target.get_multiplexed_async_connection().await.unwrap();
+        let write = ::redis::cmd("SET").arg("a").arg(1).to_owned();
+        let mut both = ::redis::pipe();
+        both.atomic().cmd("SET").arg("a").arg(1).ignore().incr("a", 1);
+
+        command(server.port, &["REPLICAOF", "127.0.0.1", "1"]);
+        let error = write.exec_async(&mut connection).await.unwrap_err();
+        assert!(link::is_broken(&error), "{error}");
+        let error = both.query_async::<(u64,)>(&mut connection).await.unwrap_err();
+        assert!(link::is_broken(&error), "{error}");
+
+        command(server.port, &["REPLICAOF", "NO", "ONE"]);
+        command(server.port, &["CONFIG", "SET", "maxmemory", "1"]);
+        let error = write.exec_async(&mut connection).await.unwrap_err();
+        assert!(!link::is_broken(&error), "{error}");
+        let error = both.query_async::<(u64,)>(&mut connection).await.unwrap_err();
+        assert!(!link::is_broken(&error), "{error}");
+    }
+}
+
+mod sentinels {
+    use super::*;
+
+    /// A master, its replica and three Sentinels, two of which must agree.
+    struct Watched {
+        master: Server,
+        replica: Server,
+        sentinels: Vec<Server>,
+    }
+
+    impl Watched {
+        fn start(more: &str, arguments: &[&str]) -> Self {
+            let master = Server::redis(arguments);
+            let of = master.port.to_string();
+            let replica = Server::redis(&[arguments, &["--replicaof", "127.0.0.1", &of]].concat());
+            let sentinels: Vec<_> = (0..3).map(|_| Server::sentinel(master.port, 2, more)).collect();
+            for sentinel in sentinels.iter().filter(|_| more.is_empty()) {
+                // They look every ten seconds otherwise.
+                let periods = ["INFO-PERIOD", "200", "PUBLISH-PERIOD", "200", "ASK-PERIOD", "200"];
+                command(sentinel.port, &[&["SENTINEL", "DEBUG"], &periods[..]].concat());
+            }
+            Self { master, replica, sentinels }
+        }
+
+        /// Waits until every Sentinel knows the replica and the others.
+        async fn is_complete(&self) {
+            for sentinel in &self.sentinels {
+                eventually("the Sentinels know each other", async || {
+                    let mut client = client(sentinel.port);
+                    let command = ::redis::cmd("SENTINEL").arg("MASTER").arg("main").to_owned();
+                    let state: std::collections::HashMap<String, String> = command.query(&mut client).unwrap();
+                    state["num-slaves"] == "1" && state["num-other-sentinels"] == "2"
+                })
+                .await;
+            }
+        }
+
+        fn settings(&self, changes: &[(&str, &str)]) -> Settings {
+            let hosts: Vec<_> = self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+            let hosts = hosts.join(",");
+            let own = [("REDIS_HOST", ""), ("REDIS_SENTINEL_HOSTS", &*hosts), ("REDIS_SENTINEL_MASTER", "main")];
+            external(NOBODY, NOBODY, &[&own[..], changes].concat())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fail_over_is_followed_without_a_restart() {
+        let mut watched = Watched::start("", &[]);
+        watched.is_complete().await;
+        let settings = watched.settings(&[]);
+        let (one, two) = (with_redis(&settings).await, with_redis(&settings).await);
+        serves(&one).await;
+        one.set_user_revoked("amy", true).await.unwrap();
+        let replicated = || client(watched.replica.port).exists::<_, bool>("jwt:revoke_all:amy").unwrap();
+        eventually("the replica has it", async || replicated()).await;
+
+        watched.master.stop();
+        eventually("the new master answers", async || {
+            one.is_user_revoked("amy").await.is_ok_and(|is_revoked| is_revoked)
+        })
+        .await;
+        eventually("it takes writes", async || two.set_user_revoked("bob", true).await.is_ok()).await;
+        assert!(client(watched.replica.port).exists::<_, bool>("jwt:revoke_all:bob").unwrap());
+        news_travels(&one, &two).await;
+
+        // The old master comes back as a replica; the way back is one that someone asks for, with nothing broken.
+        watched.master.restart();
+        let role = || match command(watched.master.port, &["ROLE"]) {
+            ::redis::Value::Array(parts) => format!("{parts:?}"),
+            other => panic!("{other:?}"),
+        };
+        eventually("the old master follows the new one", async || {
+            role().contains("slave") && role().contains("connected")
+        })
+        .await;
+        eventually("the Sentinels take the order", async || {
+            let order = ::redis::cmd("SENTINEL").arg("FAILOVER").arg("main").to_owned();
+            order.exec(&mut client(watched.sentinels[0].port)).is_ok()
+        })
+        .await;
+        eventually("the old master is master again", async || role().contains("master")).await;
+        eventually("writes reach it", async || {
+            let _ = one.set_user_revoked("eve", true).await;
+            client(watched.master.port).exists::<_, bool>("jwt:revoke_all:eve").unwrap()
+        })
+        .await;
+        news_travels(&two, &one).await;
+    }
+
+    #[tokio::test]
+    async fn sentinels_have_a_password_of_their_own_and_one_of_them_is_enough() {
+        let auth = "sentinel auth-pass main of-redis\nrequirepass of-sentinels\nsentinel sentinel-pass of-sentinels";
+        let mut watched = Watched::start(auth, &["--requirepass", "of-redis", "--masterauth", "of-redis"]);
+        let login = [("REDIS_PASSWORD", "of-redis"), ("REDIS_SENTINEL_PASSWORD", "of-sentinels")];
+        serves(&with_redis(&watched.settings(&login)).await).await;
+        let error = error_of(&watched.settings(&login[..1])).await;
+        assert!(error.contains("REDIS_SENTINEL_PASSWORD"), "{error}");
+        watched.sentinels[0].stop();
+        watched.sentinels[1].stop();
+        serves(&with_redis(&watched.settings(&login)).await).await;
+        let unknown = [&login[..], &[("REDIS_SENTINEL_MASTER", "other")]].concat();
+        let error = error_of(&watched.settings(&unknown)).await;
+        assert!(error.contains("REDIS_SENTINEL_MASTER"), "{error}");
+    }
+}
+
+mod cluster {
+    use super::*;
+
+    /// Three masters with a third of the slots each, and a replica of the first.
+    async fn start() -> Vec<Server> {
+        let node = || {
+            Server::redis_with(|_| {
+                let bus = free_port().to_string();
+                let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+                arguments.iter().map(|argument| (*argument).to_owned()).collect()
+            })
+        };
+        let nodes: Vec<_> = (0..4).map(|_| node()).collect();
+        for (at, node) in nodes.iter().take(3).enumerate() {
+            let (from, to) = ((at * 5461 + at.min(1)).to_string(), (at * 5461 + 5461).min(16_383).to_string());
+            command(node.port, &["CLUSTER", "ADDSLOTSRANGE", &from, &to]);
+        }
+        let first = nodes[0].port;
+        for node in &nodes[1..] {
+            // The first node hears of its bus port from the node itself.
+            let bus = config(node.port, "cluster-port");
+            command(first, &["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus]);
+        }
+        let id: String = ::redis::cmd("CLUSTER").arg("MYID").query(&mut client(first)).unwrap();
+        eventually("the replica knows its master", async || {
+            let command = ::redis::cmd("CLUSTER").arg("REPLICATE").arg(&id).to_owned();
+            command.exec(&mut client(nodes[3].port)).is_ok()
+        })
+        .await;
+        for node in &nodes {
+            eventually("the cluster is well", async || {
+                let info: String = ::redis::cmd("CLUSTER").arg("INFO").query(&mut client(node.port)).unwrap();
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:4")
+            })
+            .await;
+        }
+        eventually("the replica is in step", async || {
+            let info: String = ::redis::cmd("INFO").arg("replication").query(&mut client(nodes[3].port)).unwrap();
+            info.contains("master_link_status:up")
+        })
+        .await;
+        nodes
+    }
+
+    fn config(port: u16, name: &str) -> String {
+        let pair: Vec<String> = ::redis::cmd("CONFIG").arg("GET").arg(name).query(&mut client(port)).unwrap();
+        pair[1].clone()
+    }
+
+    fn settings(nodes: &[Server]) -> Settings {
+        let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        external(NOBODY, NOBODY, &[("REDIS_HOST", &hosts.join(","))])
+    }
+
+    #[tokio::test]
+    async fn all_slots_are_used_and_a_fail_over_is_followed() {
+        let mut nodes = start().await;
+        let settings = settings(&nodes[..3]);
+        let (one, two) = (with_redis(&settings).await, with_redis(&settings).await);
+        serves(&one).await;
+        let users: Vec<_> = (0..60).map(|n| format!("user{n}")).collect();
+        for user in &users {
+            one.set_user_revoked(user, true).await.unwrap();
+        }
+        for node in &nodes[..3] {
+            let keys: usize = ::redis::cmd("DBSIZE").query(&mut client(node.port)).unwrap();
+            assert!(keys > 5, "keys are spread");
+        }
+        news_travels(&one, &two).await;
+
+        nodes[0].stop();
+        eventually("all users are known again", async || {
+            for user in &users {
+                if !two.is_user_revoked(user).await.is_ok_and(|is_revoked| is_revoked) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+        eventually("writes are taken", async || {
+            for user in &users {
+                if one.set_user_revoked(user, false).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+        news_travels(&one, &two).await;
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_called_so() {
+        let server = Server::redis_with(|_| {
+            let bus = free_port().to_string();
+            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--requirepass", "right"];
+            arguments.iter().map(|argument| (*argument).to_owned()).collect()
+        });
+        let wrong = [("REDIS_CLUSTER", "true"), ("REDIS_PASSWORD", "wrong")];
+        let error = error_of(&external(server.port, NOBODY, &wrong)).await;
+        assert!(error.contains("REDIS_PASSWORD"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn when_all_nodes_were_away_it_comes_back_by_itself() {
+        let mut server = Server::redis_with(|_| {
+            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()];
+            arguments.iter().map(|argument| (*argument).to_owned()).collect()
+        });
+        command(server.port, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        eventually("the cluster is well", async || {
+            let info: String = ::redis::cmd("CLUSTER").arg("INFO").query(&mut client(server.port)).unwrap();
+            info.contains("cluster_state:ok")
+        })
+        .await;
+        let store = with_redis(&external(server.port, NOBODY, &[("REDIS_CLUSTER", "true")])).await;
+        serves(&store).await;
+        server.stop();
+        let start = Instant::now();
+        assert!(store.is_user_revoked("amy").await.is_err());
+        assert!(start.elapsed() < 2 * TIMEOUT, "{:?}", start.elapsed());
+        server.restart();
+        eventually("it is back", async || store.is_user_revoked("amy").await.is_ok()).await;
+        serves(&store).await;
+    }
+}
+
+mod limits {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_redis_they_are_counted_here_or_not_known_as_the_setting_says() {
+        let mut server = Server::redis(&[]);
+        let settings = |mode: &str| external(server.port, NOBODY, &[("DOORMAN_LIMITS_FAIL_MODE", mode)]);
+        let (open, closed) = (settings("Open"), settings("Closed"));
+        let (open, closed) = (with_redis(&open).await, with_redis(&closed).await);
+        let window = Window::at(12_345, Duration::from_secs(300));
+        assert_eq!(open.count("a", window, 12_345).await.unwrap(), 1);
+        assert_eq!(closed.count("a", window, 12_345).await.unwrap(), 2);
+        assert_eq!((open.fallbacks().get(), closed.fallbacks().get()), (0, 0));
+        server.stop();
+        assert_eq!(open.count("a", window, 12_345).await.unwrap(), 1);
+        assert_eq!(open.count("a", window, 12_345).await.unwrap(), 2);
+        assert!(matches!(closed.count("a", window, 12_345).await, Err(StoreError::Shared(_))));
+        assert_eq!((open.fallbacks().get(), closed.fallbacks().get()), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_start_names_the_sentinels_and_the_nodes_it_tried() {
+    for (changes, place) in [
+        (&[("REDIS_HOST", "127.0.0.1:1,127.0.0.1:2")][..], "127.0.0.1:1,127.0.0.1:2"),
+        (
+            &[("REDIS_HOST", ""), ("REDIS_SENTINEL_HOSTS", "127.0.0.1:3"), ("REDIS_SENTINEL_MASTER", "main")],
+            "127.0.0.1:3",
+        ),
+    ] {
+        let settings = external(NOBODY, NOBODY, changes);
+        let connect = || Shared::connect(&settings.storage);
+        let error =
+            thrice("Redis", crate::store::places(&settings.storage).1, connect).await.err().unwrap().to_string();
+        assert!(error.starts_with(&format!("Cannot connect to Redis at {place} after 3 tries")), "{error}");
+    }
+}
