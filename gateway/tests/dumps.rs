@@ -186,7 +186,8 @@ async fn sigusr1_dumps_and_the_gateway_serves_on() -> Result<()> {
     let admin = Administrator::of(&gateway).await?;
     admin.add_group("kept").await?;
     gateway.ask_for_dump()?;
-    eventually("a dump", async || Ok(names(folder.path())?.iter().any(|name| name.ends_with(".bin")))).await?;
+    eventually("a dump", async || Ok(names(folder.path())?.iter().any(|name| name.starts_with("memory_dump-"))))
+        .await?;
     admin.add_group("lost").await?;
     drop(gateway);
     let gateway = keeping(&folder)?.run()?;

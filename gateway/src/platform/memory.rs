@@ -106,10 +106,6 @@ async fn restore(State(platform): State<Platform>, MaybeSent(sent): MaybeSent<Pl
     let restored = platform.persistence.restore(body.path()).await;
     let dump = restored.map_err(|error| refused(error, "Memory restore available only in memory-only mode"))?;
     tracing::warn!(by = %caller.0.principal.username, created_at = dump.created_at, "The memory was replaced");
-    if let Some(progress) = &platform.progress
-        && !progress.is_served().await
-    {
-        tracing::warn!("the restored APIs are not served yet");
-    }
+    platform.until_served().await;
     Ok(Answer::data(json!({ "response": { "version": dump.version, "created_at": dump.created_at } })))
 }

@@ -126,6 +126,8 @@ impl Fixture {
             ("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef"),
             ("DOORMAN_ADMIN_PASSWORD", PASSWORD),
             ("LOGIN_IP_RATE_LIMIT", "1000"),
+            // Nobody can write there: tests that want the file name their own.
+            ("SECURITY_SETTINGS_FILE", "/dev/null/none"),
         ];
         let settings = Settings::load(Source::from_pairs(base.iter().chain(changes).copied()));
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}")).0;
