@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::gateway::{GatewayRef, SecretKeyRef};
 
+mod cors;
 mod parse;
 
+pub use cors::Cors;
 pub use parse::{
-    Access, Api, ApiKey, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts, UpstreamAddress,
-    is_forbidden_address, parse,
+    Access, Api, ApiKey, Breaker, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
+    UpstreamAddress, is_forbidden_address, parse,
 };
 
 /// One version of one API: where it is served from, which endpoints it has, who may call it and within which limits.

@@ -26,7 +26,7 @@ use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::persistence::Persistence;
-use crate::pipeline::Gateway;
+use crate::pipeline::{Gateway, RetryBudget};
 use crate::platform::{self, Platform};
 use crate::security::Security;
 use crate::settings::Settings;
@@ -98,6 +98,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         settings,
         snapshot,
         metrics,
+        retries: RetryBudget::default(),
         draining: AtomicBool::new(false),
     });
     let (reports, seen_reports) = watch::channel::<Arc<RevisionReport>>(Arc::default());

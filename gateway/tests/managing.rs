@@ -20,8 +20,16 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Result<Self> {
+        Self::set_with(&[]).await
+    }
+
+    async fn set_with(settings: &[(&str, &str)]) -> Result<Self> {
         let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let gateway = Start::new(BINARY)?.run()?;
+        let mut start = Start::new(BINARY)?;
+        for (name, value) in settings {
+            start = start.with(name, *value);
+        }
+        let gateway = start.run()?;
         let http = Client::new();
         let login = json!({ "email": "admin@doorman.dev", "password": ADMIN_PASSWORD });
         let answer: Value = http.post(gateway.url("/platform/authorization")).json(&login).send().await?.json().await?;
@@ -179,5 +187,99 @@ async fn what_apis_and_endpoints_must_not_be_is_refused() -> Result<()> {
     assert_eq!(stage.does("GET", "/platform/endpoint/GET/orders/v1/", Value::Null).await?["endpoint_uri"], "/");
     let listed = stage.does("GET", "/platform/endpoint/orders/v1", Value::Null).await?;
     assert_eq!(listed["endpoints"].as_array().map(Vec::len), Some(3));
+    Ok(())
+}
+
+#[tokio::test]
+async fn failed_attempts_are_repeated_as_often_as_the_api_says() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true, "api_allowed_retry_count": 1 }))).await?;
+    for method in ["GET", "POST"] {
+        stage.endpoint(method, "/failing/{n}").await?;
+    }
+    stage.endpoint("GET", "/status/{code}").await?;
+    assert_eq!(stage.call("/api/rest/orders/v1/failing/1?k=a").await?.0, 200);
+    let body = json!({ "kept": "for the second attempt" });
+    let (status, seen) = stage.send("POST", "/api/rest/orders/v1/failing/1?k=b", body.clone()).await?;
+    assert_eq!((status, seen["body"].as_str()), (200, Some(&*body.to_string())));
+    assert_eq!(stage.call("/api/rest/orders/v1/failing/2?k=c").await?.0, 503, "the last answer counts");
+    let metrics = reqwest::get(stage.gateway.admin_url("/metrics")).await?.text().await?;
+    assert!(metrics.contains("doorman_http_retries_total 3"), "{metrics}");
+
+    stage.does("PUT", "/platform/api/orders/v1", json!({ "api_allowed_retry_count": 0 })).await?;
+    assert_eq!(stage.call("/api/rest/orders/v1/failing/1?k=d").await?.0, 503);
+    assert_eq!(stage.call("/api/rest/orders/v1/failing/1?k=d").await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upstream_that_keeps_failing_is_left_alone_and_another_is_called() -> Result<()> {
+    let stage = Stage::set_with(&[("CIRCUIT_BREAKER_THRESHOLD", "3"), ("CIRCUIT_BREAKER_TIMEOUT", "1")]).await?;
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
+    stage.endpoint("GET", "/failing/{n}").await?;
+    stage.endpoint("GET", "/echo").await?;
+    for _ in 0..3 {
+        assert_eq!(stage.call("/api/rest/orders/v1/failing/3").await?.0, 503);
+    }
+    let refused = stage.call("/api/rest/orders/v1/echo").await?;
+    assert_eq!(code(&refused), (503, "GTW999"));
+    assert_eq!(refused.1["error_message"], "Upstream circuit open");
+
+    // Nobody listens there; the other one serves from the first call on that finds it open.
+    let other = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let servers =
+        json!([format!("http://{}", doorman_tests::gateway::free_address()?), format!("http://{}", other.address())]);
+    stage.does("PUT", "/platform/api/orders/v1", json!({ "api_servers": servers })).await?;
+    let mut statuses = Vec::new();
+    for _ in 0..12 {
+        statuses.push(stage.call("/api/rest/orders/v1/echo").await?.0);
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 500).count(), 3, "{statuses:?}");
+    assert!(statuses[6..].iter().all(|status| *status == 200), "{statuses:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn browsers_are_told_what_the_api_allows() -> Result<()> {
+    let stage = Stage::set().await?;
+    let cors = json!({ "api_public": true, "api_cors_allow_origins": ["http://ok.example", "https://*.example.com"],
+        "api_cors_allow_methods": ["GET", "POST"], "api_cors_allow_headers": ["Content-Type", "X-CSRF-Token"],
+        "api_cors_allow_credentials": true, "api_cors_expose_headers": ["X-Backend-Time"] });
+    stage.does("POST", "/platform/api", stage.api(cors)).await?;
+    stage.endpoint("GET", "/echo").await?;
+    let url = stage.gateway.url("/api/rest/orders/v1/echo");
+    let ask = |method: Method, origin: &str| {
+        let request = stage.http.request(method, &url).header("Origin", origin);
+        request.header("Access-Control-Request-Method", "GET").header("Access-Control-Request-Headers", "Content-Type")
+    };
+    let preflight = ask(Method::OPTIONS, "http://ok.example").send().await?;
+    assert_eq!(preflight.status(), 204);
+    let told = |answer: &reqwest::Response, name: &str| {
+        answer.headers().get(name).map(|value| value.to_str().unwrap_or_default().to_owned()).unwrap_or_default()
+    };
+    assert_eq!(told(&preflight, "access-control-allow-origin"), "http://ok.example");
+    assert_eq!(told(&preflight, "access-control-allow-methods"), "GET, POST, OPTIONS");
+    assert_eq!(told(&preflight, "access-control-allow-headers"), "Content-Type, X-CSRF-Token");
+    assert_eq!(told(&preflight, "access-control-allow-credentials"), "true");
+    assert_eq!(told(&preflight, "vary"), "Origin");
+
+    let answer = ask(Method::GET, "https://a.example.com").send().await?;
+    assert_eq!(
+        (answer.status().as_u16(), told(&answer, "access-control-allow-origin")),
+        (200, "https://a.example.com".into())
+    );
+    assert_eq!(told(&answer, "access-control-expose-headers"), "X-Backend-Time");
+    let stranger = ask(Method::GET, "http://evil.example").send().await?;
+    assert_eq!((stranger.status().as_u16(), told(&stranger, "access-control-allow-origin")), (200, String::new()));
+    assert_eq!(told(&stranger, "access-control-allow-credentials"), "");
+    let refusal = stage.http.get(format!("{url}/none")).header("Origin", "http://ok.example").send().await?;
+    assert_eq!(
+        (refusal.status().as_u16(), told(&refusal, "access-control-allow-origin")),
+        (404, "http://ok.example".into())
+    );
+    let without = stage.http.get(&url).send().await?;
+    assert_eq!(without.headers().get("access-control-allow-origin"), None);
+    let unknown = stage.http.request(Method::OPTIONS, stage.gateway.url("/api/rest/none/v1/x")).send().await?;
+    assert_eq!(unknown.status(), 204);
     Ok(())
 }

@@ -10,7 +10,8 @@ use http::HeaderName;
 use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
-use super::{DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
+use super::cors::Cors;
+use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
 use crate::FieldError;
 use crate::path::{PathTemplate, Segment};
 
@@ -52,6 +53,23 @@ pub struct Api {
     pub headers: Headers,
     /// Upper bounds that differ from the gateway's.
     pub timeouts: Timeouts,
+    /// What browsers may do from elsewhere.
+    pub cors: Cors,
+    /// Further attempts after a failed one.
+    pub retries: u32,
+    /// When its upstreams are left alone, where that differs from the gateway's rules.
+    pub breaker: Breaker,
+}
+
+/// When upstreams are left alone; `None` is as the gateway is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breaker {
+    /// Whether they ever are.
+    pub enabled: Option<bool>,
+    /// After how many failures in a row.
+    pub threshold: Option<u32>,
+    /// For how long.
+    pub open: Option<Duration>,
 }
 
 /// One method on one path.
@@ -262,6 +280,13 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     };
     let headers = headers(spec, &mut errors);
     let timeouts = timeouts(spec.upstream.as_ref().and_then(|upstream| upstream.timeouts), &mut errors);
+    let cors = Cors::parse(spec.cors.as_ref(), &mut errors);
+    let attempts = spec.upstream.as_ref().and_then(|upstream| upstream.retries).map_or(0, |retries| retries.attempts);
+    let retries = u32::try_from(attempts).ok().filter(|attempts| *attempts <= 10).unwrap_or_else(|| {
+        errors.push(FieldError::invalid("spec.upstream.retries.attempts", "must be 0 to 10"));
+        0
+    });
+    let breaker = breaker(spec.upstream.as_ref().and_then(|upstream| upstream.circuit_breaker), &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -276,7 +301,25 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         access,
         headers,
         timeouts,
+        cors,
+        retries,
+        breaker,
     })
+}
+
+fn breaker(spec: Option<CircuitBreakerSpec>, errors: &mut Vec<FieldError>) -> Breaker {
+    let Some(spec) = spec else { return Breaker::default() };
+    let mut number = |member: &str, given: Option<i32>, most: u32| {
+        let number = u32::try_from(given?).ok().filter(|number| (1..=most).contains(number));
+        if number.is_none() {
+            let field = format!("spec.upstream.circuitBreaker.{member}");
+            errors.push(FieldError::invalid(field, format!("must be 1 to {most}")));
+        }
+        number
+    };
+    let threshold = number("threshold", spec.threshold, 1_000);
+    let open = number("openSeconds", spec.open_seconds, 3_600).map(|seconds| Duration::from_secs(seconds.into()));
+    Breaker { enabled: Some(spec.enabled), threshold, open }
 }
 
 fn segment(field: &str, text: &str, max: usize, errors: &mut Vec<FieldError>) {
@@ -293,9 +336,6 @@ fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
     let upstream = spec.upstream.as_ref();
     let present = [
         (spec.protocol != Protocol::REST, "spec.protocol", "only REST is served by this version"),
-        (spec.cors.is_some(), "spec.cors", NOT_YET),
-        (upstream.and_then(|u| u.retries).is_some_and(|r| r.attempts > 0), "spec.upstream.retries.attempts", NOT_YET),
-        (upstream.and_then(|u| u.circuit_breaker).is_some_and(|b| b.enabled), "spec.upstream.circuitBreaker", NOT_YET),
         (upstream.is_some_and(|u| u.tls.is_some()), "spec.upstream.tls", NOT_YET),
         (spec.credits.as_ref().is_some_and(|credits| credits.enabled), "spec.credits.enabled", NOT_YET),
         (spec.soap.is_some(), "spec.soap", NOT_YET),
@@ -510,6 +550,12 @@ mod tests {
             (json!({"access": {"ip": {"mode": "Whitelist", "allow": ["1.2.3"]}}}), "spec.access.ip.allow[0]"),
             (json!({"upstream": {"timeouts": {"readMillis": 0}}}), "spec.upstream.timeouts.readMillis"),
             (json!({"protocol": "SOAP", "servers": []}), "spec.servers"),
+            (json!({"cors": {"allowMethods": ["G T"]}}), "spec.cors.allowMethods[0]"),
+            (json!({"upstream": {"retries": {"attempts": -1}}}), "spec.upstream.retries.attempts"),
+            (
+                json!({"upstream": {"circuitBreaker": {"enabled": true, "threshold": 0}}}),
+                "spec.upstream.circuitBreaker.threshold",
+            ),
         ];
         for (changes, field) in table {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
@@ -521,9 +567,8 @@ mod tests {
     fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
         for changes in [
             json!({"protocol": "GRPC"}),
-            json!({"upstream": {"retries": {"attempts": 1}}}),
             json!({"credits": {"enabled": true, "group": "g"}}),
-            json!({"cors": {}}),
+            json!({"requestTransform": {}}),
             json!({"envelope": true}),
         ] {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());

@@ -268,12 +268,6 @@ fn members<const N: usize>(members: [(&str, Option<Value>); N]) -> Option<Value>
 
 /// The spec in its JSON form (reference: gateway behaviour 4.2).
 fn spec(api: &Document, endpoints: &[Arc<Document>], validations: &[Arc<Document>]) -> Value {
-    let protocol = match text(api, "api_type").unwrap_or("REST").to_ascii_uppercase().as_str() {
-        "SOAP" => "SOAP",
-        "GRAPHQL" => "GraphQL",
-        "GRPC" => "GRPC",
-        _ => "REST",
-    };
     let millis =
         |member| number(api, member).filter(|seconds| *seconds > 0.0).map(|s| json!((s * 1000.0).ceil() as i32));
     let ip_mode = match text(api, "api_ip_mode") {
@@ -308,7 +302,8 @@ fn spec(api: &Document, endpoints: &[Arc<Document>], validations: &[Arc<Document
     let spec = members([
         ("name", Some(key(api).0.into())),
         ("version", Some(key(api).1.into())),
-        ("protocol", Some(protocol.into())),
+        // The stored type is a label: what counts is the prefix that a call comes by.
+        ("protocol", Some("REST".into())),
         ("active", flag(api, "active").map(Value::from)),
         ("public", flag(api, "api_public").map(Value::from)),
         ("authRequired", flag(api, "api_auth_required").map(Value::from)),

@@ -26,13 +26,16 @@ use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{CompiledApi, Entry, Snapshot};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{CallTimeouts, RequestBody, UpstreamError};
 
 mod body;
+mod call;
+mod cors;
 mod patience;
 mod respond;
 
 pub use body::Body;
+use call::Call;
+pub use call::RetryBudget;
 
 /// Where the security settings are changed.
 const SECURITY_SETTINGS: &str = "/platform/security/settings";
@@ -51,6 +54,8 @@ pub struct Gateway {
     pub platform: axum::Router,
     /// What is counted.
     pub metrics: Metrics,
+    /// How many failed calls may still be repeated.
+    pub retries: RetryBudget,
     /// Whether clients are asked to go elsewhere.
     pub draining: AtomicBool,
 }
@@ -68,6 +73,8 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Observed {
     is_data_plane: bool,
+    /// The API that was called, if there is one.
+    api: Option<Arc<CompiledApi>>,
 }
 
 impl Gateway {
@@ -76,7 +83,7 @@ impl Gateway {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
-        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/") };
+        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), api: None };
         let mut response = match self.admit_to_the_gateway(&parts, peer) {
             Ok(()) => {
                 let outcome = self.route(&parts, body, peer, &id, arrived, &mut observed).await;
@@ -85,6 +92,9 @@ impl Gateway {
             // Always tells the status in the body (reference: platform API 1.7).
             Err(problem) => respond::problem(&problem, Envelope::Strict),
         };
+        if let Some(api) = &observed.api {
+            cors::decorate(&api.api.cors, &parts.headers, response.headers_mut());
+        }
         self.add_headers(&mut response, &id);
         self.observe(&parts, &response, peer, &id, arrived, &observed);
         response
@@ -117,7 +127,7 @@ impl Gateway {
             .and_then(|()| request::segments(parts.uri.path()))
             .map_err(|refused| Problem::new(refused.status(), "GTW011", refused.to_string()))?;
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
-            ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived).await,
+            ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived, observed).await,
             ["api", "health"] => {
                 observed.is_data_plane = false;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
@@ -150,9 +160,10 @@ impl Gateway {
         peer: Peer,
         id: &HeaderValue,
         arrived: Instant,
+        observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         if parts.method == Method::OPTIONS {
-            return Ok(respond::empty(StatusCode::NO_CONTENT));
+            return Ok(self.preflight(parts, segments));
         }
         let Some(method) = rest::endpoint_method(&parts.method) else {
             return Ok(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
@@ -164,6 +175,7 @@ impl Gateway {
         let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };
         let snapshot = self.snapshot.load();
         let api = find(&snapshot, name, version)?;
+        observed.api = Some(api.clone());
         if let Some(rules) = &api.api.access.ip {
             self.admit_address(rules, parts, peer)?;
         }
@@ -174,30 +186,21 @@ impl Gateway {
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
-        let server = endpoint
-            .servers()
-            .next()
-            .or_else(|| api.servers.next())
-            .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "GTW001", "No upstream servers configured"))?;
-
-        let carries_body = rest::takes_body(&parts.method) && !http_body::Body::is_end_stream(&body);
-        let (body, progress) = if carries_body {
-            let (body, progress) = RequestBody::stream(body, limit);
-            (body, Some(progress))
-        } else {
-            (RequestBody::Empty, None)
-        };
         let told = rest::Caller { request_id: id, username: caller.as_ref().map(|principal| &*principal.username) };
-        let request = rest::upstream_request(parts, &api, endpoint, path, server, told, body)?;
-        let sent = Instant::now();
-        let answer = server.pool.send(request, &self.timeouts(&api), progress.as_ref()).await;
-        match answer {
-            Ok(answer) => rest::client_response(parts, answer, &api, arrived, sent),
-            Err(_) if progress.as_ref().is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
-            Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
-            Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
-            Err(error) => Err(self.upstream_failed(&api, &error)),
+        self.call(Call { parts, api: &api, endpoint, path, told, arrived, limit }, body).await
+    }
+
+    /// What a browser may do; needs no token and tells nothing of APIs that don't exist.
+    fn preflight(&self, parts: &Parts, segments: &Segments<'_>) -> Response<Body> {
+        let mut answer = respond::empty(StatusCode::NO_CONTENT);
+        let snapshot = self.snapshot.load();
+        let [_, _, name, version, path @ ..] = segments.as_slice() else { return answer };
+        let Some(Entry::Served(api)) = snapshot.find(name, version) else { return answer };
+        if self.settings.network.strict_options && !api.paths.has(path) {
+            return respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         }
+        cors::preflight(&api.api.cors, &parts.headers, answer.headers_mut());
+        answer
     }
 
     /// Identifies the caller, then asks for subscription, group and role (reference: gateway behaviour 5, step 6).
@@ -246,27 +249,6 @@ impl Gateway {
             return restricted("API010");
         }
         Ok(())
-    }
-
-    fn timeouts(&self, api: &CompiledApi) -> CallTimeouts {
-        let (own, general) = (&api.api.timeouts, &self.settings.upstream);
-        CallTimeouts {
-            connect: own.connect.unwrap_or(general.connect_timeout),
-            read: own.read.unwrap_or(general.read_timeout),
-            write: own.write.unwrap_or(general.write_timeout),
-            pool: own.pool.unwrap_or(general.pool_timeout),
-        }
-    }
-
-    /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
-    fn upstream_failed(&self, api: &CompiledApi, error: &UpstreamError) -> Problem {
-        tracing::warn!(api = &*api.label, %error, "upstream call failed");
-        if matches!(error, UpstreamError::Timeout(_)) {
-            self.metrics.upstream_timeouts.inc();
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")
-        } else {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "GTW006", "Internal server error")
-        }
     }
 }
 

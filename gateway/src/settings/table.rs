@@ -336,7 +336,7 @@ settings! {
             "Sends `Access-Control-Allow-Credentials: true`.";
         cors_strict: bool = "CORS_STRICT", "false", Guide Used:
             "With `*` and credentials, only origins on `localhost` and `127.0.0.1` are allowed.";
-        strict_options: bool = "STRICT_OPTIONS_405", "false", Doorman NotYet:
+        strict_options: bool = "STRICT_OPTIONS_405", "false", Doorman Used:
             "Answers preflights for unregistered REST and gRPC endpoints with 405.";
         content_security_policy: HeaderValue = "CONTENT_SECURITY_POLICY",
             "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; img-src 'self' data:; connect-src 'self';",
@@ -387,15 +387,15 @@ settings! {
             "Time after which an idle connection is closed.";
         http2: bool = "HTTP_ENABLE_HTTP2", "false", Doorman Used:
             "HTTP/2 to upstreams.";
-        retry_base_delay: Duration = "HTTP_RETRY_BASE_DELAY", "0.25", Doorman NotYet live:
+        retry_base_delay: Duration = "HTTP_RETRY_BASE_DELAY", "0.25", Doorman Used live:
             "First pause between attempts; it doubles, with full jitter.";
-        retry_max_delay: Duration = "HTTP_RETRY_MAX_DELAY", "2.0", Doorman NotYet live:
+        retry_max_delay: Duration = "HTTP_RETRY_MAX_DELAY", "2.0", Doorman Used live:
             "Longest pause between attempts.";
-        breaker: bool = "CIRCUIT_BREAKER_ENABLED", "true", Doorman NotYet live:
+        breaker: bool = "CIRCUIT_BREAKER_ENABLED", "true", Doorman Used live:
             "Stop calling an upstream that keeps failing.";
-        breaker_threshold: NonZeroU32 = "CIRCUIT_BREAKER_THRESHOLD", "5", Doorman NotYet live:
+        breaker_threshold: NonZeroU32 = "CIRCUIT_BREAKER_THRESHOLD", "5", Doorman Used live:
             "Failures in a row that open the breaker.";
-        breaker_timeout: Duration = "CIRCUIT_BREAKER_TIMEOUT", "30", Doorman NotYet live (above_zero):
+        breaker_timeout: Duration = "CIRCUIT_BREAKER_TIMEOUT", "30", Doorman Used live (above_zero):
             "Time until an open breaker lets a call try again.";
         grpc_retries: u32 = "GRPC_MAX_RETRIES", "0", Doorman NotYet live:
             "Further attempts of a gRPC call.";

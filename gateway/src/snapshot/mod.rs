@@ -100,6 +100,16 @@ impl Servers {
             many => many.get(self.next.fetch_add(1, Ordering::Relaxed) % many.len()),
         }
     }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
 }
 
 impl Snapshot {

@@ -76,6 +76,12 @@ impl Paths {
         paths
     }
 
+    /// Does any method have an endpoint for these segments?
+    pub fn has(&self, segments: &[Cow<'_, str>]) -> bool {
+        const ALL: [Method; 6] = [Method::Get, Method::Post, Method::Put, Method::Patch, Method::Delete, Method::Head];
+        ALL.into_iter().any(|method| self.find(method, segments).is_some())
+    }
+
     /// The endpoint for a method and decoded segments.
     pub fn find(&self, method: Method, segments: &[Cow<'_, str>]) -> Option<Match<'_>> {
         let index = self.root.find(method, segments)?;

@@ -23,6 +23,8 @@ pub struct Metrics {
     requests: Family<Code, Counter>,
     /// Upstream attempts that took too long.
     pub upstream_timeouts: Counter,
+    /// Attempts after a failed one.
+    pub retries: Counter,
     /// APIs in the snapshot that can be called.
     pub apis_served: Gauge,
     /// Objects that are defined but not served.
@@ -46,6 +48,7 @@ impl Metrics {
             duration: Histogram::new(buckets),
             requests: Family::default(),
             upstream_timeouts: Counter::default(),
+            retries: Counter::default(),
             apis_served: Gauge::default(),
             objects_rejected: Gauge::default(),
             snapshots: Counter::default(),
@@ -58,6 +61,7 @@ impl Metrics {
         r.register("doorman_http_request_duration_seconds", "Time to answer a call under /api", self.duration.clone());
         r.register("doorman_http_requests", "Answered calls under /api by status code", self.requests.clone());
         r.register("doorman_upstream_timeouts", "Upstream attempts that took too long", self.upstream_timeouts.clone());
+        r.register("doorman_http_retries", "Upstream attempts after a failed one", self.retries.clone());
         r.register("doorman_apis_served", "APIs that can be called", self.apis_served.clone());
         r.register("doorman_objects_rejected", "Defined objects that are not served", self.objects_rejected.clone());
         r.register(

@@ -75,6 +75,8 @@ impl Progress {
 pub enum RequestBody {
     /// Nothing.
     Empty,
+    /// All of it, so that it can be sent again.
+    Whole(Option<Bytes>),
     /// What the client sends, up to a number of bytes.
     Stream {
         /// The client's body.
@@ -99,7 +101,11 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { inner, remaining, progress } = self.get_mut() else { return Poll::Ready(None) };
+        let (inner, remaining, progress) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream { inner, remaining, progress } => (inner, remaining, progress),
+        };
         let polled = Pin::new(&mut *inner).poll_frame(cx);
         progress.waits_for_client.store(polled.is_pending(), Ordering::Relaxed);
         match ready!(polled) {
@@ -134,6 +140,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_none(),
             Self::Stream { inner, .. } => inner.is_end_stream(),
         }
     }
@@ -141,6 +148,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream { inner, .. } => inner.size_hint(),
         }
     }

@@ -11,10 +11,12 @@ use std::time::Duration;
 use doorman_crds::api::UpstreamAddress;
 
 mod body;
+mod breaker;
 mod connect;
 mod pool;
 
 pub use body::{Progress, RequestBody, ResponseBody};
+pub use breaker::{Breaker, BreakerRules, Leave};
 pub use pool::Pool;
 
 /// Why there is no upstream answer.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{Progress, RequestBody, ResponseBody};
+use super::breaker::Breaker;
 use super::connect::{Stream, connect};
 use super::{CallTimeouts, PoolOptions, UpstreamError};
 
@@ -24,6 +25,7 @@ pub struct Pool {
     port: u16,
     tls: bool,
     options: Arc<PoolOptions>,
+    breaker: Arc<Breaker>,
     /// One permit per open HTTP/1 connection.
     permits: Arc<Semaphore>,
     idle: Mutex<VecDeque<Idle>>,
@@ -79,11 +81,17 @@ impl Pool {
             host: address.host.as_str().into(),
             port: address.port,
             tls: address.tls,
+            breaker: Arc::default(),
             permits: Arc::new(Semaphore::new(options.max_connections)),
             options,
             idle: Mutex::default(),
             http2: Mutex::default(),
         }
+    }
+
+    /// Tells whether the address is called at the moment.
+    pub fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
     }
 
     /// Sends a request and waits for the head of its answer.

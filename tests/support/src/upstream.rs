@@ -5,6 +5,7 @@
 //! | `GET /health` | `{"status":"ok"}` |
 //! | `/bytes/{n}` | exactly `n` bytes of JSON, the same ones each time |
 //! | `/status/{code}` | that status |
+//! | `/failing/{n}` | 503 to the first `n` calls with the same query, then the request as it arrived |
 //! | `/slow/{ms}` | after that many milliseconds |
 //! | `/stream/{n}` | `n` chunks, one every 50 ms |
 //! | `/headers` | the echo, with the response headers `X-Upstream` and `X-Secret` |
@@ -63,7 +64,8 @@ pub fn run(listener: std::net::TcpListener, stop: impl Future<Output = ()>) -> s
 
 async fn serve(listener: TcpListener, stop: impl Future<Output = ()>) -> std::io::Result<()> {
     let port = listener.local_addr()?.port();
-    let answers = Rc::new(Answers { hostname: hostname(), port, sizes: RefCell::default() });
+    let answers =
+        Rc::new(Answers { hostname: hostname(), port, sizes: RefCell::default(), failing: RefCell::default() });
     let connections = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
@@ -161,6 +163,8 @@ struct Answers {
     hostname: String,
     port: u16,
     sizes: RefCell<HashMap<usize, Bytes>>,
+    /// Calls of `/failing/{n}` by path and query.
+    failing: RefCell<HashMap<String, u32>>,
 }
 
 /// The request as it arrived.
@@ -194,6 +198,21 @@ impl Answers {
             ("status", code) => match code.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()) {
                 Some(code) if !code.is_informational() => json(code, &json!({ "status": code.as_u16() })),
                 _ => refuse("/status/{code} takes a final status, 200 to 999"),
+            },
+            ("failing", n) => match n.parse::<u32>() {
+                Ok(n) => {
+                    let calls = {
+                        let mut failing = self.failing.borrow_mut();
+                        let calls = failing.entry(request.uri().to_string()).or_default();
+                        *calls += 1;
+                        *calls
+                    };
+                    if calls > n {
+                        return self.echo(request).await;
+                    }
+                    json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "failed": calls }))
+                }
+                Err(_) => refuse("/failing/{n} takes a number of calls"),
             },
             ("slow", ms) => match ms.parse() {
                 Ok(ms) => {

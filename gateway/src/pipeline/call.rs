@@ -1,0 +1,273 @@
+//! The call stage: which server, how often, and what the client is told when there is no answer (reference: gateway
+//! behaviour 9 and 10).
+//!
+//! A call that may be repeated is read whole before it is sent; all others stream. A server that keeps failing is left
+//! alone by its breaker, and the next one in turn is called. Repeats are bounded by a budget, so that retries never
+//! multiply the load on an upstream that is down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use super::{Body, Gateway, too_large};
+use crate::problem::Problem;
+use crate::protocols::rest;
+use crate::snapshot::{CompiledApi, Match, Server, Servers};
+use crate::upstream::{BreakerRules, CallTimeouts, Leave, Progress, RequestBody, ResponseBody, UpstreamError};
+
+/// Answers after which another attempt is made.
+const FAILED: [StatusCode; 4] = [
+    StatusCode::INTERNAL_SERVER_ERROR,
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
+
+/// Everything about a call but its body.
+pub(super) struct Call<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) api: &'a CompiledApi,
+    pub(super) endpoint: Match<'a>,
+    /// Decoded segments behind name and version.
+    pub(super) path: &'a [std::borrow::Cow<'a, str>],
+    pub(super) told: rest::Caller<'a>,
+    /// When the request came in.
+    pub(super) arrived: Instant,
+    /// Most bytes of the body.
+    pub(super) limit: u64,
+}
+
+/// Retries that may still be made: each call earns a tenth of one, up to a hundred.
+#[derive(Debug)]
+pub struct RetryBudget(AtomicI64);
+
+impl RetryBudget {
+    const RETRY: i64 = 10;
+    const MOST: i64 = 100 * Self::RETRY;
+
+    fn earn(&self) {
+        if self.0.load(Ordering::Relaxed) < Self::MOST {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn spend(&self) -> bool {
+        let enough = |left: i64| (left >= Self::RETRY).then_some(left - Self::RETRY);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enough).is_ok()
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(AtomicI64::new(Self::MOST))
+    }
+}
+
+/// A body on its way.
+enum Upload {
+    Nothing,
+    /// Streams from the client, and so can be sent once.
+    Once(Option<RequestBody>, Arc<Progress>),
+    Again(Bytes),
+}
+
+impl Upload {
+    fn body(&mut self) -> RequestBody {
+        match self {
+            Self::Nothing => RequestBody::Empty,
+            Self::Once(body, _) => body.take().unwrap_or(RequestBody::Empty),
+            Self::Again(bytes) => RequestBody::Whole(Some(bytes.clone())),
+        }
+    }
+
+    fn progress(&self) -> Option<&Arc<Progress>> {
+        match self {
+            Self::Once(_, progress) => Some(progress),
+            Self::Nothing | Self::Again(_) => None,
+        }
+    }
+}
+
+impl Gateway {
+    /// Calls the upstream and makes the client's answer of its own.
+    pub(super) async fn call(&self, call: Call<'_>, body: Incoming) -> Result<Response<Body>, Problem> {
+        let api = call.api;
+        let (timeouts, rules) = (self.timeouts(api), self.breaker_rules(api));
+        let carries_body = rest::takes_body(&call.parts.method) && !http_body::Body::is_end_stream(&body);
+        let mut upload = if !carries_body {
+            Upload::Nothing
+        } else if api.api.retries > 0 {
+            Upload::Again(whole(body, call.limit, timeouts.write).await?)
+        } else {
+            let (body, progress) = RequestBody::stream(body, call.limit);
+            Upload::Once(Some(body), progress)
+        };
+        let (server, mut leave) = choose(&call, rules)?;
+        if api.api.retries > 0 {
+            self.retries.earn();
+        }
+        let mut attempt = 0;
+        loop {
+            let body = upload.body();
+            let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, call.told, body)?;
+            let sent = Instant::now();
+            let answer = server.pool.send(request, &timeouts, upload.progress()).await;
+            let has_failed = has_failed(&answer);
+            self.judge(leave, &answer, has_failed, rules);
+            attempt += 1;
+            let may_repeat = has_failed && may_be_repeated(&answer) && attempt <= api.api.retries;
+            leave = None;
+            if may_repeat && self.retries.spend() {
+                leave = rules.and_then(|_| server.pool.breaker().admit());
+            }
+            if may_repeat && (leave.is_some() || rules.is_none()) {
+                tracing::warn!(api = &*api.label, attempt, "an attempt failed; trying again");
+                self.metrics.retries.inc();
+                // The upstream may serve one connection at a time.
+                drop(answer);
+                tokio::time::sleep(self.pause(attempt)).await;
+                continue;
+            }
+            let progress = upload.progress();
+            return match answer {
+                Ok(answer) => rest::client_response(call.parts, answer, api, call.arrived, sent),
+                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(too_large(call.limit)),
+                Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
+                Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
+                Err(error) => Err(self.upstream_failed(api, &error)),
+            };
+        }
+    }
+
+    /// Tells the breaker how an attempt ended, unless that was the client's doing.
+    fn judge(
+        &self,
+        leave: Option<Leave>,
+        answer: &Result<Response<ResponseBody>, UpstreamError>,
+        has_failed: bool,
+        rules: Option<BreakerRules>,
+    ) {
+        if matches!(answer, Err(UpstreamError::Timeout(_))) {
+            self.metrics.upstream_timeouts.inc();
+        }
+        match (leave, rules) {
+            (Some(leave), Some(rules)) if has_failed => leave.failed(rules),
+            (Some(leave), _) if answer.is_ok() => leave.succeeded(),
+            _ => {}
+        }
+    }
+
+    /// Full jitter, growing twofold.
+    fn pause(&self, attempt: u32) -> Duration {
+        let upstream = &self.settings.upstream;
+        let grown = upstream.retry_base_delay.saturating_mul(2_u32.saturating_pow(attempt));
+        grown.min(upstream.retry_max_delay).mul_f64(fastrand::f64())
+    }
+
+    /// `None`: its upstreams are always called.
+    fn breaker_rules(&self, api: &CompiledApi) -> Option<BreakerRules> {
+        let (own, general) = (&api.api.breaker, &self.settings.upstream);
+        own.enabled.unwrap_or(general.breaker).then(|| BreakerRules {
+            threshold: own.threshold.unwrap_or(general.breaker_threshold.get()),
+            open: own.open.unwrap_or(general.breaker_timeout),
+        })
+    }
+
+    fn timeouts(&self, api: &CompiledApi) -> CallTimeouts {
+        let (own, general) = (&api.api.timeouts, &self.settings.upstream);
+        CallTimeouts {
+            connect: own.connect.unwrap_or(general.connect_timeout),
+            read: own.read.unwrap_or(general.read_timeout),
+            write: own.write.unwrap_or(general.write_timeout),
+            pool: own.pool.unwrap_or(general.pool_timeout),
+        }
+    }
+
+    /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
+    fn upstream_failed(&self, api: &CompiledApi, error: &UpstreamError) -> Problem {
+        tracing::warn!(api = &*api.label, %error, "upstream call failed");
+        if matches!(error, UpstreamError::Timeout(_)) {
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")
+        } else {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "GTW006", "Internal server error")
+        }
+    }
+}
+
+/// Does the attempt count against the upstream?
+fn has_failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bool {
+    match answer {
+        Ok(answer) => FAILED.contains(&answer.status()),
+        Err(UpstreamError::Timeout(_) | UpstreamError::Connect(_)) => true,
+        // What the client broke off came out as a broken connection too.
+        Err(UpstreamError::Connection(error)) => !error.is_user(),
+        Err(UpstreamError::Forbidden(_) | UpstreamError::Target(_) | UpstreamError::ClientStalled) => false,
+    }
+}
+
+/// A connection that is closed without an answer is not tried again (reference: gateway behaviour 10.3).
+fn may_be_repeated(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bool {
+    !matches!(answer, Err(UpstreamError::Connection(error)) if error.is_incomplete_message())
+}
+
+/// The server whose turn it is, of those that are called at the moment.
+fn choose<'a>(call: &Call<'a>, rules: Option<BreakerRules>) -> Result<(&'a Server, Option<Leave>), Problem> {
+    let own = call.endpoint.servers();
+    let servers: &Servers = if own.is_empty() { &call.api.servers } else { own };
+    for _ in 0..servers.len() {
+        let Some(server) = servers.next() else { break };
+        if rules.is_none() {
+            return Ok((server, None));
+        }
+        if let Some(leave) = server.pool.breaker().admit() {
+            return Ok((server, Some(leave)));
+        }
+    }
+    let Some(rules) = rules.filter(|_| !servers.is_empty()) else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "GTW001", "No upstream servers configured"));
+    };
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "GTW999", "Upstream circuit open")
+        .header(header::RETRY_AFTER, rules.open.as_secs().max(1)))
+}
+
+/// A whole body of no more than `limit` bytes, from a client that doesn't stop sending.
+async fn whole(body: Incoming, limit: u64, stall: Duration) -> Result<Bytes, Problem> {
+    let mut body = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut read = bytes::BytesMut::new();
+    loop {
+        match tokio::time::timeout(stall, body.frame()).await {
+            Err(_) => return Err(Problem::stalled()),
+            Ok(None) => return Ok(read.freeze()),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    read.extend_from_slice(&data);
+                }
+            }
+            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(too_large(limit)),
+            Ok(Some(Err(_))) => return Err(Problem::broken_body()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_a_tenth_of_the_calls_once_the_reserve_is_spent() {
+        let budget = RetryBudget::default();
+        assert!((0..100).all(|_| budget.spend()));
+        assert!(!budget.spend());
+        (0..9).for_each(|_| budget.earn());
+        assert!(!budget.spend());
+        budget.earn();
+        assert!(budget.spend());
+        assert!(!budget.spend());
+    }
+}
