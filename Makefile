@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo build test lint unit charts e2e advisories generate
+.PHONY: help demo cluster-demo build test lint unit contract charts e2e advisories generate
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ build: ## build the programs (release)
 	@tests/prerequisites build
 	cargo build --release --locked
 
-test: lint unit charts e2e ## run every check and test
+test: lint unit contract charts e2e ## run every check and test
 
 lint: ## formatting and lints, warnings are errors
 	@tests/prerequisites test
@@ -34,6 +34,11 @@ unit: ## tests that need no cluster
 	@tests/prerequisites test
 	mongo=$$(tests/cluster/mongo-wire/build) && DOORMAN_TEST_MONGO=$$mongo cargo test --workspace --locked
 	python3 -m unittest discover -s ops/bench
+
+contract: ## does the platform API do what its description says? schemathesis calls every route of a gateway
+	@tests/prerequisites contract
+	cargo build -q -p doorman-gateway --locked
+	tests/openapi
 
 charts: ## check the charts; starts the test cluster unless KUBECONFIG names another
 	@tests/prerequisites test

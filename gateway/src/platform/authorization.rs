@@ -115,6 +115,7 @@ struct Username {
 #[expect(dead_code, reason = "the form of the body, which may also be absent")]
 struct Other {
     /// Another user's name; absent: the caller's own token alone.
+    #[schema(min_length = 1)]
     username: Option<String>,
 }
 
@@ -366,6 +367,9 @@ fn named_user(body: &[u8]) -> Result<Option<String>, Problem> {
     }
     // Taken for nothing, a broken call to revoke another's tokens would end the caller's own session and say "done".
     let body: Value = serde_json::from_slice(body).map_err(|_| invalid())?;
+    if body.is_null() {
+        return Ok(None);
+    }
     match body.as_object().ok_or_else(invalid)?.get("username") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) if !name.is_empty() => Ok(Some(name.clone())),

@@ -3,6 +3,8 @@
 //! A handler says its path, body, answers, the permission its callers need (as scope of the `token` scheme) and the
 //! codes it refuses with (`x-error-codes`: status and code). What all routes have in common is added here.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
@@ -73,7 +75,13 @@ fn complete_operation(operation: &mut Value) {
     if needs_token {
         refusals.push(("401", "Nobody is signed in.".into()));
     }
+    let is_in_path = |parameter: &Value| parameter["in"] == "path";
+    if operation["parameters"].as_array().is_some_and(|all| all.iter().any(is_in_path)) {
+        // Before the platform is asked: a path that could be read in two ways.
+        refusals.push(("400", "`GTW011`".into()));
+    }
     if has_body {
+        refusals.push(("400", "`REQ004`".into()));
         refusals.push(("408", "`REQ005`".into()));
         refusals.push(("413", "`REQ001`".into()));
     }
@@ -84,15 +92,17 @@ fn complete_operation(operation: &mut Value) {
     refusals.push(("500", "`GTW999`".into()));
     refusals.push(("503", "`GTW999`".into()));
     let said = operation["x-error-codes"].as_array().cloned().unwrap_or_default();
-    for (status, code) in said.iter().filter_map(|text| text.as_str()?.split_once(' ')) {
-        match refusals.iter_mut().find(|(known, _)| *known == status) {
-            Some((_, description)) => *description = format!("`{code}`, {description}"),
-            None => refusals.push((status, format!("`{code}`"))),
-        }
+    let own = said
+        .iter()
+        .filter_map(|text| text.as_str()?.split_once(' '))
+        .map(|(status, code)| (status, format!("`{code}`")));
+    let mut told = BTreeMap::<&str, Vec<String>>::new();
+    for (status, text) in own.chain(refusals) {
+        told.entry(status).or_default().push(text);
     }
-    for (status, description) in refusals {
+    for (status, texts) in told {
         if operation["responses"].get(status).is_none() {
-            operation["responses"][status] = refusal(&description);
+            operation["responses"][status] = refusal(&texts.join(", "));
         }
     }
 }

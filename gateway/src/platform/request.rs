@@ -226,10 +226,10 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Platform> for At<T> {
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// The page, from 1.
-    #[param(value_type = Option<i64>, minimum = 1, default = 1)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1_000_000_000_000_000_000_i64, default = 1)]
     page: Option<Int<{ i64::MIN }>>,
     /// Items of a page; `MAX_PAGE_SIZE` at the most.
-    #[param(value_type = Option<i64>, minimum = 1, default = 10)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1_000_000_000_000_000_000_i64, default = 10)]
     page_size: Option<Int<{ i64::MIN }>>,
 }
 

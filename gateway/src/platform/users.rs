@@ -70,10 +70,12 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 
 /// A user to add.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[schema(examples(json!({ "username": "amy", "email": "amy@example.com", "password": "Correct-Horse-9-Battery",
+    "role": "user", "groups": ["ALL"], "rate_limit_duration": 100, "rate_limit_duration_type": "minute" })))]
 struct NewUser {
     username: Text<3, 50>,
     email: Text<3, 127>,
-    #[serde(skip_serializing)]
+    /// Replaced by its hash before anything is stored.
     password: Text<16, 50>,
     role: Text<2, 50>,
     #[serde(default)]
@@ -139,6 +141,7 @@ struct UserUpdate {
 
 /// A new password.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({ "new_password": "Another-Horse-7-Battery" })))]
 struct NewPassword {
     new_password: Text<6, 36>,
 }

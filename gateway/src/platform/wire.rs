@@ -32,6 +32,11 @@ pub(super) struct Flag(pub(super) bool);
 /// Text of any length.
 pub(super) type AnyText = Text<0, { usize::MAX }>;
 
+/// The largest number that is taken, and its negative the smallest: a bound that the schemas can tell.
+const LARGEST: i64 = 1_000_000_000_000_000_000;
+/// Characters that every number between the two has room in, also in the form of a fraction.
+const LONGEST_NUMBER: usize = 25;
+
 /// What a value may come as.
 enum Given {
     Text(String),
@@ -74,46 +79,71 @@ impl<'de> Deserialize<'de> for Given {
     }
 }
 
+impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
+    const TAKES_FLAGS: bool = MIN <= "true".len() && "false".len() <= MAX;
+    const TAKES_ANY_NUMBER: bool = MIN <= 1 && LONGEST_NUMBER <= MAX;
+
+    /// The whole numbers whose text surely has the length: of fewer digits than a bound, as a schema can tell.
+    fn numbers() -> std::ops::RangeInclusive<i64> {
+        let power = |digits: usize| u32::try_from(digits).ok().and_then(|digits| 10_i64.checked_pow(digits));
+        let least = if MIN <= 1 { 0 } else { power(MIN - 1).unwrap_or(i64::MAX) };
+        let most = power(MAX).map_or(LARGEST, |power| LARGEST.min(power - 1));
+        if Self::TAKES_ANY_NUMBER { -LARGEST..=LARGEST } else { least..=most }
+    }
+}
+
+/// The whole number that a float stands for, if it is one.
+fn exact(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() <= LARGEST as f64).then_some(number as i64)
+}
+
 impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        let whole = |number: i64| Self::numbers().contains(&number).then(|| number.to_string());
         let text = match Given::deserialize(source)? {
-            Given::Text(text) => text,
-            Given::Whole(number) => number.to_string(),
-            Given::Fraction(number) => number.to_string(),
-            Given::Flag(flag) => flag.to_string(),
+            Given::Text(text) => Some(text),
+            Given::Whole(number) => whole(number),
+            Given::Fraction(number) => match exact(number) {
+                Some(number) => whole(number),
+                None if number.abs() > LARGEST as f64 => None,
+                None => Self::TAKES_ANY_NUMBER.then(|| json!(number).to_string()),
+            },
+            Given::Flag(flag) => Self::TAKES_FLAGS.then(|| flag.to_string()),
         };
+        let wrong = || de::Error::custom(format_args!("must have {MIN} to {MAX} characters"));
+        let text = text.ok_or_else(wrong)?;
         // The stores keep no NUL in names.
         if text.contains('\0') {
             return Err(de::Error::custom("has a NUL character"));
         }
-        let length = text.chars().count();
-        if (MIN..=MAX).contains(&length) {
-            Ok(Self(text))
-        } else {
-            Err(de::Error::custom(format_args!("must have {MIN} to {MAX} characters")))
-        }
+        if (MIN..=MAX).contains(&text.chars().count()) { Ok(Self(text)) } else { Err(wrong()) }
     }
 }
 
-fn whole(given: Given) -> Option<i64> {
-    // Beyond this a float no longer names one whole number.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let truncated = |number: f64| (number.abs() <= EXACT).then_some(number.trunc() as i64);
-    match given {
-        Given::Whole(number) => Some(number),
-        Given::Fraction(number) => truncated(number),
-        Given::Flag(flag) => Some(flag.into()),
-        Given::Text(text) => {
-            let text = text.trim();
-            text.parse().ok().or_else(|| truncated(text.parse().ok().filter(|number: &f64| number.fract() == 0.0)?))
+impl<const MIN: i64> Int<MIN> {
+    const LEAST: i64 = if MIN > -LARGEST { MIN } else { -LARGEST };
+
+    fn of(given: Given) -> Option<i64> {
+        let is_fine = |number: &i64| (Self::LEAST..=LARGEST).contains(number);
+        match given {
+            Given::Whole(number) => Some(number).filter(is_fine),
+            // Looked at before its fraction is gone, as the schemas do.
+            Given::Fraction(number) => {
+                (Self::LEAST as f64..=LARGEST as f64).contains(&number).then_some(number.trunc() as i64)
+            }
+            Given::Flag(flag) => Some(flag.into()).filter(is_fine),
+            Given::Text(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| exact(text.parse().ok()?)).filter(is_fine)
+            }
         }
     }
 }
 
 impl<'de, const MIN: i64> Deserialize<'de> for Int<MIN> {
     fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        let number = whole(Given::deserialize(source)?).ok_or_else(|| de::Error::custom("must be a whole number"))?;
-        if number >= MIN { Ok(Self(number)) } else { Err(de::Error::custom(format_args!("must be {MIN} or more"))) }
+        let wrong = || de::Error::custom(format_args!("must be a whole number from {} to {LARGEST}", Self::LEAST));
+        Self::of(Given::deserialize(source)?).map(Self).ok_or_else(wrong)
     }
 }
 
@@ -125,9 +155,12 @@ impl<'de> Deserialize<'de> for Flag {
             Given::Flag(flag) => Some(flag),
             Given::Whole(0) => Some(false),
             Given::Whole(1) => Some(true),
-            Given::Fraction(number) if number.to_bits() == 0.0_f64.to_bits() => Some(false),
-            Given::Fraction(number) if number.to_bits() == 1.0_f64.to_bits() => Some(true),
-            Given::Whole(_) | Given::Fraction(_) => None,
+            Given::Fraction(number) => exact(number).and_then(|number| match number {
+                0 => Some(false),
+                1 => Some(true),
+                _ => None,
+            }),
+            Given::Whole(_) => None,
             Given::Text(text) => {
                 let is_one = |words: [&str; 6]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
                 if is_one(YES) { Some(true) } else { is_one(NO).then_some(false) }
@@ -157,11 +190,19 @@ impl Serialize for Flag {
 
 impl<const MIN: usize, const MAX: usize> PartialSchema for Text<MIN, MAX> {
     fn schema() -> RefOr<Schema> {
-        let mut text = json!({ "type": "string", "minLength": MIN });
+        let mut text = json!({ "type": "string", "minLength": MIN, "pattern": "^[^\\x00]*$" });
         if MAX < usize::MAX {
             text["maxLength"] = MAX.into();
         }
-        schema(&json!({ "anyOf": [text, { "type": "number" }, { "type": "boolean" }] }))
+        let mut forms = vec![text];
+        let (kind, numbers) = (if Self::TAKES_ANY_NUMBER { "number" } else { "integer" }, Self::numbers());
+        if !numbers.is_empty() {
+            forms.push(json!({ "type": kind, "minimum": numbers.start(), "maximum": numbers.end() }));
+        }
+        if Self::TAKES_FLAGS {
+            forms.push(json!({ "type": "boolean" }));
+        }
+        schema(&json!({ "anyOf": forms }))
     }
 }
 
@@ -173,11 +214,21 @@ impl<const MIN: usize, const MAX: usize> ToSchema for Text<MIN, MAX> {
 
 impl<const MIN: i64> PartialSchema for Int<MIN> {
     fn schema() -> RefOr<Schema> {
-        let mut number = json!({ "type": "number" });
-        if MIN > i64::MIN {
-            number["minimum"] = MIN.into();
+        let digits = match Self::LEAST {
+            ..0 => "-?[0-9]{1,18}",
+            0 => "[0-9]{1,18}",
+            1.. => "[1-9][0-9]{0,17}",
+        };
+        let mut forms = vec![
+            json!({ "type": "number", "minimum": Self::LEAST, "maximum": LARGEST }),
+            json!({ "type": "string", "pattern": format!("^ *{digits}(\\.0+)? *$") }),
+        ];
+        match Self::LEAST {
+            ..=0 => forms.push(json!({ "type": "boolean" })),
+            1 => forms.push(json!({ "type": "boolean", "enum": [true] })),
+            2.. => {}
         }
-        schema(&json!({ "anyOf": [number, { "type": "string", "pattern": "^\\s*-?[0-9]+" }, { "type": "boolean" }] }))
+        schema(&json!({ "anyOf": forms }))
     }
 }
 
@@ -223,7 +274,7 @@ mod tests {
         {
             assert_eq!(read(text), Some(number), "{text}");
         }
-        for text in ["-1", "\"x\"", "\"\"", "null", "[]", "{}", "1e300", "\"5.5\"", "99999999999999999999"] {
+        for text in ["-1", "\"x\"", "\"\"", "null", "[]", "{}", "1e300", "-0.5", "\"5.5\"", "9999999999999999999"] {
             assert_eq!(read(text), None, "{text}");
         }
         assert_eq!(serde_json::from_str::<Int<{ i64::MIN }>>("-0.5").unwrap().0, 0);
@@ -235,9 +286,13 @@ mod tests {
         assert_eq!(read("\"äöü\"").as_deref(), Some("äöü"));
         assert_eq!(read("123").as_deref(), Some("123"));
         assert_eq!(read("true").as_deref(), Some("true"));
-        for text in ["\"ab\"", "\"abcdef\"", "null", "[\"abc\"]", "\"ab\\u0000\""] {
+        assert_eq!(read("1000.0").as_deref(), Some("1000"));
+        for text in ["\"ab\"", "\"abcdef\"", "null", "[\"abc\"]", "\"ab\\u0000\"", "99", "-999", "100000", "0.25"] {
             assert_eq!(read(text), None, "{text}");
         }
+        let read = |text| serde_json::from_str::<Text<1, 50>>(text).map(|text| text.0);
+        assert_eq!((read("-7").unwrap().as_str(), read("1e-300").unwrap().as_str()), ("-7", "1e-300"));
+        assert!(read("1e300").is_err());
     }
 
     #[test]
@@ -246,7 +301,7 @@ mod tests {
         for text in ["true", "1", "1.0", "\"YES\"", "\"on\"", "\"T\""] {
             assert_eq!(read(text), Some(true), "{text}");
         }
-        for text in ["false", "0", "\"No\"", "\"off\"", "\"f\"", "\"0\""] {
+        for text in ["false", "0", "-0.0", "\"No\"", "\"off\"", "\"f\"", "\"0\""] {
             assert_eq!(read(text), Some(false), "{text}");
         }
         for text in ["2", "0.5", "\"maybe\"", "null", "[]"] {
