@@ -11,6 +11,7 @@ pub mod pipeline;
 pub mod platform;
 pub mod problem;
 pub mod protocols;
+pub mod reload;
 pub mod request;
 pub mod server;
 pub mod settings;

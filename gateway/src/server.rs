@@ -25,6 +25,7 @@ use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::pipeline::Gateway;
 use crate::platform::{self, Platform};
+use crate::reload;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
@@ -66,6 +67,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let settings = Arc::new(settings);
     let (ready, is_ready) = watch::channel(true);
     let platform = platform::router(Platform::new(settings.clone(), identity.clone(), is_ready));
+    tokio::spawn(reload::follow(settings.clone(), identity.store())?);
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {

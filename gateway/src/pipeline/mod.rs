@@ -133,7 +133,7 @@ impl Gateway {
         let Some(method) = rest::endpoint_method(&parts.method) else {
             return Ok(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
         };
-        let limit = self.settings.limits.rest().0;
+        let limit = self.settings.live().limits.rest().0;
         bounded(parts, limit)?;
 
         let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };

@@ -112,7 +112,7 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         drop_head(&mut response);
     }
-    if settings.features.strict_envelope {
+    if settings.live().features.strict_envelope {
         response = answer::wrap(response);
     }
     cors::decorate(network, origin, &mut response);
@@ -121,7 +121,7 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
 
 /// A body that says it is too large is refused before anything else is looked at.
 fn refused_body(settings: &Settings, request: &Request) -> Option<Response> {
-    let limit = settings.limits.body.0;
+    let limit = settings.live().limits.body.0;
     let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
     (length > limit).then(|| request::too_large(limit).into_response())
 }

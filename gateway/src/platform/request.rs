@@ -50,7 +50,7 @@ impl FromRequest<Platform> for Whole {
 
 impl Whole {
     async fn read(body: Body, platform: &Platform) -> Result<Self, Problem> {
-        let limit = platform.settings.limits.body.0;
+        let limit = platform.settings.live().limits.body.0;
         let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
         let whole = timeout(BODY_TIME, limited.collect()).await.map_err(|_| Problem::stalled())?;
         match whole {
