@@ -17,20 +17,24 @@ use utoipa_axum::router::OpenApiRouter;
 
 mod answer;
 mod authorization;
+mod config;
 mod cookies;
 mod cors;
+mod docs;
 mod groups;
 mod monitor;
 mod openapi;
+mod reload;
 mod request;
 mod roles;
+mod tools;
 mod users;
 mod wire;
 
 use crate::{
     identity::Identity,
     settings::Settings,
-    store::{ADMIN, StoreError, User},
+    store::{ADMIN, StoreError, User, outage::undisturbed},
 };
 
 /// What the handlers work with. Cheap to clone.
@@ -69,6 +73,9 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(users::routes())
         .merge(roles::routes())
         .merge(groups::routes())
+        .merge(config::routes())
+        .merge(reload::routes())
+        .merge(tools::routes())
         .merge(monitor::routes())
 }
 
@@ -82,6 +89,7 @@ fn entrance(platform: Platform, areas: Router<Platform>) -> Router {
     let document = crate::problem::json(&document());
     let routes = areas
         .route("/platform/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
+        .merge(docs::routes())
         .fallback(async || answer::detail(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || answer::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
         .with_state(platform.clone());
@@ -104,10 +112,16 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     }
     let mut response = match refused_body(settings, &request) {
         Some(refusal) => refusal,
-        None => match routes.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        },
+        None => {
+            let is_of_outages = request.uri().path().starts_with(tools::OUTAGES);
+            let answer = routes.oneshot(request);
+            // Whoever plays an outage must be able to end it.
+            let answer = if is_of_outages { undisturbed(answer).await } else { answer.await };
+            match answer {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         drop_head(&mut response);
@@ -115,7 +129,7 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     if settings.live().features.strict_envelope {
         response = answer::wrap(response);
     }
-    cors::decorate(network, origin, &mut response);
+    cors::decorate(network, origin.as_ref(), &mut response);
     response
 }
 

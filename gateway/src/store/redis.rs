@@ -149,9 +149,14 @@ impl Shared {
             Ok((count,)) => count,
             Err(error) => {
                 tracing::warn!(%error, counter, "counting in this process while Redis is away");
-                self.meanwhile.count(counter, window, now)
+                self.count_here(counter, window, now)
             }
         }
+    }
+
+    /// Counts in this process.
+    pub(super) fn count_here(&self, counter: &str, window: Window, now: u64) -> u64 {
+        self.meanwhile.count(counter, window, now)
     }
 
     pub(super) async fn revoke_token(&self, username: &str, jti: &str, until: u64, now: u64) -> Result<(), StoreError> {

@@ -22,8 +22,11 @@ use crate::{
     },
 };
 
+mod config;
 mod matrix;
+mod reload;
 mod roles_and_groups;
+mod tools;
 mod users;
 
 const PASSWORD: &str = "long-enough-password";
