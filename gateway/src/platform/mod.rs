@@ -112,16 +112,7 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     }
     let mut response = match refused_body(settings, &request) {
         Some(refusal) => refusal,
-        None => {
-            let is_of_outages = request.uri().path().starts_with(tools::OUTAGES);
-            let answer = routes.oneshot(request);
-            // Whoever plays an outage must be able to end it.
-            let answer = if is_of_outages { undisturbed(answer).await } else { answer.await };
-            match answer {
-                Ok(response) => response,
-                Err(never) => match never {},
-            }
-        }
+        None => answered(routes, request).await,
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         drop_head(&mut response);
@@ -131,6 +122,17 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     }
     cors::decorate(network, origin.as_ref(), &mut response);
     response
+}
+
+async fn answered(routes: Router, request: Request) -> Response {
+    // Whoever plays an outage must be able to end it.
+    let is_of_outages = request.uri().path().starts_with(tools::OUTAGES);
+    let answer = routes.oneshot(request);
+    let answer = if is_of_outages { undisturbed(answer).await } else { answer.await };
+    match answer {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
 }
 
 /// A body that says it is too large is refused before anything else is looked at.

@@ -158,7 +158,19 @@ pub(super) fn document(collection: Collection, mut item: Map<String, Value>) -> 
             return Err(format!(".{name} must be {}", kind.words()));
         }
     }
-    serialize_to_document(&item).map(Some).map_err(|_| " holds a name or number that can't be stored".to_owned())
+    let document =
+        serialize_to_document(&item).ok().filter(|_| item.iter().all(|(name, value)| is_storable(name, value)));
+    document.map(Some).ok_or_else(|| " holds a name or number that can't be stored".to_owned())
+}
+
+/// Names end at a NUL in the database.
+fn is_storable(name: &str, value: &Value) -> bool {
+    !name.contains('\0')
+        && match value {
+            Value::Object(members) => members.iter().all(|(name, value)| is_storable(name, value)),
+            Value::Array(items) => items.iter().all(|item| is_storable("", item)),
+            _ => true,
+        }
 }
 
 #[cfg(test)]
