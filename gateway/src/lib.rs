@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod platform;
 pub mod problem;
 pub mod protocols;
+pub mod reload;
 pub mod request;
 pub mod security;
 pub mod server;

@@ -110,6 +110,22 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Nobody is signed in, the user lacks the group, or there is no such user or API.",
         "The message says which.",
     ),
+    ("CFG001", "403", "The caller lacks the permission `manage_gateway`.", "Give the caller's role the permission."),
+    ("CFG002", "403", "The caller lacks the permission `manage_apis`.", "Give the caller's role the permission."),
+    ("CFG003", "403", "The caller lacks the permission `manage_roles`.", "Give the caller's role the permission."),
+    ("CFG004", "403", "The caller lacks the permission `manage_groups`.", "Give the caller's role the permission."),
+    ("CFG005", "403", "The caller lacks the permission `manage_routings`.", "Give the caller's role the permission."),
+    (
+        "CFG006",
+        "403",
+        "The caller lacks the permission `manage_gateway`, or `manage_roles` where roles are imported or brought back.",
+        "Give the caller's role the permission.",
+    ),
+    ("CFG007", "403", "The caller lacks the permission `manage_endpoints`.", "Give the caller's role the permission."),
+    ("CFG404", "404", "There is no such API, or no import to take back.", "See `GET /platform/config/export/apis`."),
+    ("CFG405", "404", "There is no such role.", "See `GET /platform/config/export/roles`."),
+    ("CFG406", "404", "There is no such group.", "See `GET /platform/config/export/groups`."),
+    ("CFG407", "404", "There is no such routing.", "See `GET /platform/config/export/routings`."),
     ("GRP001", "400", "There is a group of this name.", "Choose another name, or change the group."),
     ("GRP003", "400, 404", "There is no such group.", "See `GET /platform/group/all`."),
     ("GRP004", "400", "A group's name can't be changed.", "Add another group."),
@@ -186,7 +202,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("ROLE010", "403", "The caller lacks the permission `manage_roles`.", "Give the caller's role the permission."),
     ("ROLE011", "403", "The caller lacks the permission `manage_roles`.", "Give the caller's role the permission."),
     ("ROLE013", "403", "Only administrators add the administrators' role.", "Ask one."),
-    ("ROLE014", "403", "Only administrators change an administrators' role.", "Ask one."),
+    (
+        "ROLE014",
+        "403",
+        "Only administrators change an administrators' role, and no import takes permissions from that of `admin`.",
+        "Ask one, or leave the role out of the import.",
+    ),
     ("ROLE016", "403", "Only administrators delete an administrators' role.", "Ask one."),
     ("SEC001", "403", "The caller lacks the permission `manage_security`.", "Give the caller's role the permission."),
     ("SEC002", "403", "The caller lacks the permission `manage_security`.", "Give the caller's role the permission."),
@@ -229,6 +250,13 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "The caller lacks the permission `manage_subscriptions`.",
         "Give the caller's role the permission.",
     ),
+    (
+        "TLS001",
+        "403",
+        "The caller lacks the permission `manage_security`, or `manage_gateway` for outages.",
+        "Give the caller's role the permission.",
+    ),
+    ("TLS002", "400", "There is no such store.", "Name `redis` or `mongo`."),
     ("USR001", "400", "The name or the e-mail address is in use.", "Choose another one."),
     ("USR002", "404", "There is no such user.", "See `GET /platform/user/all`."),
     ("USR004", "400", "A user's name can't be changed.", "Add another user."),
@@ -307,7 +335,8 @@ fn pages() -> [(&'static str, String); 3] {
         let _ = writeln!(routes, "| {method} | `{path}` | {port} | {who} | {what} |");
     }
     routes.push_str(
-        "\n## Platform API\n\nOn the traffic port. `GET /platform/openapi.json` tells more: bodies, answers and codes (OpenAPI 3.1).\n\n\
+        "\n## Platform API\n\nOn the traffic port. `GET /platform/openapi.json` tells more: bodies, answers and codes (OpenAPI 3.1).\n\
+         `/platform/docs` (Swagger UI) and `/platform/redoc` show it in a browser that reaches cdn.jsdelivr.net.\n\n\
          | Method | Path | Who | What |\n|---|---|---|---|\n",
     );
     let document = crate::platform::document();

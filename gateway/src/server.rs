@@ -28,6 +28,7 @@ use crate::listen::{self, Phase};
 use crate::persistence::Persistence;
 use crate::pipeline::{Gateway, RetryBudget};
 use crate::platform::{self, Platform};
+use crate::reload;
 use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
@@ -78,6 +79,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let kept = persistence.clone();
     tokio::spawn(async move { kept.maintain().await });
     let (ready, is_ready) = watch::channel(true);
+    tokio::spawn(reload::follow(settings.clone(), identity.store())?);
     let restart = Arc::new(Notify::new());
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
     let platform = platform::router(Platform {

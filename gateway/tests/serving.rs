@@ -309,6 +309,51 @@ async fn no_request_is_lost_when_the_gateway_drains() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_hang_up_makes_level_and_limits_those_of_the_file() -> Result<()> {
+    let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("doorman.yaml");
+    std::fs::write(&file, "log: {level: WARNING}\n")?;
+    let gateway = Start::new(BINARY)?
+        .with("DOORMAN_CONFIG_FILE", file.to_string_lossy())
+        .manifest("a.yaml", &api("a", upstream.address(), ""))?
+        .run()?;
+    let post = || Client::new().post(gateway.url("/api/rest/a/v1/echo")).body("0123456789").send();
+    assert_eq!(post().await?.status(), 200);
+    assert!(!gateway.log().contains("Endpoint: "), "{}", gateway.log());
+
+    std::fs::write(&file, "log: {level: INFO}\nmax_body_size_bytes: 5\n")?;
+    gateway.hang_up()?;
+    let deadline = Instant::now() + PATIENCE;
+    while post().await?.status() != 413 {
+        ensure!(Instant::now() < deadline, "the limit is not that of the file:\n{}", gateway.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(
+        gateway.log().contains("configuration reloaded changed=MAX_BODY_SIZE_BYTES, LOG_LEVEL"),
+        "{}",
+        gateway.log()
+    );
+    assert!(gateway.log().contains("Endpoint: POST /api/rest/a/v1/echo | status_code: 413"), "{}", gateway.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_pages_with_a_policy_of_their_own_may_be_framed() -> Result<()> {
+    let gateway = Start::new(BINARY)?.run()?;
+    for (path, may_be_framed) in
+        [("/platform/docs", true), ("/platform/redoc", true), ("/platform/openapi.json", false)]
+    {
+        let answer = Client::new().get(gateway.url(path)).send().await?;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers().contains_key("x-frame-options"), !may_be_framed, "{path}");
+        let policy = answer.headers()["content-security-policy"].to_str()?;
+        assert_eq!(policy.contains("https://cdn.jsdelivr.net"), may_be_framed, "{path}: {policy}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_call_in_flight_outlives_the_listener() -> Result<()> {
     let (mut gateway, _upstream) = started("")?;
     let url = gateway.url("/api/rest/a/v1/slow/1500");

@@ -47,7 +47,12 @@ impl<V: Clone> Fresh<V> {
                 Ok(_) => drop(self.entries.remove_if(key, |entry| entry.until <= Instant::now())),
                 Err(guard) => {
                     let answer = load().await;
-                    let life = if answer.is_ok() { self.life } else { FAILURE_LIFE };
+                    let life = match &answer {
+                        Ok(_) => self.life,
+                        // Whoever ends a played outage must not be held up by what it left here.
+                        Err(error) if error.is_played() => Duration::ZERO,
+                        Err(_) => FAILURE_LIFE,
+                    };
                     // Refused when the key was forgotten meanwhile, as it should be.
                     let _ = guard.insert(Entry { answer: answer.clone(), until: Instant::now() + life });
                     return answer;

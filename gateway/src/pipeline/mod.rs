@@ -168,8 +168,9 @@ impl Gateway {
         let Some(method) = rest::endpoint_method(&parts.method) else {
             return Ok(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
         };
-        let limits = &self.settings.limits;
-        let limit = limits.of_path(parts.uri.path(), limits.rest());
+        let settings = self.settings.live();
+        let limit = settings.limits.of_path(parts.uri.path(), settings.limits.rest());
+        drop(settings);
         bounded(parts, limit)?;
 
         let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };

@@ -73,13 +73,18 @@ pub(super) fn only(parts: &Parts, method: &Method, answer: impl FnOnce() -> Resp
 impl Gateway {
     /// Adds what every answer carries (reference: gateway behaviour 3.1).
     pub(super) fn add_headers(&self, response: &mut Response<Body>, id: &HeaderValue) {
+        // Pages of the management API may bring a policy of their own, which says who may frame them too.
+        let has_own_policy =
+            matches!(response.body(), Body::Platform(_)) && response.headers().contains_key(CONTENT_SECURITY_POLICY);
         let is_draining = self.draining.load(Ordering::Relaxed) && response.version() != Version::HTTP_2;
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         headers.insert(PERMISSIONS_POLICY, HeaderValue::from_static("geolocation=(), microphone=(), camera=()"));
-        headers.insert(CONTENT_SECURITY_POLICY, self.settings.network.content_security_policy.clone());
+        if !has_own_policy {
+            headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+            headers.insert(CONTENT_SECURITY_POLICY, self.settings.network.content_security_policy.clone());
+        }
         if self.settings.server.enforces_https() {
             let value = HeaderValue::from_static("max-age=15552000; includeSubDomains; preload");
             headers.insert(STRICT_TRANSPORT_SECURITY, value);

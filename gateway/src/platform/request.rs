@@ -41,7 +41,8 @@ pub(super) fn too_large(limit: u64) -> Problem {
 pub(super) fn body_limit(platform: &Platform, path: &str) -> u64 {
     /// However small the limit is, the settings can still be changed.
     const SECURITY_SETTINGS: u64 = 1_048_576;
-    let limits = &platform.settings.limits;
+    let settings = platform.settings.live();
+    let limits = &settings.limits;
     let limit = limits.of_path(path, limits.body);
     if path == super::security::SETTINGS { limit.max(SECURITY_SETTINGS) } else { limit }
 }

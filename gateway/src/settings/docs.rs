@@ -13,7 +13,8 @@ const INTRODUCTION: &str = "\
 
 # Settings of the gateway
 
-The gateway reads its settings once, at start, from environment variables. All reasons not to start are reported together.
+The gateway reads its settings at start, from environment variables and the file that `DOORMAN_CONFIG_FILE` names. All reasons not to
+start are reported together.
 
 - A `.env` file in the working folder or a parent fills variables that are unset. Empty counts as unset.
   In that file `$NAME` stands for another variable, except between single quotes.
@@ -24,7 +25,9 @@ The gateway reads its settings once, at start, from environment variables. All r
   is dropped. Giving both is refused.
 - Seconds may have decimals. Lists are separated by commas, or written as a JSON list of texts.
 - \"Not used by this version yet\": the variable is known and read, and a start warns when it is set, but nothing acts on it.
-- \"Live\" marks what is meant to be changeable while the gateway runs. This version still needs a restart.
+- \"Live\" marks what changes while the gateway runs: SIGHUP and `POST /platform/config/reload` read the configuration file again.
+  Everything else takes a restart. The environment of a running process, `.env` included, doesn't change and always wins.
+- The configuration file holds no secrets: one in it is refused. `log: {level: DEBUG}` and `LOG_LEVEL: DEBUG` are the same.
 - The column \"From\" tells whether the operations guide names a variable, only Doorman itself does, or it is new here.
 
 Where definitions come from, the cluster or a folder of manifests, is chosen on the command line (`--manifests DIR`).

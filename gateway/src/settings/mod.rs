@@ -1,9 +1,10 @@
-//! The settings of the gateway: one typed tree, read once from the environment.
+//! The settings of the gateway: one typed tree, read from the environment and a configuration file.
 //!
 //! In: a [`Source`] of names and texts. Out: [`Settings`] and warnings, or every reason not to start.
 //!
 //! - [`table`] holds the one table of variables; it makes the tree, the reading and `docs/settings.md`.
-//! - `value` holds the types and how each is read, `source` where the texts come from, `guards` what start-up refuses.
+//! - `value` holds the types and how each is read, `source` where the texts come from, `file` how a configuration file is
+//!   read, `guards` what start-up refuses, `live` what changes while the process runs.
 //!
 //! What always holds: all errors are reported at once; no secret appears in a message; the process environment is
 //! only read. Where definitions come from (cluster or folder) is chosen on the command line and not here.
@@ -13,7 +14,9 @@ use std::{fmt, path::Path, time::Duration};
 use crate::crypt::{CryptError, Sealer, Vault};
 
 mod docs;
+mod file;
 mod guards;
+mod live;
 mod source;
 pub mod table;
 #[cfg(test)]
@@ -22,9 +25,11 @@ mod token_keys;
 mod value;
 
 pub use docs::render_markdown;
+pub use live::{Reloadable, Reloaded};
 pub use source::Source;
 pub use table::{
-    Admin, Definitions, Features, Keys, Limits, Logs, Metrics, Network, Server, Sessions, Settings, Storage, Upstream,
+    Admin, Definitions, Features, Keys, Limits, Logs, Metrics, Network, Now, Server, Sessions, Settings, Storage,
+    Upstream,
 };
 pub use token_keys::{NamedKey, TokenKeys};
 pub use value::{
@@ -103,9 +108,11 @@ pub enum RedisServers {
 impl Settings {
     /// Reads, checks and guards everything. Certificate files are opened, nothing else is touched.
     pub fn load(source: Source) -> Result<(Self, Vec<Warning>), SettingsErrors> {
-        let mut reader = source::Reader::new(source);
-        let settings = Self::read(&mut reader);
-        let (mut errors, mut warnings) = (reader.errors, reader.warnings);
+        let environment = source.clone();
+        let mut reader = source::Reader::new(source.or_configuration());
+        let start = Now::read(&mut reader);
+        let (mut errors, mut warnings) = (std::mem::take(&mut reader.errors), std::mem::take(&mut reader.warnings));
+        let settings = Self::new(start.clone(), live::Live::new(environment, start, reader));
         guards::apply(&settings, &mut errors, &mut warnings);
         if errors.is_empty() { Ok((settings, warnings)) } else { Err(SettingsErrors { errors, warnings }) }
     }

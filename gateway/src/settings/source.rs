@@ -4,20 +4,26 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
-    Finding,
-    table::{Check, Effect, Variable},
+    Finding, file, live,
+    table::{Check, Effect, SECTIONS, Variable},
     value::{Misread, Parse},
 };
+
+/// The variable that names the configuration file.
+pub(super) const CONFIG_FILE: &str = "DOORMAN_CONFIG_FILE";
 
 /// Names and texts, as the environment has them. An empty text counts as unset.
 #[derive(Clone, Default)]
 pub struct Source {
     values: BTreeMap<String, OsString>,
     broken: Vec<Finding>,
+    doubtful: Vec<Finding>,
+    /// What a configuration file says that is no setting of this gateway.
+    foreign: BTreeMap<String, String>,
 }
 
 impl Source {
@@ -36,7 +42,7 @@ impl Source {
     /// These variables and no others.
     pub fn from_pairs<N: Into<String>, T: Into<OsString>>(pairs: impl IntoIterator<Item = (N, T)>) -> Self {
         let values = pairs.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
-        Self { values, broken: Vec::new() }
+        Self { values, ..Self::default() }
     }
 
     /// Adds the variables of a file in `.env` form that are unset so far.
@@ -65,6 +71,46 @@ impl Source {
         }
     }
 
+    /// Adds the settings of the configuration file, where one is named, that are unset so far.
+    pub(super) fn or_configuration(mut self) -> Self {
+        let Some(path) = self.get(CONFIG_FILE).map(PathBuf::from) else { return self };
+        let entries = match file::read(&path) {
+            Ok(entries) => entries,
+            Err(problem) => {
+                let problem = format!("names {}, which {problem}", path.display());
+                self.broken.push(Finding::new(CONFIG_FILE, problem, "correct the file or unset the variable"));
+                return self;
+            }
+        };
+        let mut added = BTreeMap::new();
+        for (name, text) in entries {
+            let names = |variable: &Variable| variable.name == name || variable.aliases.contains(&&*name);
+            let row = SECTIONS.iter().flat_map(|section| section.variables).find(|variable| names(variable));
+            match row {
+                Some(row) if row.is_secret => self.broken.push(Finding::new(
+                    &name,
+                    format!("is a secret and is in {}", path.display()),
+                    "give it in the environment, or in a file of its own",
+                )),
+                Some(row) if row.name == CONFIG_FILE => {}
+                // The environment may have it under another of its names.
+                Some(row) if std::iter::once(&row.name).chain(row.aliases).any(|name| self.get(name).is_some()) => {}
+                Some(_) => {
+                    added.insert(name, OsString::from(text));
+                }
+                None => {
+                    if !live::KNOWN_ELSEWHERE.iter().any(|(known, _)| *known == name) {
+                        let problem = format!("is in {} and is no setting", path.display());
+                        self.doubtful.push(Finding::new(&name, problem, "it has no effect"));
+                    }
+                    self.foreign.insert(name, text);
+                }
+            }
+        }
+        self.values.extend(added);
+        self
+    }
+
     fn get(&self, name: &str) -> Option<&OsStr> {
         self.values.get(name).map(OsString::as_os_str).filter(|text| !text.is_empty())
     }
@@ -79,17 +125,28 @@ pub(super) struct Reader {
     source: Source,
     pub(super) errors: Vec<Finding>,
     pub(super) warnings: Vec<Finding>,
+    /// What each row was read from; no secrets.
+    pub(super) texts: BTreeMap<&'static str, String>,
 }
 
 impl Reader {
     pub(super) fn new(mut source: Source) -> Self {
         let errors = std::mem::take(&mut source.broken);
-        Self { source, errors, warnings: Vec::new() }
+        let warnings = std::mem::take(&mut source.doubtful);
+        Self { source, errors, warnings, texts: BTreeMap::new() }
+    }
+
+    /// What the configuration file says that is no setting of this gateway.
+    pub(super) fn foreign(self) -> BTreeMap<String, String> {
+        self.source.foreign
     }
 
     /// The variable's value. What can't be used is noted, and the default stands in.
     pub(super) fn read<T: Parse>(&mut self, variable: &Variable, check: Check<T>) -> T {
         let is_used = variable.effect == Effect::Used;
+        if !variable.is_secret {
+            self.texts.insert(variable.name, variable.default.to_owned());
+        }
         let text = match self.text(variable) {
             Ok(Some(text)) => text,
             Ok(None) => return default(variable),
@@ -106,6 +163,9 @@ impl Reader {
             None => Ok(value),
             Some(why) => Err(Misread::UseDefault(format!("{text:?} {why}"))),
         });
+        if !variable.is_secret && matches!(checked, Ok(_) | Err(Misread::Use(..))) {
+            self.texts.insert(variable.name, text);
+        }
         match checked {
             Ok(value) => value,
             Err(Misread::Refuse(why)) if is_used => {

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
+    live::Live,
     source::Reader,
     token_keys::TokenKeys,
     value::{
@@ -102,6 +103,13 @@ macro_rules! given_or {
     };
 }
 
+macro_rules! when_live {
+    (, $($code:tt)*) => {};
+    (live, $($code:tt)*) => {
+        $($code)*
+    };
+}
+
 macro_rules! settings {
     ($(
         $section:ident: $Section:ident, $title:literal {
@@ -111,9 +119,18 @@ macro_rules! settings {
             )*
         }
     )*) => {
-        /// Every setting of the gateway. What depends on more than one variable is a method.
+        /// Every setting of the gateway, as it was at start. What depends on more than one variable is a method.
+        ///
+        /// Whoever acts on a row marked live reads it from [`Settings::live`] at the moment it counts.
         #[derive(Clone, Debug)]
         pub struct Settings {
+            $( #[doc = $title] pub $section: $Section, )*
+            pub(super) live: Live,
+        }
+
+        /// Every setting as it is now: rows marked live follow the configuration file, all others are as at start.
+        #[derive(Clone, Debug)]
+        pub struct Now {
             $( #[doc = $title] pub $section: $Section, )*
         }
 
@@ -147,12 +164,28 @@ macro_rules! settings {
                     let mut rows = Self::TABLE.variables.iter();
                     Self { $( $field: reader.read(next(&mut rows), given_or!($($check)?, anything)), )* }
                 }
+
+                fn take_live(&mut self, new: Self) {
+                    $( when_live!($($live)?, self.$field = new.$field;); )*
+                    // Most sections have no such row.
+                    _ = new;
+                }
             }
         )*
 
         impl Settings {
+            pub(super) fn new(start: Now, live: Live) -> Self {
+                Self { $( $section: start.$section, )* live }
+            }
+        }
+
+        impl Now {
             pub(super) fn read(reader: &mut Reader) -> Self {
                 Self { $( $section: $Section::read(reader), )* }
+            }
+
+            pub(super) fn take_live(&mut self, new: Self) {
+                $( self.$section.take_live(new.$section); )*
             }
         }
 
@@ -185,8 +218,8 @@ settings! {
             "How long requests are still accepted after SIGTERM. Readiness turns off at once.";
         shutdown: Duration = "DOORMAN_SHUTDOWN_SECONDS", "30", New Used:
             "Longest wait for requests in flight once the listeners are closed.";
-        config_file: Option<PathBuf> = "DOORMAN_CONFIG_FILE", "", Doorman NotYet:
-            "YAML or JSON file of reloadable keys; the environment wins. Nested keys are joined with `_` and upper-cased.";
+        config_file: Option<PathBuf> = "DOORMAN_CONFIG_FILE", "", Doorman Used:
+            "YAML or JSON file (`.json`) of settings; the environment wins. Nested keys are joined with `_` and upper-cased. It is read again on SIGHUP and `POST /platform/config/reload`; then rows marked live change.";
     }
 
     storage: Storage, "Storage" {

@@ -4,7 +4,7 @@
 use mongodb::bson::{Bson, Document};
 
 /// What a document is found by: the texts of its key members, in order.
-pub(super) type Key = Vec<String>;
+pub(crate) type Key = Vec<String>;
 
 /// A kind of document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,7 +124,7 @@ impl Collection {
     }
 
     /// The key of a document; `None` when a member of it is missing or no text.
-    pub(super) fn key_of(self, document: &Document) -> Option<Key> {
+    pub(crate) fn key_of(self, document: &Document) -> Option<Key> {
         self.key().iter().map(|member| document.get_str(member).ok().map(str::to_owned)).collect()
     }
 

@@ -24,6 +24,7 @@ mod collection;
 pub mod documents;
 mod memory;
 mod mongo;
+pub mod outage;
 mod redis;
 mod seed;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use documents::{Group, Password, Permissions, Role, User, plain, plain_docum
 pub use seed::ADMIN;
 
 use crate::settings::{RedisServers, Settings, Storage};
+use outage::{Backend, Outages};
 
 /// Waits between the three tries to reach a store at start.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
@@ -79,6 +81,14 @@ impl StoreError {
 
     fn shared(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::Shared(Arc::new(cause))
+    }
+
+    /// Does it come of an outage that is only played?
+    pub fn is_played(&self) -> bool {
+        match self {
+            Self::Documents(cause) | Self::Shared(cause) => cause.is::<outage::Played>(),
+            Self::Taken => false,
+        }
     }
 }
 
@@ -196,6 +206,7 @@ pub struct Store {
     listeners: RwLock<Vec<Listener>>,
     /// The administrator's password by the settings, while no other has been stored (memory mode).
     admin_password: RwLock<Option<Password>>,
+    outages: Outages,
 }
 
 impl fmt::Debug for Store {
@@ -242,8 +253,14 @@ impl Store {
     }
 
     fn new(documents: Documents, shared: Shared) -> Self {
-        let health = watch::Sender::new(Health { mongodb: true, redis: true });
-        Self { documents, shared, health, listeners: RwLock::default(), admin_password: RwLock::default() }
+        Self {
+            documents,
+            shared,
+            health: watch::Sender::new(Health { mongodb: true, redis: true }),
+            listeners: RwLock::default(),
+            admin_password: RwLock::default(),
+            outages: Outages::default(),
+        }
     }
 
     /// The store of these settings, connected and seeded.
@@ -281,6 +298,21 @@ impl Store {
             Shared::Memory(_) => "memory",
             Shared::Redis(_) => "redis",
         }
+    }
+
+    /// Outages that are played.
+    pub fn outages(&self) -> &Outages {
+        &self.outages
+    }
+
+    fn documents(&self) -> Result<&Documents, StoreError> {
+        self.outages.check(Backend::Documents)?;
+        Ok(&self.documents)
+    }
+
+    fn shared(&self) -> Result<&Shared, StoreError> {
+        self.outages.check(Backend::Shared)?;
+        Ok(&self.shared)
     }
 
     /// What the last look of [`Self::maintain`] found; costs nothing.
@@ -366,7 +398,7 @@ impl Store {
 
     /// The document of this key.
     pub async fn find(&self, collection: Collection, key: &[&str]) -> Result<Option<Arc<Document>>, StoreError> {
-        match &self.documents {
+        match self.documents()? {
             Documents::Memory(documents) => Ok(documents.find(collection, key)),
             Documents::Mongo(documents) => Ok(documents.find(collection, key).await?.map(Arc::new)),
         }
@@ -375,7 +407,7 @@ impl Store {
     /// Adds a document. Fails with [`StoreError::Taken`] when its key or another unique value is in use.
     pub async fn insert(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
         let key = collection.key_of(&document).unwrap_or_default();
-        match &self.documents {
+        match self.documents()? {
             Documents::Memory(documents) => documents.insert(collection, document)?,
             Documents::Mongo(documents) => documents.insert(collection, document).await?,
         }
@@ -385,7 +417,7 @@ impl Store {
 
     /// Sets members of a document; others stay. `false`: there is none of this key.
     pub async fn set(&self, collection: Collection, key: &[&str], members: Document) -> Result<bool, StoreError> {
-        let is_there = match &self.documents {
+        let is_there = match self.documents()? {
             Documents::Memory(documents) => documents.set(collection, key, members)?,
             Documents::Mongo(documents) => documents.set(collection, key, members).await?,
         };
@@ -398,7 +430,7 @@ impl Store {
     /// Adds a document, or sets its members on the one of its key.
     pub async fn save(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
         let key = collection.key_of(&document).unwrap_or_default();
-        match &self.documents {
+        match self.documents()? {
             Documents::Memory(documents) => documents.save(collection, document)?,
             Documents::Mongo(documents) => documents.save(collection, document).await?,
         }
@@ -408,7 +440,7 @@ impl Store {
 
     /// Was there such a document?
     pub async fn remove(&self, collection: Collection, key: &[&str]) -> Result<bool, StoreError> {
-        let was_there = match &self.documents {
+        let was_there = match self.documents()? {
             Documents::Memory(documents) => documents.remove(collection, key),
             Documents::Mongo(documents) => documents.remove(collection, key).await?,
         };
@@ -455,7 +487,7 @@ impl Store {
         collection: Collection,
         listing: &Listing,
     ) -> Result<(Vec<Arc<Document>>, u64), StoreError> {
-        match &self.documents {
+        match self.documents()? {
             Documents::Memory(documents) => Ok(documents.list(collection, listing)),
             Documents::Mongo(documents) => {
                 let (found, total) = documents.list(collection, listing).await?;
@@ -535,7 +567,7 @@ impl Store {
 
     /// The user with this e-mail address.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<Arc<User>>, StoreError> {
-        let found = match &self.documents {
+        let found = match self.documents()? {
             Documents::Memory(documents) => documents.find_unique(Collection::Users, "email", email),
             Documents::Mongo(documents) => {
                 documents.find_any(Collection::Users, &["email"], email).await?.pop().map(Arc::new)
@@ -546,7 +578,7 @@ impl Store {
 
     /// The user with this e-mail address, else the one of this name. One round trip, whether there is one or not.
     pub async fn user_for_login(&self, login: &str) -> Result<Option<Arc<User>>, StoreError> {
-        let found = match &self.documents {
+        let found = match self.documents()? {
             Documents::Memory(documents) => documents
                 .find_unique(Collection::Users, "email", login)
                 .or_else(|| documents.find(Collection::Users, &[login])),
@@ -600,6 +632,9 @@ impl Store {
     pub async fn count(&self, counter: &str, window: Window, now: u64) -> Result<u64, StoreError> {
         match &self.shared {
             Shared::Memory(shared) => Ok(shared.count(counter, window, now)),
+            Shared::Redis(shared) if let Err(played) = self.shared() => {
+                shared.count_without(played, counter, window, now)
+            }
             Shared::Redis(shared) => shared.count(counter, window, now).await,
         }
     }
@@ -622,7 +657,7 @@ impl Store {
 
     /// Refuses one token until it expires, in seconds since the epoch.
     pub async fn revoke_token(&self, username: &str, jti: &str, until: u64) -> Result<(), StoreError> {
-        match &self.shared {
+        match self.shared()? {
             Shared::Memory(shared) => shared.revoke_token(username, jti, until, now()),
             Shared::Redis(shared) => shared.revoke_token(username, jti, until, now()).await?,
         }
@@ -630,17 +665,17 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a token is revoked, without waiting, when revocations are in this process.
+    /// Whether a token is revoked, without waiting, when revocations are in this process and can be read.
     pub fn is_token_revoked_now(&self, jti: &str) -> Option<bool> {
         match &self.shared {
-            Shared::Memory(shared) => Some(shared.is_token_revoked(jti, now())),
+            Shared::Memory(shared) => self.shared().ok().map(|_| shared.is_token_revoked(jti, now())),
             Shared::Redis(_) => None,
         }
     }
 
     /// Whether a token is revoked.
     pub async fn is_token_revoked(&self, username: &str, jti: &str) -> Result<bool, StoreError> {
-        match &self.shared {
+        match self.shared()? {
             Shared::Memory(shared) => Ok(shared.is_token_revoked(jti, now())),
             Shared::Redis(shared) => shared.is_token_revoked(username, jti).await,
         }
@@ -648,7 +683,7 @@ impl Store {
 
     /// Refuses all tokens of a user, future ones too, until it is taken back.
     pub async fn set_user_revoked(&self, username: &str, is_revoked: bool) -> Result<(), StoreError> {
-        match &self.shared {
+        match self.shared()? {
             Shared::Memory(shared) => shared.set_user_revoked(username, is_revoked),
             Shared::Redis(shared) => shared.set_user_revoked(username, is_revoked).await?,
         }
@@ -658,7 +693,7 @@ impl Store {
 
     /// Are all tokens of this user refused?
     pub async fn is_user_revoked(&self, username: &str) -> Result<bool, StoreError> {
-        match &self.shared {
+        match self.shared()? {
             Shared::Memory(shared) => Ok(shared.is_user_revoked(username)),
             Shared::Redis(shared) => shared.is_user_revoked(username).await,
         }
@@ -673,7 +708,7 @@ impl Store {
 
     /// Remembers the CSRF token of a user's latest sign-in, for half an hour.
     pub async fn remember_csrf(&self, username: &str, token: &str) -> Result<(), StoreError> {
-        match &self.shared {
+        match self.shared()? {
             Shared::Memory(shared) => {
                 shared.remember_csrf(username, token, now() + CSRF_LIFE.as_secs(), now());
                 Ok(())
@@ -684,7 +719,7 @@ impl Store {
 
     /// The CSRF token of a user's latest sign-in.
     pub async fn csrf(&self, username: &str) -> Result<Option<String>, StoreError> {
-        match &self.shared {
+        match self.shared()? {
             Shared::Memory(shared) => Ok(shared.csrf(username, now())),
             Shared::Redis(shared) => shared.csrf(username).await,
         }

@@ -147,16 +147,7 @@ impl Shared {
         both.atomic().cmd("SET").arg(&key).arg(0).arg("EX").arg(window.seconds()).arg("NX").ignore().incr(&key, 1);
         match self.ask::<(u64,)>(Question::Several(&both)).await {
             Ok((count,)) => Ok(count),
-            Err(error) => {
-                self.fallbacks.inc();
-                match self.fail_mode {
-                    FailMode::Open => {
-                        tracing::warn!(%error, counter, "counting in this process while Redis is away");
-                        Ok(self.meanwhile.count(counter, window, now))
-                    }
-                    FailMode::Closed => Err(error),
-                }
-            }
+            Err(error) => self.count_without(error, counter, window, now),
         }
     }
 
@@ -168,6 +159,24 @@ impl Shared {
         if let Err(error) = self.ask::<(i64,)>(Question::Several(&both)).await {
             tracing::warn!(%error, counter, "counting in this process while Redis is away");
             self.meanwhile.uncount(counter, window, now);
+        }
+    }
+
+    /// What a count is while Redis is away: that of this process, or none, as the settings say.
+    pub(super) fn count_without(
+        &self,
+        error: StoreError,
+        counter: &str,
+        window: Window,
+        now: u64,
+    ) -> Result<u64, StoreError> {
+        self.fallbacks.inc();
+        match self.fail_mode {
+            FailMode::Open => {
+                tracing::warn!(%error, counter, "counting in this process while Redis is away");
+                Ok(self.meanwhile.count(counter, window, now))
+            }
+            FailMode::Closed => Err(error),
         }
     }
 

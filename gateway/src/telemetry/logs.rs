@@ -1,30 +1,47 @@
 //! Log lines in the two forms of the operations guide, on standard output.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 
 use crate::settings::{LogFormat, LogLevel};
 
+/// Changes the level of the log that was started; before that there is none to change.
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
 /// Starts logging; the second call in one process changes nothing.
 pub fn start(format: LogFormat, level: LogLevel) {
-    let level = match level {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let lines = tracing_subscriber::fmt::layer().event_format(GuideFormat { json: matches!(format, LogFormat::Json) });
+    // Only fails when a subscriber is set already.
+    if tracing::subscriber::set_global_default(Registry::default().with(filter).with(lines)).is_ok() {
+        // Nobody else can have set it.
+        let _ = LEVEL.set(handle);
+    }
+}
+
+/// Writes records of this level and above from now on.
+pub fn set_level(level: LogLevel) {
+    if let Some(Err(error)) = LEVEL.get().map(|handle| handle.reload(filter(level))) {
+        tracing::error!(%error, "the log level can't be changed");
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Error | LogLevel::Critical => LevelFilter::ERROR,
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .event_format(GuideFormat { json: matches!(format, LogFormat::Json) })
-        .finish();
-    // Only fails when a subscriber is set already.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    }
 }
 
 struct GuideFormat {

@@ -186,6 +186,15 @@ impl GatewayProcess {
         self.child.id()
     }
 
+    /// Sends SIGHUP.
+    ///
+    /// # Errors
+    /// When the process is gone already.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).context("the gateway is gone already")
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

@@ -23,11 +23,14 @@ use crate::{
     },
 };
 
+mod config;
 mod governing;
 mod hostile_tokens;
 mod matrix;
+mod reload;
 mod roles_and_groups;
 mod security;
+mod tools;
 mod users;
 mod vault;
 
