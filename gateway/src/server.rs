@@ -32,7 +32,9 @@ use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
+use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traffic::Traffic;
 use crate::upstream::{PoolOptions, Pools};
 
 /// Where definitions come from.
@@ -48,7 +50,7 @@ pub enum Source {
 ///
 /// # Errors
 /// What kept it from starting.
-pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow::Result<()> {
     // In a cluster, loopback is the pod itself: calling it would go round every rule.
     let is_alone = matches!(source, Source::Directory(_));
     let definitions = follow(source, &settings).await?;
@@ -66,7 +68,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
-    let metrics = Metrics::with(store.fallbacks());
+    let metrics = Metrics::with(store.fallbacks(), logs.dropped());
     let mut health = store.health_changes();
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
@@ -91,6 +93,9 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     });
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
+    let latency_samples = settings.metrics.latency_samples.get() as usize;
+    let traffic = Arc::new(Traffic::open(logs.folder(), latency_samples));
+    tokio::spawn(Arc::clone(&traffic).maintain());
     let gateway = Arc::new(Gateway {
         security,
         identity,
@@ -98,6 +103,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         settings,
         snapshot,
         metrics,
+        traffic: Arc::clone(&traffic),
         draining: AtomicBool::new(false),
     });
     let (reports, seen_reports) = watch::channel::<Arc<RevisionReport>>(Arc::default());
@@ -138,6 +144,9 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         tracing::warn!("some calls did not finish in {shutdown:?}; they are cut");
     }
     persistence.dump_at_end().await;
+    if let Err(error) = traffic.save() {
+        tracing::warn!(%error, "the traffic of the last minute is not saved");
+    }
     tracing::info!("stopped");
     if starts_again { Err(start_again()) } else { Ok(()) }
 }

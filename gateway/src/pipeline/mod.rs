@@ -26,6 +26,7 @@ use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{CompiledApi, Entry, Snapshot};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traffic::{Protocol, Traffic};
 use crate::upstream::{CallTimeouts, RequestBody, UpstreamError};
 
 mod body;
@@ -51,6 +52,8 @@ pub struct Gateway {
     pub platform: axum::Router,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is counted by minute, API and user.
+    pub traffic: Arc<Traffic>,
     /// Whether clients are asked to go elsewhere.
     pub draining: AtomicBool,
 }
@@ -68,6 +71,13 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Observed {
     is_data_plane: bool,
+    protocol: Protocol,
+    api: Option<Arc<CompiledApi>>,
+    username: Option<Arc<str>>,
+    /// Attempts of the upstream that took too long.
+    timeouts: u32,
+    /// Attempts after the first.
+    retries: u32,
 }
 
 impl Gateway {
@@ -76,7 +86,7 @@ impl Gateway {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
-        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/") };
+        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
         let mut response = match self.admit_to_the_gateway(&parts, peer) {
             Ok(()) => {
                 let outcome = self.route(&parts, body, peer, &id, arrived, &mut observed).await;
@@ -117,7 +127,7 @@ impl Gateway {
             .and_then(|()| request::segments(parts.uri.path()))
             .map_err(|refused| Problem::new(refused.status(), "GTW011", refused.to_string()))?;
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
-            ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived).await,
+            ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived, observed).await,
             ["api", "health"] => {
                 observed.is_data_plane = false;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
@@ -142,6 +152,7 @@ impl Gateway {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what is known of the request, and where to note what is learned")]
     async fn rest(
         &self,
         parts: &Parts,
@@ -150,6 +161,7 @@ impl Gateway {
         peer: Peer,
         id: &HeaderValue,
         arrived: Instant,
+        observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         if parts.method == Method::OPTIONS {
             return Ok(respond::empty(StatusCode::NO_CONTENT));
@@ -164,6 +176,7 @@ impl Gateway {
         let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };
         let snapshot = self.snapshot.load();
         let api = find(&snapshot, name, version)?;
+        observed.api = Some(api.clone());
         if let Some(rules) = &api.api.access.ip {
             self.admit_address(rules, parts, peer)?;
         }
@@ -171,6 +184,7 @@ impl Gateway {
             Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
         })?;
         let caller = if api.api.needs_identity { Some(self.admit(&api, &parts.headers).await?) } else { None };
+        observed.username = caller.as_ref().map(|principal| principal.username.clone());
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
@@ -196,7 +210,10 @@ impl Gateway {
             Err(_) if progress.as_ref().is_some_and(|progress| progress.is_too_large()) => Err(too_large(limit)),
             Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
             Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
-            Err(error) => Err(self.upstream_failed(&api, &error)),
+            Err(error) => {
+                observed.timeouts += u32::from(matches!(error, UpstreamError::Timeout(_)));
+                Err(self.upstream_failed(&api, &error))
+            }
         }
     }
 

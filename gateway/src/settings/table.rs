@@ -412,9 +412,9 @@ settings! {
             "How a record is written.";
         level: LogLevel = "LOG_LEVEL", "INFO", Guide Used live:
             "The least severe record that is written.";
-        folder: PathBuf = "LOGS_DIR", "logs", Doorman NotYet:
+        folder: PathBuf = "LOGS_DIR", "logs", Doorman Used:
             "Folder of `doorman.log` and `doorman-trail.log`.";
-        memory: bool = "MEMORY_LOG_ENABLED", "true", Doorman NotYet:
+        memory: bool = "MEMORY_LOG_ENABLED", "true", Doorman Used:
             "Keeps the last records in memory for the log viewer.";
     }
 
@@ -429,7 +429,7 @@ settings! {
             "Addresses that may read `/metrics`. Empty: loopback only.";
         trust_forwarded_for: bool = "PROMETHEUS_TRUST_XFF", "false", Doorman NotYet:
             "Forwarding headers decide the address of the reader.";
-        latency_samples: NonZeroU32 = "METRICS_PCT_SAMPLES", "500", Doorman NotYet:
+        latency_samples: NonZeroU32 = "METRICS_PCT_SAMPLES", "500", Doorman Used:
             "Latencies kept a minute for percentiles.";
     }
 
