@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -32,6 +33,7 @@ use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traffic::Traffic;
@@ -82,7 +84,16 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     let (ready, is_ready) = watch::channel(true);
     let restart = Arc::new(Notify::new());
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+    let latency_samples = settings.metrics.latency_samples.get() as usize;
+    let traffic = Arc::new(Traffic::open(logs.folder(), latency_samples));
+    tokio::spawn(Arc::clone(&traffic).maintain());
     let platform = platform::router(Platform {
+        telemetry: Telemetry {
+            logs: Arc::clone(&logs),
+            traffic: Arc::clone(&traffic),
+            connections: metrics.connections.clone(),
+            started: Instant::now(),
+        },
         settings: settings.clone(),
         identity: identity.clone(),
         persistence: persistence.clone(),
@@ -93,9 +104,6 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     });
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
-    let latency_samples = settings.metrics.latency_samples.get() as usize;
-    let traffic = Arc::new(Traffic::open(logs.folder(), latency_samples));
-    tokio::spawn(Arc::clone(&traffic).maintain());
     let gateway = Arc::new(Gateway {
         security,
         identity,
@@ -148,6 +156,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         tracing::warn!(%error, "the traffic of the last minute is not saved");
     }
     tracing::info!("stopped");
+    // A program that begins anew takes nothing of this one with it.
+    logs.flush();
     if starts_again { Err(start_again()) } else { Ok(()) }
 }
 

@@ -32,6 +32,7 @@ use crate::upstream::{CallTimeouts, RequestBody, UpstreamError};
 mod body;
 mod patience;
 mod respond;
+mod scrape;
 
 pub use body::Body;
 
@@ -132,7 +133,13 @@ impl Gateway {
                 observed.is_data_plane = false;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
             }
-            ["platform", ..] | ["api", "caches"] => Ok(self.platform(parts, body, peer).await),
+            // The platform's, though their paths are not.
+            ["api", "status" | "caches"] => {
+                observed.is_data_plane = false;
+                Ok(self.platform(parts, body, peer).await)
+            }
+            ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
+            ["platform", ..] => Ok(self.platform(parts, body, peer).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
     }

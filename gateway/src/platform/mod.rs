@@ -22,14 +22,17 @@ mod authorization;
 mod caches;
 mod cookies;
 mod cors;
+mod dashboard;
 mod endpoints;
 mod groups;
+mod logging;
 mod memory;
 mod monitor;
 mod openapi;
 mod request;
 mod roles;
 mod security;
+mod status;
 mod subscriptions;
 mod users;
 mod validations;
@@ -43,6 +46,7 @@ use crate::{
     settings::Settings,
     snapshot::Snapshot,
     store::{ADMIN, StoreError, User},
+    telemetry::Telemetry,
 };
 
 /// What the handlers work with. Cheap to clone.
@@ -62,6 +66,8 @@ pub struct Platform {
     pub progress: Option<Progress>,
     /// Notified when someone who may wants the process to stop in an orderly way and to start again.
     pub restart: Arc<Notify>,
+    /// Records and numbers of what went on.
+    pub telemetry: Telemetry,
 }
 
 impl Platform {
@@ -105,6 +111,9 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(security::routes())
         .merge(memory::routes())
         .merge(caches::routes())
+        .merge(dashboard::routes())
+        .merge(logging::routes())
+        .merge(status::routes())
 }
 
 /// The description of all routes (OpenAPI 3.1), as `/platform/openapi.json` serves it.

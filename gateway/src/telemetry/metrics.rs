@@ -27,6 +27,8 @@ pub struct Metrics {
     /// Upstream attempts after the first of a call.
     pub retries: Counter,
     log_records_dropped: Counter,
+    /// Open connections of clients.
+    pub connections: Gauge,
     /// APIs in the snapshot that can be called.
     pub apis_served: Gauge,
     /// Objects that are defined but not served.
@@ -52,6 +54,7 @@ impl Metrics {
             upstream_timeouts: Counter::default(),
             retries: Counter::default(),
             log_records_dropped,
+            connections: Gauge::default(),
             apis_served: Gauge::default(),
             objects_rejected: Gauge::default(),
             snapshots: Counter::default(),
@@ -67,6 +70,7 @@ impl Metrics {
         r.register("doorman_http_retries", "Upstream attempts after the first of a call", self.retries.clone());
         let dropped = "Log records dropped because they came faster than they could be written";
         r.register("doorman_log_records_dropped", dropped, self.log_records_dropped.clone());
+        r.register("doorman_connections", "Open connections of clients", self.connections.clone());
         r.register("doorman_apis_served", "APIs that can be called", self.apis_served.clone());
         r.register("doorman_objects_rejected", "Defined objects that are not served", self.objects_rejected.clone());
         r.register(

@@ -7,6 +7,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::count::{ApiNumbers, Detail, Numbers, OTHER, Protocol};
 use super::{Traffic, history, now};
@@ -81,7 +82,7 @@ pub enum Sorting {
 }
 
 /// The object of `/platform/monitor/metrics`: the members of the operations guide and those of the reference.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs, reason = "the names are the guide's and the reference's")]
 pub struct Monitor {
     pub period: &'static str,
@@ -107,7 +108,7 @@ pub struct Monitor {
 }
 
 /// How one version of an API was used.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs, reason = "the names are the guide's")]
 pub struct ApiUse {
     pub requests: u64,
@@ -116,7 +117,7 @@ pub struct ApiUse {
 }
 
 /// A minute or a day.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Point {
     timestamp: u64,
     count: u64,
@@ -130,7 +131,7 @@ pub struct Point {
 }
 
 /// What only minutes have.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct OfMinute {
     test_count: u64,
     p95_ms: f64,
@@ -139,7 +140,7 @@ struct OfMinute {
 }
 
 /// The object of `/platform/dashboard`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are the reference's")]
 pub struct Dashboard {
@@ -152,7 +153,7 @@ pub struct Dashboard {
 }
 
 /// A user of the dashboard.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ActiveUser {
     /// The name.
     pub username: String,
@@ -163,7 +164,7 @@ pub struct ActiveUser {
 }
 
 /// An API of the dashboard.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Popular {
     /// Such as `rest:orders`.
     pub name: String,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry::logs::{AUDIT, COLUMN, GATEWAY, Trail};
 
 /// One record, as the log viewer shows it. What isn't known is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = LogEntry)]
 pub struct Entry {
     /// When, in milliseconds since 1970.
     #[serde(skip)]

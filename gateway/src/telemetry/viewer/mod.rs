@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil::DateTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use utoipa::{IntoParams, ToSchema};
 
 use super::logs::Logs;
 
@@ -33,7 +34,8 @@ static READERS: Semaphore = Semaphore::const_new(2);
 
 /// What records are asked for. Texts are parts of the fields they are compared with, in either case; a record without
 /// the field doesn't match.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct Query {
     /// First day (`YYYY-MM-DD`).
@@ -202,7 +204,8 @@ fn millis(time: DateTime) -> Option<i64> {
 }
 
 /// A part of the records that match.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = LogPage)]
 pub struct Page {
     /// Newest first.
     pub logs: Vec<Entry>,
@@ -213,7 +216,7 @@ pub struct Page {
 }
 
 /// A name, and how often it occurs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Counted {
     /// The name.
     pub name: String,
@@ -222,7 +225,8 @@ pub struct Counted {
 }
 
 /// Numbers over all records.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = LogStatistics)]
 #[allow(missing_docs, reason = "the names are the reference's")]
 pub struct Statistics {
     pub total_logs: u64,
@@ -237,10 +241,12 @@ pub struct Statistics {
 }
 
 /// The form of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = LogFormat)]
 pub enum Format {
     /// An indented array.
+    #[default]
     Json,
     /// A line for each record, after one with the columns.
     Csv,
