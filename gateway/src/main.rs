@@ -31,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::from(78);
         }
     };
-    logs::start(settings.logs.format, settings.logs.level);
+    let logs = logs::start(&settings.logs);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -39,9 +39,10 @@ fn main() -> ExitCode {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
             |runtime| {
                 let source = source(arguments.manifests, &settings)?;
-                runtime.block_on(server::run(settings, source))
+                runtime.block_on(server::run(settings, source, logs.clone()))
             },
         );
+    logs.flush();
     match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

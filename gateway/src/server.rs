@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -33,7 +34,10 @@ use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
+use crate::telemetry::Telemetry;
+use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traffic::Traffic;
 use crate::upstream::{PoolOptions, Pools};
 
 /// Where definitions come from.
@@ -49,7 +53,7 @@ pub enum Source {
 ///
 /// # Errors
 /// What kept it from starting.
-pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow::Result<()> {
     // In a cluster, loopback is the pod itself: calling it would go round every rule.
     let is_alone = matches!(source, Source::Directory(_));
     let definitions = follow(source, &settings).await?;
@@ -67,7 +71,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
-    let metrics = Metrics::with(store.fallbacks());
+    let metrics = Metrics::with(store.fallbacks(), logs.dropped());
     let mut health = store.health_changes();
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
@@ -82,7 +86,16 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     tokio::spawn(reload::follow(settings.clone(), identity.store())?);
     let restart = Arc::new(Notify::new());
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+    let latency_samples = settings.metrics.latency_samples.get() as usize;
+    let traffic = Arc::new(Traffic::open(logs.folder(), latency_samples));
+    tokio::spawn(Arc::clone(&traffic).maintain());
     let platform = platform::router(Platform {
+        telemetry: Telemetry {
+            logs: Arc::clone(&logs),
+            traffic: Arc::clone(&traffic),
+            connections: metrics.connections.clone(),
+            started: Instant::now(),
+        },
         settings: settings.clone(),
         identity: identity.clone(),
         persistence: persistence.clone(),
@@ -101,6 +114,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         snapshot,
         metrics,
         retries: RetryBudget::default(),
+        traffic: Arc::clone(&traffic),
         draining: AtomicBool::new(false),
     });
     let (reports, seen_reports) = watch::channel::<Arc<RevisionReport>>(Arc::default());
@@ -141,7 +155,12 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         tracing::warn!("some calls did not finish in {shutdown:?}; they are cut");
     }
     persistence.dump_at_end().await;
+    if let Err(error) = traffic.save() {
+        tracing::warn!(%error, "the traffic of the last minute is not saved");
+    }
     tracing::info!("stopped");
+    // A program that begins anew takes nothing of this one with it.
+    logs.flush();
     if starts_again { Err(start_again()) } else { Ok(()) }
 }
 

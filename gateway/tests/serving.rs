@@ -507,3 +507,71 @@ async fn messages_with_two_readings_are_refused() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_call_is_in_the_log_the_numbers_and_the_metrics_and_survives_a_restart() -> Result<()> {
+    let (mut gateway, _upstream) = started("")?;
+    let client = Client::new();
+    let sent = client.get(gateway.url("/api/rest/a/v1/echo")).header("X-Request-ID", "call-1").send().await?;
+    assert_eq!(sent.status(), StatusCode::OK);
+    let login = serde_json::json!({"email": "admin@doorman.dev", "password": ADMIN_PASSWORD});
+    let answer = client.post(gateway.url("/platform/authorization")).json(&login).send().await?;
+    let token = answer.json::<Value>().await?["access_token"].as_str().context("no token")?.to_owned();
+    let read = async |path: &str| -> Result<Value> {
+        Ok(client.get(gateway.url(path)).bearer_auth(&token).send().await?.json().await?)
+    };
+    let logs = read("/platform/logging/logs?request_id=call-1").await?;
+    assert_eq!(
+        (&logs["total"], &logs["logs"][0]["api"], &logs["logs"][0]["status_code"]),
+        (&1.into(), &"a/v1".into(), &"200".into())
+    );
+    let monitor = read("/platform/monitor/metrics?range=1h").await?;
+    assert_eq!((&monitor["total_requests"], &monitor["apis"]["a/v1"]["requests"]), (&1.into(), &1.into()), "{monitor}");
+    let status = read("/api/status").await?;
+    assert!(status["status"] == "ok" && status["active_connections"].as_i64() > Some(0), "{status}");
+
+    let scraped = client.get(gateway.url("/metrics")).send().await?;
+    assert_eq!(scraped.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = scraped.text().await?;
+    assert!(text.contains("\ndoorman_http_requests_total{code=\"200\"} 1\n"), "{text}");
+    let open = client.get(gateway.url("/metrics")).header("Accept", "application/openmetrics-text").send().await?;
+    assert!(open.text().await?.ends_with("# EOF\n"));
+    let proxied = client.get(gateway.url("/metrics")).header("X-Forwarded-For", "127.0.0.1").send().await?;
+    assert_eq!((proxied.status().as_u16(), proxied.text().await?.as_str()), (403, "prometheus_forbidden 1\n"));
+
+    let folder = gateway.folder().join("logs");
+    gateway.terminate()?;
+    ensure!(gateway.wait()?.success(), "{}", gateway.log());
+    let log = std::fs::read_to_string(folder.join("doorman.log"))?;
+    assert!(log.lines().last().is_some_and(|line| line.ends_with("stopped")), "{log}");
+    assert!(log.contains("Application startup complete"), "{log}");
+    let saved: Value = serde_json::from_slice(&std::fs::read(folder.join("metrics.json"))?)?;
+    assert_eq!(saved["series"][0][1][0], 1, "{saved}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn metrics_are_for_those_the_settings_name() -> Result<()> {
+    let ask = async |settings: &[(&str, &str)], headers: &[(&str, &str)]| -> Result<(u16, String)> {
+        let start = settings.iter().fold(Start::new(BINARY)?, |start, (name, value)| start.with(name, *value));
+        let gateway = start.run()?;
+        let request = headers.iter().fold(Client::new().get(gateway.url("/metrics")), |r, (n, v)| r.header(*n, *v));
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    };
+    let token = [("PROMETHEUS_BEARER_TOKEN", "letmein")];
+    assert_eq!(ask(&[("PROMETHEUS_ENABLED", "false")], &[]).await?, (503, "prometheus_disabled 1\n".into()));
+    assert_eq!(ask(&token, &[]).await?.0, 403);
+    assert_eq!(ask(&token, &[("Authorization", "Bearer letmein")]).await?.0, 200);
+    assert_eq!(ask(&token, &[("X-Prometheus-Token", "letmein")]).await?.0, 200);
+    assert_eq!(ask(&[("PROMETHEUS_ALLOWLIST", "192.0.2.0/24")], &[]).await?.0, 403);
+    assert_eq!(ask(&[("PROMETHEUS_ALLOWLIST", "192.0.2.0/24"), ("PROMETHEUS_PUBLIC", "true")], &[]).await?.0, 200);
+    let behind = [
+        ("PROMETHEUS_ALLOWLIST", "192.0.2.0/24"),
+        ("PROMETHEUS_TRUST_XFF", "true"),
+        ("xff_trusted_proxies", "127.0.0.1"),
+    ];
+    assert_eq!(ask(&behind, &[("X-Forwarded-For", "192.0.2.7")]).await?.0, 200);
+    assert_eq!(ask(&behind[..2], &[("X-Forwarded-For", "192.0.2.7")]).await?.0, 403, "nobody may vouch for it");
+    Ok(())
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -88,7 +89,9 @@ pub async fn serve(
             Ok((stream, address)) => {
                 let (acceptor, gateway, builder) = (acceptor.clone(), gateway.clone(), builder.clone());
                 let phase = phase.clone();
+                let counted = Counted::new(gateway.metrics.connections.clone());
                 connections.spawn(async move {
+                    let _counted = counted;
                     let scheme = if acceptor.is_some() { Scheme::Https } else { Scheme::Http };
                     let peer = Peer { address: address.ip().to_canonical(), scheme };
                     connection(stream, acceptor, gateway, &builder, peer, phase).await;
@@ -104,6 +107,22 @@ pub async fn serve(
     drop(listener);
     connections.close();
     connections.wait().await;
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(connections: Gauge) -> Self {
+        connections.inc();
+        Self(connections)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Resolves when connections shall close, also when the other end of the channel is gone.

@@ -15,7 +15,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::{Body, Gateway, too_large};
+use super::{Body, Gateway, Observed, too_large};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
@@ -96,7 +96,12 @@ impl Upload {
 
 impl Gateway {
     /// Calls the upstream and makes the client's answer of its own.
-    pub(super) async fn call(&self, call: Call<'_>, body: Incoming) -> Result<Response<Body>, Problem> {
+    pub(super) async fn call(
+        &self,
+        call: Call<'_>,
+        body: Incoming,
+        observed: &mut Observed,
+    ) -> Result<Response<Body>, Problem> {
         let api = call.api;
         let (timeouts, rules) = (self.timeouts(api), self.breaker_rules(api));
         let carries_body = rest::takes_body(&call.parts.method) && !http_body::Body::is_end_stream(&body);
@@ -119,7 +124,11 @@ impl Gateway {
             let sent = Instant::now();
             let answer = server.pool.send(request, &timeouts, upload.progress()).await;
             let has_failed = has_failed(&answer);
-            self.judge(leave, &answer, has_failed, rules);
+            judge(leave, &answer, has_failed, rules);
+            if matches!(answer, Err(UpstreamError::Timeout(_))) {
+                self.metrics.upstream_timeouts.inc();
+                observed.timeouts += 1;
+            }
             attempt += 1;
             let may_repeat = has_failed && may_be_repeated(&answer) && attempt <= api.api.retries;
             leave = None;
@@ -129,6 +138,7 @@ impl Gateway {
             if may_repeat && (leave.is_some() || rules.is_none()) {
                 tracing::warn!(api = &*api.label, attempt, "an attempt failed; trying again");
                 self.metrics.retries.inc();
+                observed.retries += 1;
                 // The upstream may serve one connection at a time.
                 drop(answer);
                 tokio::time::sleep(self.pause(attempt)).await;
@@ -140,26 +150,8 @@ impl Gateway {
                 Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(too_large(call.limit)),
                 Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
                 Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
-                Err(error) => Err(self.upstream_failed(api, &error)),
+                Err(error) => Err(upstream_failed(api, &error)),
             };
-        }
-    }
-
-    /// Tells the breaker how an attempt ended, unless that was the client's doing.
-    fn judge(
-        &self,
-        leave: Option<Leave>,
-        answer: &Result<Response<ResponseBody>, UpstreamError>,
-        has_failed: bool,
-        rules: Option<BreakerRules>,
-    ) {
-        if matches!(answer, Err(UpstreamError::Timeout(_))) {
-            self.metrics.upstream_timeouts.inc();
-        }
-        match (leave, rules) {
-            (Some(leave), Some(rules)) if has_failed => leave.failed(rules),
-            (Some(leave), _) if answer.is_ok() => leave.succeeded(),
-            _ => {}
         }
     }
 
@@ -188,15 +180,29 @@ impl Gateway {
             pool: own.pool.unwrap_or(general.pool_timeout),
         }
     }
+}
 
-    /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
-    fn upstream_failed(&self, api: &CompiledApi, error: &UpstreamError) -> Problem {
-        tracing::warn!(api = &*api.label, %error, "upstream call failed");
-        if matches!(error, UpstreamError::Timeout(_)) {
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")
-        } else {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "GTW006", "Internal server error")
-        }
+/// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
+fn upstream_failed(api: &CompiledApi, error: &UpstreamError) -> Problem {
+    tracing::warn!(api = &*api.label, %error, "upstream call failed");
+    if matches!(error, UpstreamError::Timeout(_)) {
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")
+    } else {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "GTW006", "Internal server error")
+    }
+}
+
+/// Tells the breaker how an attempt ended, unless that was the client's doing.
+fn judge(
+    leave: Option<Leave>,
+    answer: &Result<Response<ResponseBody>, UpstreamError>,
+    has_failed: bool,
+    rules: Option<BreakerRules>,
+) {
+    match (leave, rules) {
+        (Some(leave), Some(rules)) if has_failed => leave.failed(rules),
+        (Some(leave), _) if answer.is_ok() => leave.succeeded(),
+        _ => {}
     }
 }
 

@@ -26,12 +26,14 @@ use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{CompiledApi, Entry, Snapshot};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traffic::{Protocol, Traffic};
 
 mod body;
 mod call;
 mod cors;
 mod patience;
 mod respond;
+mod scrape;
 
 pub use body::Body;
 use call::Call;
@@ -56,6 +58,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// How many failed calls may still be repeated.
     pub retries: RetryBudget,
+    /// What is counted by minute, API and user.
+    pub traffic: Arc<Traffic>,
     /// Whether clients are asked to go elsewhere.
     pub draining: AtomicBool,
 }
@@ -69,12 +73,26 @@ pub struct Peer {
     pub scheme: Scheme,
 }
 
+/// A request as it came in, without its body.
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
+    parts: &'a Parts,
+    peer: Peer,
+    id: &'a HeaderValue,
+    at: Instant,
+}
+
 /// What is known about a request when it is logged and counted.
 #[derive(Debug, Default)]
 struct Observed {
     is_data_plane: bool,
-    /// The API that was called, if there is one.
+    protocol: Protocol,
     api: Option<Arc<CompiledApi>>,
+    username: Option<Arc<str>>,
+    /// Attempts of the upstream that took too long.
+    timeouts: u32,
+    /// Attempts after the first.
+    retries: u32,
 }
 
 impl Gateway {
@@ -83,10 +101,11 @@ impl Gateway {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
-        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), api: None };
+        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
         let mut response = match self.admit_to_the_gateway(&parts, peer) {
             Ok(()) => {
-                let outcome = self.route(&parts, body, peer, &id, arrived, &mut observed).await;
+                let arrival = Arrival { parts: &parts, peer, id: &id, at: arrived };
+                let outcome = self.route(arrival, body, &mut observed).await;
                 outcome.unwrap_or_else(|problem| respond::problem(&problem, Envelope::Loose))
             }
             // Always tells the status in the body (reference: platform API 1.7).
@@ -116,23 +135,27 @@ impl Gateway {
 
     async fn route(
         &self,
-        parts: &Parts,
+        arrival: Arrival<'_>,
         body: Incoming,
-        peer: Peer,
-        id: &HeaderValue,
-        arrived: Instant,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
+        let Arrival { parts, peer, .. } = arrival;
         let segments = request::check(&parts.uri, &parts.headers)
             .and_then(|()| request::segments(parts.uri.path()))
             .map_err(|refused| Problem::new(refused.status(), "GTW011", refused.to_string()))?;
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
-            ["api", "rest", ..] => self.rest(parts, body, &segments, peer, id, arrived, observed).await,
+            ["api", "rest", ..] => self.rest(arrival, body, &segments, observed).await,
             ["api", "health"] => {
                 observed.is_data_plane = false;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
             }
-            ["platform", ..] | ["api", "caches"] => Ok(self.platform(parts, body, peer).await),
+            // The platform's, though their paths are not.
+            ["api", "status" | "caches"] => {
+                observed.is_data_plane = false;
+                Ok(self.platform(parts, body, peer).await)
+            }
+            ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
+            ["platform", ..] => Ok(self.platform(parts, body, peer).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
     }
@@ -154,14 +177,12 @@ impl Gateway {
 
     async fn rest(
         &self,
-        parts: &Parts,
+        arrival: Arrival<'_>,
         body: Incoming,
         segments: &Segments<'_>,
-        peer: Peer,
-        id: &HeaderValue,
-        arrived: Instant,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
+        let Arrival { parts, peer, id, at } = arrival;
         if parts.method == Method::OPTIONS {
             return Ok(self.preflight(parts, segments));
         }
@@ -184,11 +205,12 @@ impl Gateway {
             Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
         })?;
         let caller = if api.api.needs_identity { Some(self.admit(&api, &parts.headers).await?) } else { None };
+        observed.username = caller.as_ref().map(|principal| principal.username.clone());
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
         let told = rest::Caller { request_id: id, username: caller.as_ref().map(|principal| &*principal.username) };
-        self.call(Call { parts, api: &api, endpoint, path, told, arrived, limit }, body).await
+        self.call(Call { parts, api: &api, endpoint, path, told, arrived: at, limit }, body, observed).await
     }
 
     /// What a browser may do; needs no token and tells nothing of APIs that don't exist.

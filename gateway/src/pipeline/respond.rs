@@ -4,14 +4,17 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY};
+use http::header::REFERRER_POLICY;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http_body::Body as _;
 
 use super::{Body, Gateway, Observed, Peer};
 use crate::problem::{Envelope, Problem};
 use crate::protocols::rest::X_REQUEST_ID;
+use crate::telemetry::traffic::Call;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request_id");
 const REQUEST_ID_ALTERNATIVE: HeaderName = HeaderName::from_static("request-id");
@@ -112,16 +115,44 @@ impl Gateway {
             let value = parts.headers.get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
             [&b"1"[..], b"true", b"yes", b"on"].iter().any(|on| value.eq_ignore_ascii_case(on))
         });
-        if observed.is_data_plane && !is_synthetic {
-            self.metrics.request(status, elapsed);
+        let (api, username) = (observed.api.as_ref().map(|api| &*api.label), observed.username.as_deref());
+        if observed.is_data_plane {
+            if !is_synthetic {
+                self.metrics.request(status, elapsed);
+            }
+            self.traffic.record(&Call {
+                status,
+                elapsed,
+                bytes_in: size(&parts.headers) + length(&parts.headers).unwrap_or_default(),
+                bytes_out: size(response.headers()) + response.body().size_hint().exact().unwrap_or_default(),
+                protocol: observed.protocol,
+                api,
+                user: username,
+                timeouts: observed.timeouts,
+                retries: observed.retries,
+                is_test: is_synthetic,
+            });
         }
+        // The log viewer reads the columns of this line.
         tracing::info!(
             request_id = id.to_str().unwrap_or_default(),
-            client_ip = %peer.address,
+            username,
+            client_ip = %self.security.active().client(&parts.headers, peer.address).effective,
+            api,
             "Endpoint: {} {} | status_code: {status} | Total time: {}ms",
             parts.method,
             parts.uri.path(),
             elapsed.as_millis(),
         );
     }
+}
+
+/// Bytes of names and values.
+fn size(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| name.as_str().len() as u64 + value.len() as u64).sum()
+}
+
+/// Bytes of a body, if they are told beforehand.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -23,9 +23,11 @@ mod caches;
 mod config;
 mod cookies;
 mod cors;
+mod dashboard;
 mod docs;
 mod endpoints;
 mod groups;
+mod logging;
 mod memory;
 mod monitor;
 mod openapi;
@@ -33,6 +35,7 @@ mod reload;
 mod request;
 mod roles;
 mod security;
+mod status;
 mod subscriptions;
 mod tools;
 mod users;
@@ -47,6 +50,7 @@ use crate::{
     settings::Settings,
     snapshot::Snapshot,
     store::{ADMIN, StoreError, User, outage::undisturbed},
+    telemetry::Telemetry,
 };
 
 /// What the handlers work with. Cheap to clone.
@@ -66,6 +70,8 @@ pub struct Platform {
     pub progress: Option<Progress>,
     /// Notified when someone who may wants the process to stop in an orderly way and to start again.
     pub restart: Arc<Notify>,
+    /// Records and numbers of what went on.
+    pub telemetry: Telemetry,
 }
 
 impl Platform {
@@ -112,6 +118,9 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(security::routes())
         .merge(memory::routes())
         .merge(caches::routes())
+        .merge(dashboard::routes())
+        .merge(logging::routes())
+        .merge(status::routes())
 }
 
 /// The description of all routes (OpenAPI 3.1), as `/platform/openapi.json` serves it.

@@ -445,24 +445,24 @@ settings! {
             "How a record is written.";
         level: LogLevel = "LOG_LEVEL", "INFO", Guide Used live:
             "The least severe record that is written.";
-        folder: PathBuf = "LOGS_DIR", "logs", Doorman NotYet:
+        folder: PathBuf = "LOGS_DIR", "logs", Doorman Used:
             "Folder of `doorman.log` and `doorman-trail.log`.";
-        memory: bool = "MEMORY_LOG_ENABLED", "true", Doorman NotYet:
+        memory: bool = "MEMORY_LOG_ENABLED", "true", Doorman Used:
             "Keeps the last records in memory for the log viewer.";
     }
 
     metrics: Metrics, "Metrics" {
-        enabled: bool = "PROMETHEUS_ENABLED", "true", Doorman NotYet:
+        enabled: bool = "PROMETHEUS_ENABLED", "true", Doorman Used:
             "Offers `/metrics` beside the platform API too. The admin port always has it.";
-        public: bool = "PROMETHEUS_PUBLIC", "false", Doorman NotYet:
+        public: bool = "PROMETHEUS_PUBLIC", "false", Doorman Used:
             "No access check on that `/metrics`.";
-        token: Option<Secret> = "PROMETHEUS_BEARER_TOKEN" | "PROMETHEUS_TOKEN", "", Doorman NotYet:
+        token: Option<Secret> = "PROMETHEUS_BEARER_TOKEN" | "PROMETHEUS_TOKEN", "", Doorman Used:
             "Token that `/metrics` asks for.";
-        allow: Vec<IpNet> = "PROMETHEUS_ALLOWLIST" | "PROMETHEUS_IP_ALLOWLIST", "", Doorman NotYet:
+        allow: Vec<IpNet> = "PROMETHEUS_ALLOWLIST" | "PROMETHEUS_IP_ALLOWLIST", "", Doorman Used:
             "Addresses that may read `/metrics`. Empty: loopback only.";
-        trust_forwarded_for: bool = "PROMETHEUS_TRUST_XFF", "false", Doorman NotYet:
+        trust_forwarded_for: bool = "PROMETHEUS_TRUST_XFF", "false", Doorman Used:
             "Forwarding headers decide the address of the reader.";
-        latency_samples: NonZeroU32 = "METRICS_PCT_SAMPLES", "500", Doorman NotYet:
+        latency_samples: NonZeroU32 = "METRICS_PCT_SAMPLES", "500", Doorman Used:
             "Latencies kept a minute for percentiles.";
     }
 

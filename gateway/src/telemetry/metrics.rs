@@ -1,5 +1,6 @@
 //! Prometheus metrics, by the names of the reference (gateway behaviour 21.2).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -23,8 +24,11 @@ pub struct Metrics {
     requests: Family<Code, Counter>,
     /// Upstream attempts that took too long.
     pub upstream_timeouts: Counter,
-    /// Attempts after a failed one.
+    /// Upstream attempts after the first of a call.
     pub retries: Counter,
+    log_records_dropped: Counter,
+    /// Open connections of clients.
+    pub connections: Gauge,
     /// APIs in the snapshot that can be called.
     pub apis_served: Gauge,
     /// Objects that are defined but not served.
@@ -35,13 +39,13 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::with(Counter::default())
+        Self::with(Counter::default(), Counter::default())
     }
 }
 
 impl Metrics {
-    /// With what the store counts by itself: limits that were decided without Redis.
-    pub fn with(limits_without_redis: Counter) -> Self {
+    /// With what is counted elsewhere: limits that were decided without Redis, and records that the logs dropped.
+    pub fn with(limits_without_redis: Counter, log_records_dropped: Counter) -> Self {
         let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         let metrics = Self {
             registry: Registry::default(),
@@ -49,6 +53,8 @@ impl Metrics {
             requests: Family::default(),
             upstream_timeouts: Counter::default(),
             retries: Counter::default(),
+            log_records_dropped,
+            connections: Gauge::default(),
             apis_served: Gauge::default(),
             objects_rejected: Gauge::default(),
             snapshots: Counter::default(),
@@ -61,7 +67,10 @@ impl Metrics {
         r.register("doorman_http_request_duration_seconds", "Time to answer a call under /api", self.duration.clone());
         r.register("doorman_http_requests", "Answered calls under /api by status code", self.requests.clone());
         r.register("doorman_upstream_timeouts", "Upstream attempts that took too long", self.upstream_timeouts.clone());
-        r.register("doorman_http_retries", "Upstream attempts after a failed one", self.retries.clone());
+        r.register("doorman_http_retries", "Upstream attempts after the first of a call", self.retries.clone());
+        let dropped = "Log records dropped because they came faster than they could be written";
+        r.register("doorman_log_records_dropped", dropped, self.log_records_dropped.clone());
+        r.register("doorman_connections", "Open connections of clients", self.connections.clone());
         r.register("doorman_apis_served", "APIs that can be called", self.apis_served.clone());
         r.register("doorman_objects_rejected", "Defined objects that are not served", self.objects_rejected.clone());
         r.register(
@@ -86,5 +95,51 @@ impl Metrics {
             tracing::error!(%error, "metrics can't be written");
         }
         text
+    }
+
+    /// The same in the text format that every version of Prometheus reads (0.0.4): counters are named in full, and
+    /// nothing marks the end.
+    pub fn render_classic(&self) -> String {
+        let text = self.render();
+        let counters: HashSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+        let mut classic = String::with_capacity(text.len() + 256);
+        for line in text.lines() {
+            let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+            match described.and_then(|rest| rest.split_once(' ')) {
+                Some((name, rest)) if counters.contains(name) => {
+                    classic.extend([&line[..7], name, "_total ", rest, "\n"]);
+                }
+                None if line.starts_with('#') => {}
+                _ => classic.extend([line, "\n"]),
+            }
+        }
+        classic
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_classic_format_names_counters_in_full() {
+        let metrics = Metrics::default();
+        metrics.request(200, Duration::from_millis(7));
+        let text = metrics.render_classic();
+        for line in [
+            "# TYPE doorman_http_requests_total counter",
+            "# HELP doorman_http_requests_total Answered calls under /api by status code.",
+            "doorman_http_requests_total{code=\"200\"} 1",
+            "# TYPE doorman_http_request_duration_seconds histogram",
+            "doorman_http_request_duration_seconds_bucket{le=\"0.01\"} 1",
+            "doorman_http_request_duration_seconds_count 1",
+            "doorman_upstream_timeouts_total 0",
+            "doorman_http_retries_total 0",
+            "# TYPE doorman_apis_served gauge",
+        ] {
+            assert!(text.lines().any(|own| own == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("# EOF") && text.ends_with('\n'));
     }
 }

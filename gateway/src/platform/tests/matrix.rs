@@ -39,8 +39,11 @@ fn sample(method: &str, path: &str) -> Option<Value> {
 }
 
 /// What to add to the path of a route whose query has required parts.
-fn query(_method: &str, _path: &str) -> &'static str {
-    ""
+fn query(_method: &str, path: &str) -> &'static str {
+    match path {
+        "/platform/monitor/report" => "?start=2024-01-15&end=2024-01-15",
+        _ => "",
+    }
 }
 
 struct Operation {

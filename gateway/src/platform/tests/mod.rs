@@ -9,6 +9,7 @@ use axum::routing::get;
 use doorman_crds::role::Permission;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 
 use super::{request::Caller, *};
@@ -21,6 +22,7 @@ use crate::{
         Password, Role, Store, User,
         servers::{Server, external, with_redis},
     },
+    telemetry::{logs::Logs, traffic::Traffic},
 };
 
 mod config;
@@ -30,6 +32,7 @@ mod matrix;
 mod reload;
 mod roles_and_groups;
 mod security;
+mod telemetry;
 mod tools;
 mod users;
 mod vault;
@@ -43,6 +46,8 @@ struct Fixture {
     persistence: Arc<Persistence>,
     restart: Arc<Notify>,
     ready: watch::Sender<bool>,
+    telemetry: Telemetry,
+    _folder: tempfile::TempDir,
 }
 
 /// What came back.
@@ -145,6 +150,15 @@ impl Fixture {
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
         let restart = Arc::new(Notify::new());
+        let folder = tempfile::tempdir().unwrap();
+        let logs = crate::settings::Logs { folder: folder.path().to_owned(), ..settings.logs.clone() };
+        let (logs, _) = Logs::open(&logs, folder.path(), std::io::sink());
+        let telemetry = Telemetry {
+            logs: Arc::new(logs),
+            traffic: Arc::new(Traffic::open(None, 500)),
+            connections: Gauge::default(),
+            started: Instant::now(),
+        };
         let platform = Platform {
             settings,
             identity: Arc::clone(&identity),
@@ -153,10 +167,11 @@ impl Fixture {
             snapshot: Arc::default(),
             progress: None,
             restart: Arc::clone(&restart),
+            telemetry: telemetry.clone(),
         };
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
         let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));
-        Self { router: entrance(platform, areas), identity, persistence, restart, ready }
+        Self { router: entrance(platform, areas), identity, persistence, restart, ready, telemetry, _folder: folder }
     }
 
     async fn usual() -> Self {

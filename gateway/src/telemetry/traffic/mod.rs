@@ -1,0 +1,247 @@
+//! Traffic under `/api`, minute by minute for thirty days (reference: gateway behaviour 21.1).
+//!
+//! In: one [`Call`] for each answered request, which costs one short lock that threads rarely share. Out: the numbers of
+//! the monitor, the report and the dashboard. What always holds: each request counts once; memory is bounded however
+//! many APIs and users there are (the rarest count together, as `other`); what was counted up to a minute ago
+//! survives a restart, in `metrics.json` beside the logs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+mod count;
+mod history;
+mod shown;
+
+pub use count::Protocol;
+use count::{Detail, Numbers};
+use history::History;
+pub use shown::{ApiUse, Dashboard, Grouping, Monitor, Popular, Range, Sorting};
+
+/// Name of the file in the folder of the logs.
+pub const FILE: &str = "metrics.json";
+/// Locks that requests are spread over.
+const SHARDS: usize = 16;
+/// How often it is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+
+/// One answered request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call<'a> {
+    /// Status of the answer.
+    pub status: u16,
+    /// Time to the answer.
+    pub elapsed: Duration,
+    /// Bytes of the request.
+    pub bytes_in: u64,
+    /// Bytes of the answer.
+    pub bytes_out: u64,
+    /// How the API was called.
+    pub protocol: Protocol,
+    /// Name and version, `orders/v1`; none when there is no such API.
+    pub api: Option<&'a str>,
+    /// Who called, if known.
+    pub user: Option<&'a str>,
+    /// Attempts that took too long.
+    pub timeouts: u32,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Is it synthetic traffic? That is in the totals but in no table.
+    pub is_test: bool,
+}
+
+/// One minute in the making.
+#[derive(Debug, Default)]
+struct Bucket {
+    minute: u64,
+    numbers: Numbers,
+    detail: Detail,
+}
+
+impl Bucket {
+    fn add(&mut self, call: &Call<'_>, most_samples: usize) {
+        let micros = u64::try_from(call.elapsed.as_micros()).unwrap_or(u64::MAX);
+        let is_error = u64::from(call.status >= 400);
+        let numbers = &mut self.numbers;
+        numbers.count += 1;
+        numbers.tests += u64::from(call.is_test);
+        numbers.errors += is_error;
+        numbers.micros += micros;
+        numbers.bytes_in += call.bytes_in;
+        numbers.bytes_out += call.bytes_out;
+        numbers.timeouts += u64::from(call.timeouts);
+        numbers.retries += u64::from(call.retries);
+        let detail = &mut self.detail;
+        *detail.statuses.entry(call.status).or_default() += 1;
+        detail.samples.add(u32::try_from(micros).unwrap_or(u32::MAX), most_samples);
+        if call.is_test {
+            return;
+        }
+        let api = detail.api(call.protocol, call.api.unwrap_or_default());
+        api.count += 1;
+        api.errors += is_error;
+        api.micros += micros;
+        if let Some(user) = call.user {
+            *detail.user(user) += 1;
+        }
+    }
+}
+
+/// All traffic of this process.
+#[derive(Debug)]
+pub struct Traffic {
+    shards: [Mutex<Bucket>; SHARDS],
+    /// Minutes that are over, on their way into the history: requests never wait for a reader of it.
+    outbox: Mutex<Vec<Bucket>>,
+    history: Mutex<History>,
+    most_samples: usize,
+    file: Option<PathBuf>,
+    is_changed: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Minutes since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60
+}
+
+thread_local! {
+    static SHARD: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS
+    };
+}
+
+impl Traffic {
+    /// With what the file in this folder has; without a folder, it lives as long as the process. `most_samples`
+    /// latencies a minute are kept.
+    pub fn open(folder: Option<&Path>, most_samples: usize) -> Self {
+        let file = folder.map(|folder| folder.join(FILE));
+        let history = file.as_deref().map(load).unwrap_or_default();
+        Self {
+            shards: Default::default(),
+            outbox: Mutex::default(),
+            history: Mutex::new(history),
+            most_samples,
+            file,
+            is_changed: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a request.
+    pub fn record(&self, call: &Call<'_>) {
+        self.record_at(now(), call);
+    }
+
+    fn record_at(&self, minute: u64, call: &Call<'_>) {
+        let mut bucket = lock(&self.shards[SHARD.with(|shard| *shard)]);
+        if bucket.minute != minute {
+            let over = std::mem::replace(&mut *bucket, Bucket { minute, ..Bucket::default() });
+            if over.numbers.count > 0 {
+                lock(&self.outbox).push(over);
+            }
+        }
+        bucket.add(call, self.most_samples);
+    }
+
+    /// The history with all that was counted so far.
+    fn history(&self, now: u64) -> MutexGuard<'_, History> {
+        let mut over = Vec::new();
+        for shard in &self.shards {
+            let mut bucket = lock(shard);
+            if bucket.numbers.count > 0 {
+                let minute = bucket.minute;
+                over.push(std::mem::replace(&mut *bucket, Bucket { minute, ..Bucket::default() }));
+            }
+        }
+        over.append(&mut lock(&self.outbox));
+        let mut history = lock(&self.history);
+        if !over.is_empty() {
+            self.is_changed.store(true, Ordering::Relaxed);
+        }
+        for bucket in over {
+            history.add(bucket.minute, &bucket.numbers, bucket.detail, self.most_samples);
+        }
+        history.tidy(now, self.most_samples);
+        history
+    }
+
+    /// Saves what has changed since it was last saved.
+    ///
+    /// # Errors
+    /// When the file can't be written; the earlier one stays.
+    pub fn save(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let saved = {
+            let history = self.history(now());
+            if !self.is_changed.swap(false, Ordering::Relaxed) {
+                return Ok(());
+            }
+            history.save()
+        };
+        let written = write_whole(file, &serde_json::to_vec(&saved)?);
+        self.is_changed.fetch_or(written.is_err(), Ordering::Relaxed);
+        written
+    }
+
+    /// Saves once a minute until it is dropped: one task of the process runs this.
+    pub async fn maintain(self: Arc<Self>) {
+        let mut is_failing = false;
+        loop {
+            tokio::time::sleep(SAVE_EVERY).await;
+            let own = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || own.save()).await {
+                Ok(Err(error)) if !is_failing => {
+                    is_failing = true;
+                    tracing::warn!(%error, "{FILE} can't be written; it is tried again each minute");
+                }
+                Ok(Ok(())) => is_failing = false,
+                _ => {}
+            }
+        }
+    }
+
+    /// Everybody who called in these minutes.
+    fn users(detail: &Detail) -> BTreeSet<&str> {
+        detail.users.keys().map(|name| &**name).filter(|name| *name != count::OTHER).collect()
+    }
+}
+
+/// The new contents or the old ones, whenever the process or the machine ends.
+fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let mut file = fs::File::create(&unfinished)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)
+}
+
+/// What cannot be read is put aside.
+fn load(path: &Path) -> History {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(%error, "{FILE} can't be read; traffic is counted from zero");
+            }
+            return History::default();
+        }
+    };
+    serde_json::from_slice(&bytes).ok().and_then(History::restore).unwrap_or_else(|| {
+        let aside = path.with_extension("json.unread");
+        let outcome = fs::rename(path, &aside);
+        tracing::warn!(?outcome, "{FILE} is of another version or damaged; it is now {}", aside.display());
+        History::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;
