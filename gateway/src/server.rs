@@ -4,32 +4,37 @@
 //! not looked yet. Order of an end: readiness off, `DOORMAN_DRAIN_SECONDS` of further service with `Connection: close`,
 //! listening ends, calls in flight get `DOORMAN_SHUTDOWN_SECONDS`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use doorman_crds::revision::{Rejection, RevisionReport};
 use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::admin;
 use crate::definitions::Definitions;
 use crate::definitions::directory::Directory;
 use crate::definitions::kubernetes;
+use crate::definitions::writer::{Writer, Writing};
 use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::pipeline::Gateway;
 use crate::platform::{self, Platform};
-use crate::settings::Settings;
+use crate::settings::{PlatformDefinitions, Settings};
 use crate::snapshot::{Compiler, Snapshot};
-use crate::store::Store;
+use crate::store::{Change, Collection, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{PoolOptions, Pools};
+
+/// When the names of stored roles are asked for again that could not be had.
+const ROLES_RETRY: Duration = Duration::from_secs(5);
 
 /// Where definitions come from.
 #[derive(Clone, Debug)]
@@ -47,6 +52,8 @@ pub enum Source {
 pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     // In a cluster, loopback is the pod itself: calling it would go round every rule.
     let allow_loopback = matches!(source, Source::Directory(_));
+    let (served, is_served) = watch::channel(());
+    let writing = writing(&source, &settings, is_served).await?;
     let mut definitions = follow(source, &settings).await?;
 
     let pools = Pools::new(PoolOptions {
@@ -62,10 +69,11 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
+    let stored = StoredRoles::follow(&store, &writing);
     let identity = Arc::new(Identity::new(&settings, store)?);
     let settings = Arc::new(settings);
     let (ready, is_ready) = watch::channel(true);
-    let platform = platform::router(Platform::new(settings.clone(), identity.clone(), is_ready));
+    let platform = platform::router(Platform::new(settings.clone(), identity.clone(), is_ready, writing));
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gateway = Arc::new(Gateway {
@@ -77,11 +85,18 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
         draining: AtomicBool::new(false),
     });
     let (reports, seen_reports) = watch::channel(Arc::default());
+    let outlets = Outlets { gateway: gateway.clone(), reports, served };
     let first = definitions.borrow_and_update().clone();
-    publish(&gateway, &reports, compiler.compile(&first));
-    let publisher = gateway.clone();
+    compiler.set_stored_roles(stored.names(BTreeSet::new()).await);
+    outlets.publish(compiler.compile(&first));
     tokio::spawn(async move {
-        while definitions.changed().await.is_ok() {
+        loop {
+            tokio::select! {
+                change = definitions.changed() => if change.is_err() { return },
+                () = stored.changed() => {}
+            }
+            let names = stored.names(compiler.take_stored_roles()).await;
+            compiler.set_stored_roles(names);
             let state: Arc<Definitions> = definitions.borrow_and_update().clone();
             let (returned, snapshot) = match tokio::task::spawn_blocking(move || {
                 let snapshot = compiler.compile(&state);
@@ -96,7 +111,7 @@ pub async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
                 }
             };
             compiler = returned;
-            publish(&publisher, &reports, snapshot);
+            outlets.publish(snapshot);
         }
     });
 
@@ -142,21 +157,93 @@ async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Re
     }
 }
 
-fn publish(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapshot: Snapshot) {
-    let before = gateway.snapshot.load();
-    let known: HashSet<&Rejection> = before.rejected.iter().collect();
-    for rejection in snapshot.rejected.iter().filter(|rejection| !known.contains(rejection)) {
-        let Rejection { kind, namespace, name, reason, message } = rejection;
-        tracing::error!(kind, namespace, name, reason, "rejected, the rest is served: {message}");
+/// Where the platform API writes definitions; each snapshot that is served is told to whom it waits for.
+async fn writing(source: &Source, settings: &Settings, served: watch::Receiver<()>) -> anyhow::Result<Writing> {
+    Ok(match (source, settings.definitions.platform) {
+        (Source::Directory(_), _) => Writing::Documents,
+        (Source::Kubernetes(_), PlatformDefinitions::ReadOnly) => Writing::ReadOnly,
+        (Source::Kubernetes(selection), PlatformDefinitions::ReadWrite) => {
+            let client = kube::Client::try_default().await?;
+            Writing::Cluster(Writer::new(client, selection.clone(), served))
+        }
+    })
+}
+
+/// Names of the roles of the store, for APIs to refer to.
+enum StoredRoles {
+    /// They count: there is no cluster.
+    Counted(Arc<Store>, Arc<Notify>),
+    /// They don't: the operator, which says whether an API's roles exist, does not see them.
+    Ignored,
+}
+
+impl StoredRoles {
+    fn follow(store: &Arc<Store>, writing: &Writing) -> Self {
+        if !matches!(writing, Writing::Documents) {
+            return Self::Ignored;
+        }
+        let notify = Arc::new(Notify::new());
+        let notified = notify.clone();
+        store.on_change(move |change| {
+            if matches!(change, Change::Document(Collection::Roles, _) | Change::Everything) {
+                notified.notify_one();
+            }
+        });
+        Self::Counted(store.clone(), notify)
     }
-    tracing::info!(apis = snapshot.served, rejected = snapshot.rejected.len(), "a new snapshot is served");
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    gateway.metrics.apis_served.set(count(snapshot.served));
-    gateway.metrics.objects_rejected.set(count(snapshot.rejected.len()));
-    gateway.metrics.snapshots.inc();
-    let report = Arc::new(snapshot.report());
-    gateway.snapshot.store(Arc::new(snapshot));
-    reports.send_replace(report);
+
+    async fn changed(&self) {
+        match self {
+            Self::Counted(_, notify) => notify.notified().await,
+            Self::Ignored => std::future::pending().await,
+        }
+    }
+
+    /// The names now; while the store is away, those of before.
+    async fn names(&self, before: BTreeSet<String>) -> BTreeSet<String> {
+        let Self::Counted(store, notify) = self else { return before };
+        match store.all(Collection::Roles).await {
+            Ok(roles) => roles.iter().filter_map(|role| role.get_str("role_name").ok().map(str::to_owned)).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "stored roles can't be read; APIs may name those known so far");
+                let notify = notify.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(ROLES_RETRY).await;
+                    notify.notify_one();
+                });
+                before
+            }
+        }
+    }
+}
+
+/// Where a new snapshot goes.
+struct Outlets {
+    gateway: Arc<Gateway>,
+    reports: watch::Sender<Arc<RevisionReport>>,
+    served: watch::Sender<()>,
+}
+
+impl Outlets {
+    fn publish(&self, snapshot: Snapshot) {
+        let gateway = &self.gateway;
+        let before = gateway.snapshot.load();
+        let known: HashSet<&Rejection> = before.rejected.iter().collect();
+        for rejection in snapshot.rejected.iter().filter(|rejection| !known.contains(rejection)) {
+            let Rejection { kind, namespace, name, reason, message } = rejection;
+            tracing::error!(kind, namespace, name, reason, "rejected, the rest is served: {message}");
+        }
+        tracing::info!(apis = snapshot.served, rejected = snapshot.rejected.len(), "a new snapshot is served");
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        gateway.metrics.apis_served.set(count(snapshot.served));
+        gateway.metrics.objects_rejected.set(count(snapshot.rejected.len()));
+        gateway.metrics.snapshots.inc();
+        let report = Arc::new(snapshot.report());
+        gateway.identity.define_roles(snapshot.roles.clone());
+        gateway.snapshot.store(Arc::new(snapshot));
+        self.reports.send_replace(report);
+        self.served.send_replace(());
+    }
 }
 
 /// A thread and a runtime of its own for the admin port.

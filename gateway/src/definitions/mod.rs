@@ -13,6 +13,10 @@ use doorman_crds::{DoormanApi, DoormanRole};
 pub mod directory;
 mod disk;
 pub mod kubernetes;
+mod owner;
+pub mod writer;
+
+pub use owner::{Origin, Owner};
 
 /// Namespace and name of an object; for a folder, file and position.
 pub type ObjectId = (String, String);
@@ -24,6 +28,8 @@ pub struct Definitions {
     pub apis: BTreeMap<ObjectId, Arc<DoormanApi>>,
     /// Roles by identity.
     pub roles: BTreeMap<ObjectId, Arc<DoormanRole>>,
+    /// The file of each object of a folder, by uid; empty for a cluster.
+    pub files: BTreeMap<String, Arc<str>>,
     /// What could not be read as an object at all.
     pub unreadable: Vec<Rejection>,
 }

@@ -6,7 +6,7 @@
 //! Answers of the store are kept for [`CACHE_LIFE`] and dropped at once when this or another process changes them, so that
 //! a warm request waits for nobody.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use doorman_crds::role::Permission;
@@ -24,6 +24,7 @@ pub use keys::{Accesses, Claims, KeyError, KeyRing};
 pub use passwords::{Busy, Passwords, is_strong};
 
 use crate::{
+    definitions::Origin,
     settings::Settings,
     store::{Change, Collection, Role, Standing, Store, StoreError, User},
 };
@@ -57,6 +58,18 @@ pub struct SignedIn {
     /// What the token says.
     pub token: Claims,
 }
+
+/// A role that is defined outside of the store, and by what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DefinedRole {
+    /// The role.
+    pub role: Arc<Role>,
+    /// The object that defines it.
+    pub origin: Origin,
+}
+
+/// Defined roles by name.
+pub type DefinedRoles = BTreeMap<Arc<str>, DefinedRole>;
 
 /// Why nobody is signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +125,7 @@ pub struct Identity {
     store: Arc<Store>,
     passwords: Passwords,
     known: Arc<Known>,
+    defined: ArcSwap<DefinedRoles>,
 }
 
 /// What the store said.
@@ -150,7 +164,7 @@ impl Identity {
         let keys = ArcSwap::from_pointee(KeyRing::new(&settings.keys)?);
         let forgetting = Arc::clone(&known);
         store.on_change(move |change| forgetting.forget(change));
-        Ok(Self { keys, store, passwords: Passwords::default(), known })
+        Ok(Self { keys, store, passwords: Passwords::default(), known, defined: ArcSwap::default() })
     }
 
     /// The keys in use.
@@ -209,8 +223,21 @@ impl Identity {
         self.known.tokens.get_or_load(&token.jti, || self.store.is_token_revoked(&token.sub, &token.jti)).await
     }
 
-    /// The role of this name, as it is now.
+    /// The roles that are defined, which count before those of the store.
+    pub fn defined_roles(&self) -> Arc<DefinedRoles> {
+        self.defined.load_full()
+    }
+
+    /// Lets these count from now on.
+    pub fn define_roles(&self, roles: Arc<DefinedRoles>) {
+        self.defined.store(roles);
+    }
+
+    /// The role of this name, as it is now: the defined one, else the store's.
     pub async fn role(&self, name: &str) -> Result<Option<Arc<Role>>, StoreError> {
+        if let Some(defined) = self.defined.load().get(name) {
+            return Ok(Some(Arc::clone(&defined.role)));
+        }
         self.known.roles.get_or_load(name, || self.store.role(name)).await
     }
 

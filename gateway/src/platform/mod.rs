@@ -19,6 +19,7 @@ mod answer;
 mod authorization;
 mod cookies;
 mod cors;
+mod definitions;
 mod groups;
 mod monitor;
 mod openapi;
@@ -28,6 +29,7 @@ mod users;
 mod wire;
 
 use crate::{
+    definitions::writer::Writing,
     identity::Identity,
     settings::Settings,
     store::{ADMIN, StoreError, User},
@@ -39,12 +41,19 @@ pub struct Platform {
     settings: Arc<Settings>,
     identity: Arc<Identity>,
     ready: watch::Receiver<bool>,
+    writing: Writing,
 }
 
 impl Platform {
-    /// `ready` tells whether this process takes traffic: not while it starts, and no more once it drains.
-    pub fn new(settings: Arc<Settings>, identity: Arc<Identity>, ready: watch::Receiver<bool>) -> Self {
-        Self { settings, identity, ready }
+    /// `ready` tells whether this process takes traffic: not while it starts, and no more once it drains. `writing` is
+    /// where definitions go.
+    pub fn new(
+        settings: Arc<Settings>,
+        identity: Arc<Identity>,
+        ready: watch::Receiver<bool>,
+        writing: Writing,
+    ) -> Self {
+        Self { settings, identity, ready, writing }
     }
 
     /// Is this the name of an administrators' role?

@@ -24,8 +24,8 @@ pub use table::{
     Admin, Definitions, Features, Keys, Limits, Logs, Metrics, Network, Server, Sessions, Settings, Storage, Upstream,
 };
 pub use value::{
-    ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, SameSite, Secret,
-    StorageMode, TimeUnit,
+    ApiNamespaces, ByteCount, Environment, HeaderNames, HostPort, LogFormat, LogLevel, Origins, PlatformDefinitions,
+    SameSite, Secret, StorageMode, TimeUnit,
 };
 
 /// Something about one variable that a person should know.

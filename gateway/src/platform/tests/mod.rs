@@ -22,6 +22,7 @@ use crate::{
     },
 };
 
+mod defined_roles;
 mod matrix;
 mod roles_and_groups;
 mod users;
@@ -127,12 +128,16 @@ impl Fixture {
     }
 
     fn over(settings: Settings, store: Store) -> Self {
+        Self::writing(settings, store, Writing::Documents)
+    }
+
+    fn writing(settings: Settings, store: Store, writing: Writing) -> Self {
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
         let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));
-        let router = entrance(Platform::new(settings, Arc::clone(&identity), is_ready), areas);
+        let router = entrance(Platform::new(settings, Arc::clone(&identity), is_ready, writing), areas);
         Self { router, identity, ready }
     }
 
