@@ -437,9 +437,9 @@ pub enum Expose {
 /// Whether `/platform` may write definitions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Definitions {
-    /// It may; the objects it writes are labelled as its own.
+    /// It may; the objects it writes are in the gateway's namespace, and labelled as its own. Those of others stay theirs: 409.
     ReadWrite,
-    /// It may not: 409 or 403.
+    /// It may not: 409.
     ReadOnly,
 }
 
@@ -743,10 +743,6 @@ pub fn validate(spec: &DoormanGatewaySpec) -> Vec<FieldError> {
             spec.platform.as_ref().is_some_and(|p| p.expose.is_some_and(|expose| expose != Expose::SamePort)),
             "spec.platform.expose",
         ),
-        (
-            spec.platform.as_ref().is_some_and(|p| p.definitions == Some(Definitions::ReadWrite)),
-            "spec.platform.definitions",
-        ),
         (spec.limits.as_ref().is_some_and(|limits| limits.fail_mode.is_some()), "spec.limits.failMode"),
         (
             spec.storage
@@ -826,6 +822,7 @@ pub fn place_of(setting: &str) -> Option<&'static str> {
         "CORS_STRICT" => "spec.platform.cors.strict",
         "ALLOW_CREDENTIALS" => "spec.platform.cors.allowCredentials",
         "COOKIE_DOMAIN" => "spec.platform.cookieDomain",
+        "DOORMAN_PLATFORM_DEFINITIONS" => "spec.platform.definitions",
         "MAX_BODY_SIZE_BYTES" => "spec.limits.maxBodyBytes",
         "MAX_BODY_SIZE_BYTES_REST" => "spec.limits.maxBodyBytesRest",
         "MAX_BODY_SIZE_BYTES_SOAP" => "spec.limits.maxBodyBytesSoap",

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use doorman_crds::DoormanGateway;
-use doorman_crds::gateway::{ADMIN_PORT, LogFormat, LogLevel, Namespaces, SecretKeyRef, StorageMode, stop_seconds};
+use doorman_crds::gateway::{
+    ADMIN_PORT, Definitions, LogFormat, LogLevel, Namespaces, SecretKeyRef, StorageMode, stop_seconds,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{GeneratedSecret, NeededKey, Own};
@@ -151,7 +153,14 @@ fn platform(gateway: &DoormanGateway) -> Decided {
     let strict = cors.strict.map(|strict| ("CORS_STRICT", strict.to_string()));
     let credentials = cors.allow_credentials.map(|allow| ("ALLOW_CREDENTIALS", allow.to_string()));
     let domain = platform.cookie_domain.map(|domain| ("COOKIE_DOMAIN", domain));
-    [origins, strict, credentials, domain].into_iter().flatten().collect()
+    let definitions = platform.definitions.map(|definitions| {
+        let word = match definitions {
+            Definitions::ReadWrite => "ReadWrite",
+            Definitions::ReadOnly => "ReadOnly",
+        };
+        ("DOORMAN_PLATFORM_DEFINITIONS", word.to_owned())
+    });
+    [origins, strict, credentials, domain, definitions].into_iter().flatten().collect()
 }
 
 fn limits(gateway: &DoormanGateway) -> Decided {

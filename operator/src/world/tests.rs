@@ -36,6 +36,7 @@ impl Fixture {
             pull_policy: None,
             namespace: "doorman-system".into(),
             reader_cluster_role: "reader".into(),
+            writer_cluster_role: "writer".into(),
         };
         let mut fixture = Self {
             world: World::new(installation),
@@ -497,4 +498,25 @@ fn a_new_spec_is_not_ready_by_the_pods_of_the_old_one() {
     let Some((_, StatusOf::Gateway(status))) = fixture.writes.last() else { panic!("{:?}", fixture.writes) };
     let ready = conditions::find(status.conditions.as_deref().unwrap(), conditions::READY).unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "RollingOut"));
+}
+
+#[test]
+fn the_right_to_write_goes_with_the_field() {
+    let mut fixture = running();
+    let key =
+        OwnedKey { kind: Kind::RoleBinding, id: ObjectId { namespace: "edge".into(), name: "main-writer".into() } };
+    let storage = json!({ "mode": "Memory" });
+    fixture.gateway_of(2, json!({ "storage": storage, "platform": { "definitions": "ReadWrite" } }));
+    fixture.settle();
+    let job = fixture.jobs.last().unwrap();
+    let is_rendered = |job: &Job| job.rendered.objects.iter().any(|object| object.name == key.id.name);
+    assert!(is_rendered(job) && job.remove.is_empty());
+    let version = Version { uid: "u".into(), number: 1 };
+    let owned = Owned { version, owner: Some("uid-main".into()), gateway: None };
+    fixture.event(Event::Owned(key.clone(), Some(owned)));
+    fixture.gateway_of(3, json!({ "storage": storage, "platform": { "definitions": "ReadOnly" } }));
+    fixture.settle();
+    let job = fixture.jobs.last().unwrap();
+    assert!(!is_rendered(job));
+    assert_eq!(job.remove, [key]);
 }
