@@ -488,9 +488,9 @@ pub enum Expose {
 /// Whether `/platform` may write definitions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Definitions {
-    /// It may; the objects it writes are labelled as its own.
+    /// It may; the objects it writes are in the gateway's namespace, and labelled as its own. Those of others stay theirs: 409.
     ReadWrite,
-    /// It may not: 409 or 403.
+    /// It may not: 409.
     ReadOnly,
 }
 
@@ -794,10 +794,6 @@ pub fn validate(spec: &DoormanGatewaySpec) -> Vec<FieldError> {
             spec.platform.as_ref().is_some_and(|p| p.expose.is_some_and(|expose| expose != Expose::SamePort)),
             "spec.platform.expose",
         ),
-        (
-            spec.platform.as_ref().is_some_and(|p| p.definitions == Some(Definitions::ReadWrite)),
-            "spec.platform.definitions",
-        ),
     ];
     for (_, field) in unsupported.iter().filter(|(present, _)| *present) {
         errors.push(FieldError::unsupported(*field, "not served by this version; remove the field"));
@@ -882,6 +878,7 @@ pub fn place_of(setting: &str) -> Option<&'static str> {
         "CORS_STRICT" => "spec.platform.cors.strict",
         "ALLOW_CREDENTIALS" => "spec.platform.cors.allowCredentials",
         "COOKIE_DOMAIN" => "spec.platform.cookieDomain",
+        "DOORMAN_PLATFORM_DEFINITIONS" => "spec.platform.definitions",
         "MAX_BODY_SIZE_BYTES" => "spec.limits.maxBodyBytes",
         "MAX_BODY_SIZE_BYTES_REST" => "spec.limits.maxBodyBytesRest",
         "MAX_BODY_SIZE_BYTES_SOAP" => "spec.limits.maxBodyBytesSoap",

@@ -23,6 +23,7 @@ use crate::definitions::Definitions;
 use crate::definitions::directory::Directory;
 use crate::definitions::documents::Stored;
 use crate::definitions::kubernetes;
+use crate::definitions::writer::{Writer, Writing};
 use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
@@ -31,7 +32,7 @@ use crate::pipeline::{Gateway, RetryBudget};
 use crate::platform::{self, Platform};
 use crate::reload;
 use crate::security::Security;
-use crate::settings::Settings;
+use crate::settings::{PlatformDefinitions, Settings};
 use crate::snapshot::{Compiler, Snapshot};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -56,6 +57,8 @@ pub enum Source {
 pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow::Result<()> {
     // In a cluster, loopback is the pod itself: calling it would go round every rule.
     let is_alone = matches!(source, Source::Directory(_));
+    let (served, is_served) = watch::channel(());
+    let writing = writing(&source, &settings, is_served).await?;
     let definitions = follow(source, &settings).await?;
 
     let pools = Pools::new(PoolOptions {
@@ -102,6 +105,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         ready: is_ready,
         snapshot: snapshot.clone(),
         progress: stored.as_ref().map(Stored::progress),
+        writing,
         restart: restart.clone(),
     });
     let maintained = identity.clone();
@@ -124,7 +128,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
             reporting.send_modify(|report| Arc::make_mut(report).stores = stores(&reporter));
         }
     });
-    let mut publisher = Publisher { gateway: gateway.clone(), reports, compiler: Some(compiler), definitions, stored };
+    let mut publisher =
+        Publisher { gateway: gateway.clone(), reports, served, compiler: Some(compiler), definitions, stored };
     publisher.publish().await?;
     tokio::spawn(publisher.follow());
 
@@ -192,10 +197,24 @@ async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Re
     }
 }
 
+/// Where the platform API writes definitions; each snapshot that is served is told to whom it waits for.
+async fn writing(source: &Source, settings: &Settings, served: watch::Receiver<()>) -> anyhow::Result<Writing> {
+    Ok(match (source, settings.definitions.platform) {
+        (Source::Directory(_), _) => Writing::Documents,
+        (Source::Kubernetes(_), PlatformDefinitions::ReadOnly) => Writing::ReadOnly,
+        (Source::Kubernetes(selection), PlatformDefinitions::ReadWrite) => {
+            let client = kube::Client::try_default().await?;
+            Writing::Cluster(Writer::new(client, selection.clone(), served))
+        }
+    })
+}
+
 /// Compiles what is defined and puts it into service, one state after the other.
 struct Publisher {
     gateway: Arc<Gateway>,
     reports: watch::Sender<Arc<RevisionReport>>,
+    /// Told of each snapshot that is served.
+    served: watch::Sender<()>,
     /// Away while it works, on a thread of its own.
     compiler: Option<Compiler>,
     definitions: watch::Receiver<Arc<Definitions>>,
@@ -212,6 +231,9 @@ impl Publisher {
             state = Arc::new(stored.merged(&state));
         }
         let mut compiler = self.compiler.take().context("the compiler is gone")?;
+        if let Some(stored) = &self.stored {
+            compiler.set_stored_roles(stored.roles().clone());
+        }
         let compile = move || {
             let snapshot = compiler.compile(&state);
             (compiler, snapshot)
@@ -219,6 +241,7 @@ impl Publisher {
         let (compiler, snapshot) = tokio::task::spawn_blocking(compile).await?;
         self.compiler = Some(compiler);
         serve(&self.gateway, &self.reports, snapshot);
+        self.served.send_replace(());
         if let Some(stored) = &self.stored {
             stored.served(number);
         }
@@ -258,6 +281,7 @@ fn serve(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapsh
     gateway.metrics.objects_rejected.set(count(snapshot.rejected.len()));
     gateway.metrics.snapshots.inc();
     let mut report = snapshot.report();
+    gateway.identity.define_roles(snapshot.roles.clone());
     gateway.snapshot.store(Arc::new(snapshot));
     reports.send_modify(|seen| {
         // Looked up while nobody else writes, so that a change in this moment is not taken back.

@@ -284,6 +284,33 @@ async fn manifests_are_followed_and_a_broken_one_harms_nobody() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn roles_come_from_manifests_and_from_the_platform_api_and_open_apis() -> Result<()> {
+    let (gateway, _upstream) = started("  access: {roles: [admin, ops]}\n")?;
+    let login = serde_json::json!({"email": "admin@doorman.dev", "password": ADMIN_PASSWORD});
+    let answer = Client::new().post(gateway.url("/platform/authorization")).json(&login).send().await?;
+    let token = answer.json::<Value>().await?["access_token"].as_str().context("no token")?.to_owned();
+    let send = |method: reqwest::Method, path: &str, body: Value| {
+        Client::new().request(method, gateway.url(path)).bearer_auth(&token).json(&body).send()
+    };
+    let (status, _) = get(gateway.url("/api/rest/a/v1/echo")).await?;
+    assert_eq!(status, 503, "there is no role ops");
+    let role = serde_json::json!({ "role_name": "ops" });
+    assert_eq!(send(reqwest::Method::POST, "/platform/role", role).await?.status(), 201);
+    eventually(gateway.url("/api/rest/a/v1/echo"), |status, _| status == 200).await?;
+    assert_eq!(send(reqwest::Method::DELETE, "/platform/role/ops", Value::Null).await?.status(), 200);
+    eventually(gateway.url("/api/rest/a/v1/echo"), |status, _| status == 503).await?;
+
+    let manifest = "apiVersion: doorman.dev/v1alpha1\nkind: DoormanRole\nmetadata: {name: ops}\nspec: {name: ops}\n";
+    gateway.write_manifest("roles.yaml", manifest)?;
+    eventually(gateway.url("/api/rest/a/v1/echo"), |status, _| status == 200).await?;
+    let answer = send(reqwest::Method::PUT, "/platform/role/ops", serde_json::json!({ "view_logs": true })).await?;
+    assert_eq!(answer.status(), 409);
+    let message = answer.json::<Value>().await?["error_message"].clone();
+    assert_eq!(message, "Role ops is defined by manifest roles.yaml; change it there");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_lost_when_the_gateway_drains() -> Result<()> {
     let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;

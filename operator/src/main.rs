@@ -54,6 +54,9 @@ struct Installed {
     /// ClusterRole that lets a gateway read its definitions.
     #[arg(long, env = "DOORMAN_READER_CLUSTER_ROLE", default_value = "doorman-gateway-reader", value_name = "NAME")]
     reader_cluster_role: String,
+    /// ClusterRole that lets a gateway write definitions, bound where a spec asks for it.
+    #[arg(long, env = "DOORMAN_WRITER_CLUSTER_ROLE", default_value = "doorman-gateway-writer", value_name = "NAME")]
+    writer_cluster_role: String,
     /// Namespace of the operator.
     #[arg(long, env = "POD_NAMESPACE", default_value = "doorman-system", value_name = "NAMESPACE")]
     namespace: String,
@@ -66,6 +69,7 @@ impl From<Installed> for Installation {
             pull_policy: installed.gateway_image_pull_policy.filter(|policy| !policy.is_empty()),
             namespace: installed.namespace,
             reader_cluster_role: installed.reader_cluster_role,
+            writer_cluster_role: installed.writer_cluster_role,
         }
     }
 }

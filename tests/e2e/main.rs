@@ -22,6 +22,7 @@ const SCENES: &[(&str, Scene)] = &[
     ("accounts_may_do_no_more_than_they_need", |c| Box::pin(scenes::accounts_may_do_no_more_than_they_need(c))),
     ("what_can_not_work_is_refused_at_once", |c| Box::pin(scenes::what_can_not_work_is_refused_at_once(c))),
     ("what_others_own_is_left_alone", |c| Box::pin(scenes::what_others_own_is_left_alone(c))),
+    ("roles_are_written_through_rest", |c| Box::pin(scenes::roles_are_written_through_rest(c))),
     ("another_operator_takes_over", |c| Box::pin(scenes::another_operator_takes_over(c))),
     ("fleet_scales_and_rolls_under_load", |c| Box::pin(scenes::fleet_scales_and_rolls_under_load(c))),
     ("programmed_means_served_by_every_pod", |c| Box::pin(scenes::programmed_means_served_by_every_pod(c))),

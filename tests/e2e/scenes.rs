@@ -9,6 +9,7 @@ use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole};
 use doorman_tests::load::{self, Plan};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
+use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
@@ -152,18 +153,23 @@ pub async fn install_and_call(cluster: &Cluster) -> anyhow::Result<()> {
     let private = format!("{url}/api/rest/ledger/v1/entries");
     let (status, text) = cluster.get(&private, None).await?;
     ensure_eq(status, 401, &text)?;
+    let token = sign_in(cluster, &url).await?;
+    let (status, text) = cluster.get(&private, Some(&token)).await?;
+    ensure_eq(status, 403, &text)?;
+    let subscription = json!({ "username": "admin", "api_name": "ledger", "api_version": "v1" });
+    let subscribe = cluster.http.post(format!("{url}/platform/subscription/subscribe")).bearer_auth(&token);
+    subscribe.json(&subscription).send().await?.error_for_status()?;
+    let (status, text) = cluster.get(&private, Some(&token)).await?;
+    ensure_eq(status, 200, &text)
+}
+
+/// The token of the first gateway's administrator.
+async fn sign_in(cluster: &Cluster, url: &str) -> anyhow::Result<String> {
     let password = cluster.secret(FIRST, "edge-admin", "DOORMAN_ADMIN_PASSWORD").await?;
     let login = json!({ "email": "admin@doorman.dev", "password": password });
     let answer = cluster.http.post(format!("{url}/platform/authorization")).json(&login).send().await?;
     let answer: Value = answer.error_for_status()?.json().await?;
-    let token = answer["access_token"].as_str().context("no access_token")?;
-    let (status, text) = cluster.get(&private, Some(token)).await?;
-    ensure_eq(status, 403, &text)?;
-    let subscription = json!({ "username": "admin", "api_name": "ledger", "api_version": "v1" });
-    let subscribe = cluster.http.post(format!("{url}/platform/subscription/subscribe")).bearer_auth(token);
-    subscribe.json(&subscription).send().await?.error_for_status()?;
-    let (status, text) = cluster.get(&private, Some(token)).await?;
-    ensure_eq(status, 200, &text)
+    Ok(answer["access_token"].as_str().context("no access_token")?.to_owned())
 }
 
 pub async fn accounts_may_do_no_more_than_they_need(cluster: &Cluster) -> anyhow::Result<()> {
@@ -193,6 +199,7 @@ pub async fn accounts_may_do_no_more_than_they_need(cluster: &Cluster) -> anyhow
         (&gateway, ("list", "doorman.dev", "doormanapis"), FIRST, true),
         (&gateway, ("list", "doorman.dev", "doormanapis"), SYSTEM, false),
         (&gateway, ("patch", "doorman.dev", "doormanapis"), FIRST, false),
+        (&gateway, ("patch", "doorman.dev", "doormanroles"), FIRST, false),
         (&gateway, ("get", "", "secrets"), FIRST, false),
         ("view", ("list", "doorman.dev", "doormanroles"), FIRST, true),
         ("view", ("create", "doorman.dev", "doormanapis"), FIRST, false),
@@ -261,6 +268,87 @@ pub async fn what_others_own_is_left_alone(cluster: &Cluster) -> anyhow::Result<
     kubectl(&["delete", "configmap", "taken", "-n", FIRST]).await?;
     cluster.wait_true::<DoormanGateway>(FIRST, "taken", "Ready").await?;
     kubectl(&["delete", "doormangateway", "taken", "-n", FIRST]).await.map(drop)
+}
+
+/// The platform API of the first gateway, used by its administrator.
+struct Rest<'a> {
+    cluster: &'a Cluster,
+    url: String,
+    token: String,
+}
+
+impl<'a> Rest<'a> {
+    async fn new(cluster: &'a Cluster) -> anyhow::Result<Self> {
+        let url = cluster.url(FIRST, NAME).await?;
+        cluster.wait_for_status(&format!("{url}/platform/monitor/readiness"), 200).await?;
+        let token = sign_in(cluster, &url).await?;
+        Ok(Self { cluster, url, token })
+    }
+
+    /// Sends this and expects that status, and this in the body.
+    async fn expect(&self, method: Method, path: &str, body: &Value, status: u16, part: &str) -> anyhow::Result<()> {
+        let request = self.cluster.http.request(method.clone(), format!("{}/platform/role{path}", self.url));
+        let answer = request.bearer_auth(&self.token).json(body).send().await?;
+        let (found, text) = (answer.status().as_u16(), answer.text().await?);
+        ensure!(found == status && text.contains(part), "{method} {path}: {found} {text} instead of {status} {part:?}");
+        Ok(())
+    }
+}
+
+pub async fn roles_are_written_through_rest(cluster: &Cluster) -> anyhow::Result<()> {
+    let account = format!("system:serviceaccount:{FIRST}:{NAME}");
+    let may_write = async || cluster.may(&account, ("patch", "doorman.dev", "doormanroles"), FIRST).await;
+    let new = json!({ "role_name": "auditor", "role_description": "Looks", "view_logs": true });
+    let rest = Rest::new(cluster).await?;
+    rest.expect(Method::POST, "", &new, 409, "spec.platform.definitions is ReadOnly").await?;
+    ensure!(!may_write().await?, "a gateway may write that should not");
+
+    patch::<DoormanGateway>(cluster, FIRST, NAME, &json!({ "spec": { "platform": { "definitions": "ReadWrite" } } }))
+        .await?;
+    cluster.wait_true::<DoormanGateway>(FIRST, NAME, "Ready").await?;
+    ensure!(may_write().await?, "the gateway may not write");
+    let rest = Rest::new(cluster).await?;
+    rest.expect(Method::POST, "", &new, 201, "Role created successfully").await?;
+    // Served when it was answered.
+    rest.expect(Method::GET, "/auditor", &Value::Null, 200, "\"managed_by\":\"doorman-platform\"").await?;
+    let role = cluster.wait_true::<DoormanRole>(FIRST, "auditor", "Ready").await?;
+    ensure!(role["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "doorman-platform", "{role}");
+    ensure_eq(&role["spec"]["gatewayRefs"], &json!([{ "name": NAME }]), "gatewayRefs")?;
+    rest.expect(Method::POST, "", &new, 400, "ROLE001").await?;
+
+    let change = json!({ "manage_users": true, "view_logs": false });
+    rest.expect(Method::PUT, "/auditor", &change, 200, "\"manage_users\":true").await?;
+    let permissions = async || {
+        anyhow::Ok(cluster.api::<DoormanRole>(FIRST).get("auditor").await?.data["spec"]["permissions"].clone())
+    };
+    ensure_eq(permissions().await?, json!(["ManageUsers"]), "permissions")?;
+
+    // What others have applied is theirs, and so is what they have taken over.
+    rest.expect(Method::PUT, "/bookkeeper", &change, 409, "is defined by kubectl").await?;
+    rest.expect(Method::DELETE, "/bookkeeper", &Value::Null, 409, "is defined by kubectl").await?;
+    let label = "app.kubernetes.io/managed-by";
+    kubectl(&["label", "doormanrole", "auditor", "-n", FIRST, &format!("{label}-")]).await?;
+    rest.expect(Method::PUT, "/auditor", &change, 409, "is defined by").await?;
+    kubectl(&["label", "doormanrole", "auditor", "-n", FIRST, &format!("{label}=doorman-platform")]).await?;
+    let back = json!({ "view_logs": true });
+    rest.expect(Method::PUT, "/auditor", &back, 200, "\"view_logs\":true").await?;
+    let own = json!({ "spec": { "permissions": ["ExportLogs"] } }).to_string();
+    kubectl(&["patch", "doormanrole", "auditor", "-n", FIRST, "--type=merge", "-p", &own]).await?;
+    rest.expect(Method::PUT, "/auditor", &back, 409, "is defined by kubectl").await?;
+    ensure_eq(permissions().await?, json!(["ExportLogs"]), "permissions")?;
+    kubectl(&["delete", "doormanrole", "auditor", "-n", FIRST]).await?;
+
+    let odd = json!({ "role_name": "Night Shift" });
+    rest.expect(Method::POST, "", &odd, 201, "Role created successfully").await?;
+    rest.expect(Method::DELETE, "/Night%20Shift", &Value::Null, 200, "Role deleted successfully").await?;
+    let own = ListParams::default().labels(&format!("{label}=doorman-platform"));
+    let left = cluster.api::<DoormanRole>(FIRST).list(&own).await?;
+    ensure!(left.items.is_empty(), "a deleted role is still an object");
+
+    patch::<DoormanGateway>(cluster, FIRST, NAME, &json!({ "spec": { "platform": null } })).await?;
+    cluster.wait_true::<DoormanGateway>(FIRST, NAME, "Ready").await?;
+    ensure!(!may_write().await?, "the right to write has outlived the field");
+    Rest::new(cluster).await?.expect(Method::POST, "", &new, 409, "ReadOnly").await
 }
 
 /// Waits until another than this one leads, and a change after that is programmed.

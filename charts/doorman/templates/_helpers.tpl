@@ -10,6 +10,10 @@
 {{ .Values.rbac.gatewayReader | default (printf "%s-gateway-reader" (include "doorman.name" .)) }}
 {{- end }}
 
+{{- define "doorman.writer" -}}
+{{ .Values.rbac.gatewayWriter | default (printf "%s-gateway-writer" (include "doorman.name" .)) }}
+{{- end }}
+
 {{- define "doorman.selector" -}}
 app.kubernetes.io/name: doorman-operator
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -52,6 +52,16 @@ enum Object {
     Role(ObjectId, Arc<DoormanRole>),
 }
 
+impl Object {
+    fn uid(&self) -> Option<&str> {
+        let meta = match self {
+            Self::Api(_, api) => &api.metadata,
+            Self::Role(_, role) => &role.metadata,
+        };
+        meta.uid.as_deref()
+    }
+}
+
 impl Directory {
     /// A folder that has not been read yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -96,6 +106,7 @@ impl Directory {
         let mut definitions = Definitions::default();
         for (path, file) in &self.files {
             definitions.unreadable.extend(file.problems.iter().cloned());
+            let shown: Arc<str> = path.strip_prefix(&self.root).unwrap_or(path).display().to_string().into();
             for object in &file.objects {
                 let (kind, id, taken) = match object {
                     Object::Api(id, api) => {
@@ -110,9 +121,10 @@ impl Directory {
                     }
                 };
                 if taken {
-                    let shown = path.strip_prefix(&self.root).unwrap_or(path).display();
                     let message = format!("{shown}: another file already holds a {kind} of this name");
                     definitions.unreadable.push(rejection(kind, &id.1, &message));
+                } else if let Some(uid) = object.uid() {
+                    definitions.files.insert(uid.to_owned(), shown.clone());
                 }
             }
         }
@@ -266,6 +278,7 @@ mod tests {
         write(folder.path(), "many.yaml", &text);
         let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
         assert_eq!(names(&definitions), ["a", "b"]);
+        assert_eq!(definitions.files.values().map(|file| &**file).collect::<Vec<_>>(), ["many.yaml"; 2]);
         assert_eq!(definitions.unreadable.len(), 1);
         assert!(definitions.unreadable[0].message.contains("document 2"), "{:?}", definitions.unreadable);
     }

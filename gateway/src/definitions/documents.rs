@@ -32,6 +32,7 @@ type Key = (String, String);
 #[derive(Debug, Default)]
 struct Dirty {
     everything: bool,
+    roles: bool,
     apis: BTreeSet<Key>,
 }
 
@@ -58,6 +59,7 @@ pub struct Stored {
     dirty: Arc<Mutex<Dirty>>,
     progress: Progress,
     apis: BTreeMap<Key, Result<Arc<DoormanApi>, Rejection>>,
+    roles: BTreeSet<String>,
 }
 
 fn lock(dirty: &Mutex<Dirty>) -> MutexGuard<'_, Dirty> {
@@ -73,6 +75,10 @@ fn note(dirty: &mut Dirty, change: Change<'_>) -> bool {
             let mut parts = key.splitn(4, '/').skip(1);
             parts.next().zip(parts.next()).map(|(name, version)| pair(name, version))
         }
+        Change::Document(Collection::Roles, _) => {
+            dirty.roles = true;
+            return true;
+        }
         Change::Document(Collection::EndpointValidations, _) | Change::Everything => None,
         Change::Document(..) | Change::Token(_) | Change::Other(_) => return false,
     };
@@ -86,7 +92,7 @@ fn note(dirty: &mut Dirty, change: Change<'_>) -> bool {
 impl Stored {
     /// Over this store; nothing is read yet.
     pub fn new(store: Arc<Store>) -> Self {
-        let dirty = Arc::new(Mutex::new(Dirty { everything: true, apis: BTreeSet::new() }));
+        let dirty = Arc::new(Mutex::new(Dirty { everything: true, ..Dirty::default() }));
         let progress = Progress { wanted: watch::Sender::new(1), served: watch::Sender::new(0) };
         let (noted, wanted) = (dirty.clone(), progress.wanted.clone());
         store.on_change(move |change| {
@@ -95,7 +101,7 @@ impl Stored {
             }
             wanted.send_modify(|wanted| *wanted += 1);
         });
-        Self { store, dirty, progress, apis: BTreeMap::new() }
+        Self { store, dirty, progress, apis: BTreeMap::new(), roles: BTreeSet::new() }
     }
 
     /// For those who write and want to know when it is served.
@@ -122,6 +128,7 @@ impl Stored {
         if outcome.is_err() {
             let mut again = lock(&self.dirty);
             again.everything |= dirty.everything;
+            again.roles |= dirty.roles;
             again.apis.extend(dirty.apis);
         }
         outcome.map(|()| number)
@@ -138,7 +145,16 @@ impl Stored {
         }
     }
 
+    /// Names of the stored roles, for APIs to refer to.
+    pub fn roles(&self) -> &BTreeSet<String> {
+        &self.roles
+    }
+
     async fn read_again(&mut self, dirty: &Dirty) -> Result<(), StoreError> {
+        if dirty.everything || dirty.roles {
+            let roles = self.store.all(Collection::Roles).await?;
+            self.roles = roles.iter().filter_map(|role| text(role, "role_name").map(str::to_owned)).collect();
+        }
         if dirty.everything {
             let mut endpoints: BTreeMap<Key, Vec<Arc<Document>>> = BTreeMap::new();
             for endpoint in self.store.all(Collection::Endpoints).await? {

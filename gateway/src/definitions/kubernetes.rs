@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::disk::Disk;
+use super::owner::keep_owner;
 use super::{Definitions, ObjectId};
 
 /// Most events taken together into one state.
@@ -138,7 +139,7 @@ fn identity(meta: &ObjectMeta) -> ObjectId {
 
 /// Whether two states of one object mean the same to a gateway; status is not its business.
 fn is_same(a: &ObjectMeta, b: &ObjectMeta) -> bool {
-    a.uid == b.uid && a.generation == b.generation && a.labels == b.labels
+    a.uid == b.uid && a.generation == b.generation && a.labels == b.labels && a.managed_fields == b.managed_fields
 }
 
 impl<K: Resource<DynamicType = ()> + Clone> Kind<K> {
@@ -184,8 +185,7 @@ impl<K: Resource<DynamicType = ()> + Clone> Objects<K> {
                 return self.unreadable.insert(id, problem.clone()).as_ref() != Some(&problem) || was_readable;
             }
         };
-        // Half of an object's size, and of no use here.
-        object.meta_mut().managed_fields = None;
+        keep_owner(object.meta_mut());
         let was_unreadable = self.unreadable.remove(&id).is_some();
         let same = |objects: &Self| objects.readable.get(&id).filter(|old| is_same(old.meta(), object.meta())).cloned();
         if same(self).is_some() {
@@ -296,6 +296,7 @@ impl State {
                 .filter(|(_, role)| selection.takes(&role.metadata, role.spec.gateway_refs.as_deref(), |n| labels(n)))
                 .map(|(id, role)| (id.clone(), role.clone()))
                 .collect(),
+            files: BTreeMap::new(),
             unreadable: problems.filter(|(id, _)| in_reach(id)).map(|(_, problem)| problem.clone()).collect(),
         }
     }

@@ -14,6 +14,10 @@ pub mod directory;
 mod disk;
 pub mod documents;
 pub mod kubernetes;
+mod owner;
+pub mod writer;
+
+pub use owner::{Origin, Owner};
 
 /// Namespace and name of an object; for a folder, file and position.
 pub type ObjectId = (String, String);
@@ -25,6 +29,8 @@ pub struct Definitions {
     pub apis: BTreeMap<ObjectId, Arc<DoormanApi>>,
     /// Roles by identity.
     pub roles: BTreeMap<ObjectId, Arc<DoormanRole>>,
+    /// The file of each object of a folder, by uid; empty for a cluster.
+    pub files: BTreeMap<String, Arc<str>>,
     /// What could not be read as an object at all.
     pub unreadable: Vec<Rejection>,
 }

@@ -7,6 +7,7 @@
 //! a warm request waits for nobody.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -28,6 +29,7 @@ pub use keys::{Accesses, Claims, KeyError, KeyRing};
 pub use passwords::{Busy, Passwords, is_strong, needs_upgrade};
 
 use crate::{
+    definitions::Origin,
     settings::Settings,
     store::{Change, Collection, Role, Standing, Store, StoreError, User},
 };
@@ -62,6 +64,18 @@ pub struct SignedIn {
     /// What the token says.
     pub token: Claims,
 }
+
+/// A role that is defined outside of the store, and by what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DefinedRole {
+    /// The role.
+    pub role: Arc<Role>,
+    /// The object that defines it.
+    pub origin: Origin,
+}
+
+/// Defined roles by name.
+pub type DefinedRoles = BTreeMap<Arc<str>, DefinedRole>;
 
 /// Why nobody is signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +133,7 @@ pub struct Identity {
     store: Arc<Store>,
     passwords: Passwords,
     known: Arc<Known>,
+    defined: ArcSwap<DefinedRoles>,
 }
 
 /// What the store said.
@@ -168,7 +183,8 @@ impl Identity {
         let (keys, key_folder) = (ArcSwap::from_pointee(keys), Mutex::new(key_folder));
         let forgetting = Arc::clone(&known);
         store.on_change(move |change| forgetting.forget(change));
-        Ok(Self { keys, key_folder, store, passwords: Passwords::default(), known })
+        let passwords = Passwords::default();
+        Ok(Self { keys, key_folder, store, passwords, known, defined: ArcSwap::default() })
     }
 
     /// The keys in use.
@@ -227,8 +243,21 @@ impl Identity {
         self.known.tokens.get_or_load(&token.jti, || self.store.is_token_revoked(&token.sub, &token.jti)).await
     }
 
-    /// The role of this name, as it is now.
+    /// The roles that are defined, which count before those of the store.
+    pub fn defined_roles(&self) -> Arc<DefinedRoles> {
+        self.defined.load_full()
+    }
+
+    /// Lets these count from now on.
+    pub fn define_roles(&self, roles: Arc<DefinedRoles>) {
+        self.defined.store(roles);
+    }
+
+    /// The role of this name, as it is now: the defined one, else the store's.
     pub async fn role(&self, name: &str) -> Result<Option<Arc<Role>>, StoreError> {
+        if let Some(defined) = self.defined.load().get(name) {
+            return Ok(Some(Arc::clone(&defined.role)));
+        }
         self.known.roles.get_or_load(name, || self.store.role(name)).await
     }
 

@@ -24,6 +24,7 @@ mod config;
 mod cookies;
 mod cors;
 mod dashboard;
+mod definitions;
 mod docs;
 mod endpoints;
 mod groups;
@@ -45,6 +46,7 @@ mod wire;
 
 use crate::{
     definitions::documents::Progress,
+    definitions::writer::Writing,
     identity::Identity,
     persistence::Persistence,
     settings::Settings,
@@ -68,6 +70,8 @@ pub struct Platform {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// How far it has come behind the document store, where that holds definitions.
     pub progress: Option<Progress>,
+    /// Where definitions are written.
+    pub writing: Writing,
     /// Notified when someone who may wants the process to stop in an orderly way and to start again.
     pub restart: Arc<Notify>,
     /// Records and numbers of what went on.

@@ -266,6 +266,12 @@ impl Page {
         Listing { skip, limit: Some(self.size), ..Listing::default() }
     }
 
+    /// What of a whole list is on the page.
+    pub(super) fn cut<T>(self, all: impl IntoIterator<Item = T>) -> Vec<T> {
+        let Listing { skip, .. } = self.listing();
+        all.into_iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)).take(self.size as usize).collect()
+    }
+
     /// The page as clients read it.
     pub(super) fn of(self, name: &str, items: Vec<Value>, total: u64) -> Value {
         let has_next = self.number.saturating_mul(self.size.into()) < total;

@@ -1,7 +1,16 @@
 //! Roles: `/platform/role` (reference: platform API 6).
+//!
+//! A role is defined (by a manifest or an object of the cluster) or stored; of two of one name the defined one counts.
+//! Where there is a cluster, new roles become objects of it. Roles of administrators are always stored.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
-use doorman_crds::role::{Permission, is_admin_role};
+use doorman_crds::{
+    DoormanRole, DoormanRoleSpec,
+    role::{Permission, is_admin_role, validate},
+    verdict,
+};
 use http::StatusCode;
 use mongodb::bson::{Bson, Document};
 use serde::{Deserialize, Serialize};
@@ -12,10 +21,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Message, Refusal},
+    definitions::{not_written, owned, read_only, until_served},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{Flag, Text, given},
 };
 use crate::{
+    definitions::{
+        Owner,
+        writer::{WriteError, Writer, Writing, object_name},
+    },
+    identity::DefinedRole,
     problem::Problem,
     store::{Collection, Role, StoreError, plain_document},
 };
@@ -50,6 +65,36 @@ struct Flags {
     view_analytics: Option<Flag>,
     view_logs: Option<Flag>,
     export_logs: Option<Flag>,
+}
+
+impl Flags {
+    /// Permissions as these flags change them.
+    fn change(&self, permissions: Option<Vec<Permission>>) -> Vec<Permission> {
+        let given = |permission| self.of(permission).map(|flag| flag.0);
+        let had = permissions.unwrap_or_default();
+        Permission::ALL.into_iter().filter(|one| given(*one).unwrap_or_else(|| had.contains(one))).collect()
+    }
+
+    fn of(&self, permission: Permission) -> Option<Flag> {
+        match permission {
+            Permission::ManageUsers => self.manage_users,
+            Permission::ManageApis => self.manage_apis,
+            Permission::ManageEndpoints => self.manage_endpoints,
+            Permission::ManageGroups => self.manage_groups,
+            Permission::ManageRoles => self.manage_roles,
+            Permission::ManageRoutings => self.manage_routings,
+            Permission::ManageGateway => self.manage_gateway,
+            Permission::ManageSubscriptions => self.manage_subscriptions,
+            Permission::ManageSecurity => self.manage_security,
+            Permission::ManageTiers => self.manage_tiers,
+            Permission::ManageRateLimits => self.manage_rate_limits,
+            Permission::ManageCredits => self.manage_credits,
+            Permission::ManageAuth => self.manage_auth,
+            Permission::ViewAnalytics => self.view_analytics,
+            Permission::ViewLogs => self.view_logs,
+            Permission::ExportLogs => self.export_logs,
+        }
+    }
 }
 
 /// A role to add.
@@ -105,21 +150,168 @@ fn shown(stored: &Document) -> Map<String, Value> {
     shown
 }
 
+/// A role that is defined, with its owner.
+fn shown_defined(defined: &DefinedRole) -> Map<String, Value> {
+    let mut shown = shown(&defined.role.to_document());
+    shown.insert("managed_by".into(), defined.origin.owner.to_string().into());
+    shown
+}
+
 fn is_admin(stored: &Document) -> bool {
     Role::from_document(stored).is_some_and(|role| role.is_admin())
+}
+
+/// A role that there is.
+enum Known {
+    Defined(DefinedRole),
+    Stored(Arc<Document>),
+}
+
+impl Known {
+    async fn find(platform: &Platform, name: &str) -> Result<Option<Self>, StoreError> {
+        if let Some(defined) = platform.identity.defined_roles().get(name) {
+            return Ok(Some(Self::Defined(defined.clone())));
+        }
+        Ok(platform.identity.store().find(Collection::Roles, &[name]).await?.map(Self::Stored))
+    }
+
+    fn is_admin(&self) -> bool {
+        match self {
+            Self::Defined(defined) => defined.role.is_admin(),
+            Self::Stored(stored) => is_admin(stored),
+        }
+    }
+
+    fn shown(&self) -> Map<String, Value> {
+        match self {
+            Self::Defined(defined) => shown_defined(defined),
+            Self::Stored(stored) => shown(stored),
+        }
+    }
+
+    /// The role as a definition.
+    fn spec(&self) -> Option<DoormanRoleSpec> {
+        let role = match self {
+            Self::Defined(defined) => defined.role.clone(),
+            Self::Stored(stored) => Arc::new(Role::from_document(stored)?),
+        };
+        Some(DoormanRoleSpec {
+            name: role.name.to_string(),
+            description: role.description.clone(),
+            permissions: Some(role.permissions.iter().collect()),
+            gateway_refs: None,
+        })
+    }
+}
+
+/// Where a role is written.
+enum Place<'a> {
+    Documents,
+    /// To the object of this name.
+    Cluster(&'a Writer, String),
+}
+
+/// Where this role is written, or why it is not.
+fn place<'a>(platform: &'a Platform, name: &str, known: Option<&Known>) -> Result<Place<'a>, Refusal> {
+    if is_admin_role(name) || known.is_some_and(Known::is_admin) {
+        return Ok(Place::Documents);
+    }
+    let refused = |defined: &DefinedRole| Err(owned(&called(name), "DoormanRole", &defined.origin));
+    match (&platform.writing, known) {
+        (Writing::ReadOnly, _) => Err(read_only("Roles")),
+        (Writing::Documents, Some(Known::Defined(defined))) => refused(defined),
+        (Writing::Documents, _) => Ok(Place::Documents),
+        (Writing::Cluster(writer), Some(Known::Defined(defined))) => {
+            let is_ours = defined.origin.owner == Owner::Platform && *defined.origin.namespace == *writer.namespace();
+            if is_ours { Ok(Place::Cluster(writer, defined.origin.name.to_string())) } else { refused(defined) }
+        }
+        (Writing::Cluster(writer), _) => Ok(Place::Cluster(writer, object_name(name))),
+    }
+}
+
+fn called(name: &str) -> String {
+    format!("Role {name}")
+}
+
+/// Why a role was not written to the cluster.
+enum Unwritten {
+    Answer(Refusal),
+    Error(WriteError),
+}
+
+impl From<WriteError> for Unwritten {
+    fn from(error: WriteError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Writes what `make` makes of a role as it is, and waits until it is served.
+async fn write_object(
+    platform: &Platform,
+    writer: &Writer,
+    object: &str,
+    name: &str,
+    make: impl Fn(Option<&DoormanRoleSpec>) -> Result<DoormanRoleSpec, Refusal>,
+) -> Result<(), Refusal> {
+    let make = |found: Option<&DoormanRole>| {
+        let own = found.map(|found| &found.spec);
+        if let Some(other) = own.filter(|own| own.name != name) {
+            let (owner, namespace) = (called(&other.name), writer.namespace().to_owned());
+            let kind = "DoormanRole".to_owned();
+            return Err(WriteError::Owned { owner, kind, namespace, name: object.to_owned() }.into());
+        }
+        let mut spec = make(own).map_err(Unwritten::Answer)?;
+        spec.gateway_refs = own.map_or_else(|| Some(vec![writer.gateway_ref()]), |own| own.gateway_refs.clone());
+        if let Err(refusal) = verdict::all_of(&validate(&spec)) {
+            return Err(WriteError::Refused(refusal.message).into());
+        }
+        Ok(DoormanRole::new(object, spec))
+    };
+    let written = writer.write(object, make).await.map_err(|unwritten| match unwritten {
+        Unwritten::Answer(refusal) => refusal,
+        Unwritten::Error(error) => not_written(&called(name), error),
+    })?;
+    let is_served =
+        || {
+            platform.identity.defined_roles().get(name).is_some_and(|served| {
+                served.origin.uid == written.uid && served.origin.generation >= written.generation
+            })
+        };
+    until_served(writer, &called(name), is_served).await
 }
 
 /// Adds a role.
 #[utoipa::path(post, path = "/platform/role", tag = "Roles", request_body = NewRole,
     responses((status = 201, description = "The role was added.", body = Message)),
     security(("token" = ["manage_roles"])),
-    extensions(("x-error-codes" = json!(["400 ROLE001", "403 ROLE009", "403 ROLE013"]))))]
+    extensions(("x-error-codes" = json!(["400 ROLE001", "403 ROLE009", "403 ROLE013", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewRole>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     let caller = caller?;
     caller.must(&platform, Permission::ManageRoles, NO_CREATE).await?;
     if is_admin_role(&new.role_name.0) && !caller.is_admin(&platform).await? {
         return Err(refused(StatusCode::FORBIDDEN, "ROLE013", "Only admin may create the admin role"));
+    }
+    let name = new.role_name.0.as_str();
+    let exists = || refused(StatusCode::BAD_REQUEST, "ROLE001", "Role already exists");
+    let known = Known::find(&platform, name).await?;
+    let place = place(&platform, name, known.as_ref())?;
+    if known.is_some() {
+        return Err(exists());
+    }
+    if let Place::Cluster(writer, object) = place {
+        let make = |found: Option<&DoormanRoleSpec>| match found {
+            Some(_) => Err(exists()),
+            None => Ok(DoormanRoleSpec {
+                name: name.to_owned(),
+                description: new.role_description.as_ref().map(|text| text.0.clone()),
+                permissions: Some(new.flags.change(None)),
+                gateway_refs: None,
+            }),
+        };
+        write_object(&platform, writer, &object, name, make).await?;
+        return Ok(Answer::created("Role created successfully"));
     }
     let mut document = given(&new);
     document.entry("role_description").or_insert(Bson::Null);
@@ -128,7 +320,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRole>) -> Result
     }
     match platform.identity.store().insert(Collection::Roles, document).await {
         Ok(()) => Ok(Answer::created("Role created successfully")),
-        Err(StoreError::Taken) => Err(refused(StatusCode::BAD_REQUEST, "ROLE001", "Role already exists")),
+        Err(StoreError::Taken) => Err(exists()),
         Err(error) => Err(error.into()),
     }
 }
@@ -143,12 +335,18 @@ async fn list_all(
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     let page = query.page(&platform, PAGE_SIZE)?;
-    let (found, total) = platform.identity.store().list(Collection::Roles, &page.listing()).await?;
+    let stored = platform.identity.store().all(Collection::Roles).await?.into_iter();
+    let mut all: BTreeMap<Arc<str>, Known> =
+        stored.filter_map(|role| Some((role.get_str("role_name").ok()?.into(), Known::Stored(role)))).collect();
+    let defined = platform.identity.defined_roles();
+    all.extend(defined.iter().map(|(name, role)| (name.clone(), Known::Defined(role.clone()))));
+    let total = all.len() as u64;
+    let found = page.cut(all.into_values());
     if caller.is_admin(&platform).await? {
-        return Ok(Answer::data(page.of("roles", found.iter().map(|role| shown(role).into()).collect(), total)));
+        return Ok(Answer::data(page.of("roles", found.iter().map(|role| role.shown().into()).collect(), total)));
     }
-    let roles = found.iter().filter(|role| !is_admin(role)).map(|role| {
-        let mut shown = shown(role);
+    let roles = found.iter().filter(|role| !role.is_admin()).map(|role| {
+        let mut shown = role.shown();
         shown.remove("platform_admin");
         shown
     });
@@ -172,19 +370,19 @@ async fn read(
     At(RoleName { role_name }): At<RoleName>,
     caller: Caller,
 ) -> Result<Answer, Refusal> {
-    let found = platform.identity.store().find(Collection::Roles, &[&role_name]).await?;
-    let role = found.ok_or_else(|| unknown(StatusCode::NOT_FOUND))?;
-    if is_admin(&role) && !caller.is_admin(&platform).await? {
+    let role = Known::find(&platform, &role_name).await?.ok_or_else(|| unknown(StatusCode::NOT_FOUND))?;
+    if role.is_admin() && !caller.is_admin(&platform).await? {
         return Err(Problem::without_code(StatusCode::NOT_FOUND, "Role not found").into());
     }
-    Ok(Answer::data(shown(&role)))
+    Ok(Answer::data(role.shown()))
 }
 
 /// Changes a role; users who hold it have the new permissions with their next request.
 #[utoipa::path(put, path = "/platform/role/{role_name}", tag = "Roles", params(RoleName), request_body = RoleUpdate,
     responses((status = 200, description = "The role as it is now.", body = Value)),
     security(("token" = ["manage_roles"])),
-    extensions(("x-error-codes" = json!(["400 ROLE004", "400 ROLE005", "400 ROLE007", "403 ROLE010", "403 ROLE014"]))))]
+    extensions(("x-error-codes" = json!(["400 ROLE004", "400 ROLE005", "400 ROLE007", "403 ROLE010", "403 ROLE014",
+        "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn update(
     State(platform): State<Platform>,
     At(RoleName { role_name }): At<RoleName>,
@@ -193,45 +391,72 @@ async fn update(
     let Sent { caller, body: update } = sent;
     let caller = caller?;
     caller.must(&platform, Permission::ManageRoles, NO_UPDATE).await?;
-    let store = platform.identity.store();
-    let stored = store.find(Collection::Roles, &[&role_name]).await?;
-    let is_admin = is_admin_role(&role_name) || stored.as_deref().is_some_and(is_admin);
+    let known = Known::find(&platform, &role_name).await?;
+    let is_admin = is_admin_role(&role_name) || known.as_ref().is_some_and(Known::is_admin);
     if is_admin && !caller.is_admin(&platform).await? {
         return Err(refused(StatusCode::FORBIDDEN, "ROLE014", "Only admin may modify the admin role"));
     }
     if update.role_name.as_ref().is_some_and(|name| name.0 != role_name) {
         return Err(refused(StatusCode::BAD_REQUEST, "ROLE005", "Role name cannot be changed"));
     }
-    if stored.is_none() {
-        return Err(unknown(StatusCode::BAD_REQUEST));
-    }
+    let Some(known) = known else { return Err(unknown(StatusCode::BAD_REQUEST)) };
     let members = given(&update);
     if members.is_empty() {
         return Err(refused(StatusCode::BAD_REQUEST, "ROLE007", "No data to update"));
     }
-    store.set(Collection::Roles, &[&role_name], members).await?;
-    let now = store.find(Collection::Roles, &[&role_name]).await?;
-    Ok(Answer::data(shown(&*now.ok_or_else(|| unknown(StatusCode::BAD_REQUEST))?)))
+    match place(&platform, &role_name, Some(&known))? {
+        Place::Documents => drop(platform.identity.store().set(Collection::Roles, &[&role_name], members).await?),
+        Place::Cluster(writer, object) => {
+            // A role that is only stored, as in an older database, becomes an object with its first change.
+            let stored = if matches!(known, Known::Stored(_)) { known.spec() } else { None };
+            let make = |found: Option<&DoormanRoleSpec>| {
+                let before = found.or(stored.as_ref()).cloned().ok_or_else(|| unknown(StatusCode::BAD_REQUEST))?;
+                Ok(DoormanRoleSpec {
+                    description: update.role_description.as_ref().map(|text| text.0.clone()).or(before.description),
+                    permissions: Some(update.flags.change(before.permissions)),
+                    ..before
+                })
+            };
+            write_object(&platform, writer, &object, &role_name, make).await?;
+        }
+    }
+    let now = Known::find(&platform, &role_name).await?;
+    Ok(Answer::data(now.ok_or_else(|| unknown(StatusCode::BAD_REQUEST))?.shown()))
 }
 
 /// Deletes a role, also one that users hold: they have no permission then.
 #[utoipa::path(delete, path = "/platform/role/{role_name}", tag = "Roles", params(RoleName),
     responses((status = 200, description = "The role was deleted.", body = Message)),
     security(("token" = ["manage_roles"])),
-    extensions(("x-error-codes" = json!(["400 ROLE004", "403 ROLE011", "403 ROLE016"]))))]
+    extensions(("x-error-codes" = json!(["400 ROLE004", "403 ROLE011", "403 ROLE016", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn delete(
     State(platform): State<Platform>,
     At(RoleName { role_name }): At<RoleName>,
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageRoles, NO_DELETE).await?;
-    let store = platform.identity.store();
-    let stored = store.find(Collection::Roles, &[&role_name]).await?;
-    let is_admin = is_admin_role(&role_name) || stored.as_deref().is_some_and(is_admin);
+    let known = Known::find(&platform, &role_name).await?;
+    let is_admin = is_admin_role(&role_name) || known.as_ref().is_some_and(Known::is_admin);
     if is_admin && !caller.is_admin(&platform).await? {
         return Err(refused(StatusCode::FORBIDDEN, "ROLE016", "Only admin may delete the admin role"));
     }
-    if !store.remove(Collection::Roles, &[&role_name]).await? {
+    let Some(known) = known else { return Err(unknown(StatusCode::BAD_REQUEST)) };
+    // What is only stored can always go, also where nothing is stored any more.
+    let mut was_there = false;
+    if let Known::Defined(defined) = &known
+        && let Place::Cluster(writer, object) = place(&platform, &role_name, Some(&known))?
+    {
+        let deleted = writer.delete::<DoormanRole>(&object).await;
+        was_there = deleted.map_err(|error| not_written(&called(&role_name), error))?.is_some();
+        let is_gone = || {
+            let roles = platform.identity.defined_roles();
+            roles.get(&*role_name).is_none_or(|served| served.origin.uid != defined.origin.uid)
+        };
+        until_served(writer, &called(&role_name), is_gone).await?;
+    }
+    was_there |= platform.identity.store().remove(Collection::Roles, &[&role_name]).await?;
+    if !was_there {
         return Err(unknown(StatusCode::BAD_REQUEST));
     }
     Ok(Answer::message("Role deleted successfully"))

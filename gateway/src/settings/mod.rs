@@ -33,8 +33,8 @@ pub use table::{
 };
 pub use token_keys::{NamedKey, TokenKeys};
 pub use value::{
-    ApiNamespaces, ByteCount, Environment, FailMode, HeaderNames, HostPort, LogFormat, LogLevel, Origins, SameSite,
-    Secret, StorageMode, TimeUnit,
+    ApiNamespaces, ByteCount, Environment, FailMode, HeaderNames, HostPort, LogFormat, LogLevel, Origins,
+    PlatformDefinitions, SameSite, Secret, StorageMode, TimeUnit,
 };
 
 /// Port of Sentinels that are listed without one.

@@ -19,7 +19,7 @@ use super::{
     token_keys::TokenKeys,
     value::{
         ApiNamespaces, ByteCount, Environment, FailMode, HeaderNames, HostPort, LogFormat, LogLevel, Origins, Parse,
-        SameSite, Secret, StorageMode, TimeUnit,
+        PlatformDefinitions, SameSite, Secret, StorageMode, TimeUnit,
     },
 };
 
@@ -500,6 +500,8 @@ settings! {
             "Takes only definitions with these labels. Unset: all.";
         snapshot_folder: Option<PathBuf> = "DOORMAN_SNAPSHOT_DIR", "", New Used:
             "Folder for the last good snapshot, so that a pod can start while the API server is away. Unset: none is kept.";
+        platform: PlatformDefinitions = "DOORMAN_PLATFORM_DEFINITIONS", "ReadOnly", New Used:
+            "Whether the platform API may write definitions to the cluster. Without a cluster it writes to the document store.";
         kubernetes_wait: Duration = "DOORMAN_KUBERNETES_CONNECT_SECONDS", "10", New Used:
             "How long a start waits for the API server before it uses the snapshot in that folder.";
     }

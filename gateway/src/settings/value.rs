@@ -257,6 +257,16 @@ words! {
         Critical = "critical",
     }
 
+    /// Whether the platform API may write definitions to the cluster (`DOORMAN_PLATFORM_DEFINITIONS`).
+    PlatformDefinitions("`ReadOnly`, `ReadWrite`", |text: &str| {
+        Misread::Refuse(format!("{text:?} is none of `ReadOnly`, `ReadWrite`"))
+    }) {
+        /// It may not.
+        ReadOnly = "readonly",
+        /// It may.
+        ReadWrite = "readwrite",
+    }
+
     /// The namespaces a gateway takes API definitions from (`DOORMAN_APIS_NAMESPACES`).
     ApiNamespaces("`Same`, `All`, `Selector`", |text: &str| {
         Misread::Refuse(format!("{text:?} is none of `Same`, `All`, `Selector`"))

@@ -15,7 +15,9 @@ use doorman_crds::{FieldError, api, role, selection};
 use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::definitions::Definitions;
+use crate::definitions::{Definitions, Origin};
+use crate::identity::{DefinedRole, DefinedRoles};
+use crate::store::Role;
 use crate::upstream::{Pool, Pools};
 
 mod paths;
@@ -26,6 +28,8 @@ pub use paths::{Match, Paths};
 #[derive(Debug, Default)]
 pub struct Snapshot {
     apis: HashMap<Box<str>, Vec<(Box<str>, Entry)>>,
+    /// The roles that are defined.
+    pub roles: Arc<DefinedRoles>,
     /// What this state is called towards the operator.
     pub revision: Revision,
     /// Every object that is not served, and why.
@@ -155,18 +159,28 @@ type Compiled = Result<Arc<CompiledApi>, Arc<[FieldError]>>;
 pub struct Compiler {
     pools: Pools,
     apis: HashMap<ObjectKey, (Compiled, ObjectHash)>,
+    stored_roles: BTreeSet<String>,
 }
 
 impl Compiler {
     /// A compiler that hands out connections from these pools.
     pub fn new(pools: Pools) -> Self {
-        Self { pools, apis: HashMap::new() }
+        Self { pools, apis: HashMap::new(), stored_roles: BTreeSet::new() }
+    }
+
+    /// Names of roles that APIs may refer to from now on besides the defined and the built-in ones. For a gateway without
+    /// a cluster only: with one, what an API's status says must not depend on what the operator doesn't see.
+    pub fn set_stored_roles(&mut self, names: BTreeSet<String>) {
+        self.stored_roles = names;
     }
 
     /// Compiles a whole state.
     pub fn compile(&mut self, definitions: &Definitions) -> Snapshot {
         let mut snapshot = Snapshot { rejected: definitions.unreadable.clone(), ..Snapshot::default() };
-        let roles = role_names(definitions, &mut snapshot);
+        let defined = roles(definitions, &mut snapshot);
+        let built_in = verdict::built_in_roles();
+        let is_role =
+            |role: &str| defined.contains_key(role) || built_in.contains(role) || self.stored_roles.contains(role);
 
         let mut before = std::mem::take(&mut self.apis);
         let mut ordered: Vec<_> = definitions.apis.values().collect();
@@ -187,7 +201,7 @@ impl Compiler {
                 Err(errors) => (&[], errors),
             };
             let named = roles_named.iter().map(String::as_str);
-            let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, |role| roles.contains(role));
+            let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, is_role);
             let entry = match (&compiled, verdict) {
                 (Ok(api), Ok(())) => Some(Entry::Served(api.clone())),
                 (_, Err(refusal)) => {
@@ -205,6 +219,7 @@ impl Compiler {
             }
             self.apis.insert(key, (compiled, hash));
         }
+        snapshot.roles = Arc::new(defined);
         drop(before);
         self.pools.forget_unused();
         snapshot
@@ -224,26 +239,35 @@ impl Snapshot {
 }
 
 fn shown(meta: &ObjectMeta) -> String {
-    format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+    shown_at(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
 }
 
-/// Names of the roles an API may refer to.
-fn role_names(definitions: &Definitions, snapshot: &mut Snapshot) -> BTreeSet<String> {
+fn shown_at(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// The roles that are defined, each by the older of its claimants.
+fn roles(definitions: &Definitions, snapshot: &mut Snapshot) -> DefinedRoles {
     let mut ordered: Vec<_> = definitions.roles.values().collect();
     ordered.sort_by(|a, b| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
-    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    let mut defined = DefinedRoles::new();
     for object in ordered {
         let meta = &object.metadata;
         let uid = meta.uid.as_deref().unwrap_or_default();
         let hash = ObjectHash::of("DoormanRole", uid, meta.generation.unwrap_or_default(), &[]);
         snapshot.revision.roles.insert(hash);
         let (name, errors) = (&object.spec.name, role::validate(&object.spec));
-        match verdict::of_role(name, owners.get(name).map(String::as_str), &errors) {
-            Ok(()) => drop(owners.insert(name.clone(), shown(meta))),
+        let winner = defined.get(name.as_str()).map(|winner| shown_at(&winner.origin.namespace, &winner.origin.name));
+        match verdict::of_role(name, winner.as_deref(), &errors) {
+            Ok(()) => {
+                let role = Arc::new(Role::from_spec(&object.spec));
+                let origin = Origin::of(meta, definitions.files.get(uid));
+                defined.insert(role.name.clone(), DefinedRole { role, origin });
+            }
             Err(refusal) => snapshot.reject("DoormanRole", meta, &refusal),
         }
     }
-    owners.into_keys().chain(verdict::built_in_roles()).collect()
+    defined
 }
 
 fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools) -> Compiled {

@@ -46,7 +46,7 @@ fn definitions(apis: Vec<Arc<DoormanApi>>, roles: Vec<Arc<DoormanRole>>) -> Defi
     Definitions {
         apis: apis.into_iter().map(|api| (id(&api.metadata.name), api)).collect(),
         roles: roles.into_iter().map(|role| (id(&role.metadata.name), role)).collect(),
-        unreadable: Vec::new(),
+        ..Definitions::default()
     }
 }
 
@@ -131,4 +131,29 @@ fn servers_take_turns() {
     let servers = &served(&snapshot, "orders").unwrap().servers;
     let seen: Vec<_> = (0..4).map(|_| servers.next().unwrap().authority.to_str().unwrap().to_owned()).collect();
     assert_eq!(seen, ["one:1", "two:2", "one:1", "two:2"]);
+}
+
+#[test]
+fn a_stored_role_opens_an_api_where_stored_roles_count() {
+    let guarded = definitions(vec![api("g", 1, json!({"access": {"roles": ["ops"]}}))], vec![]);
+    let mut compiler = compiler();
+    compiler.set_stored_roles(["ops".to_owned()].into());
+    assert!(served(&compiler.compile(&guarded), "orders").is_some());
+    compiler.set_stored_roles([].into());
+    assert!(matches!(compiler.compile(&guarded).find("orders", "v1"), Some(Entry::Unservable(_))));
+}
+
+#[test]
+fn defined_roles_are_in_the_snapshot_with_their_origin() {
+    let mut ops = (*role("ops")).clone();
+    ops.spec.permissions = Some(vec![doorman_crds::role::Permission::ViewLogs]);
+    let mut refused = (*role("bad")).clone();
+    refused.spec.name = "admin".into();
+    let mut definitions = definitions(vec![], vec![Arc::new(ops), Arc::new(refused)]);
+    definitions.files.insert("ops".into(), "roles.yaml".into());
+    let snapshot = compiler().compile(&definitions);
+    assert_eq!(snapshot.roles.keys().map(|name| &**name).collect::<Vec<_>>(), ["ops"]);
+    let ops = &snapshot.roles["ops"];
+    assert!(ops.role.permissions.contains(doorman_crds::role::Permission::ViewLogs));
+    assert_eq!((ops.origin.owner.to_string(), ops.origin.generation), ("manifest roles.yaml".to_owned(), 1));
 }

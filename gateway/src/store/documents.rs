@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc, sync::OnceLock};
 
-use doorman_crds::role::Permission;
+use doorman_crds::{DoormanRoleSpec, role::Permission};
 use mongodb::bson::{Bson, Document, doc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -241,6 +241,17 @@ impl Role {
     /// Is this an administrator's role? That alone grants nothing; it lifts the protection of administrators.
     pub fn is_admin(&self) -> bool {
         self.platform_admin || doorman_crds::role::is_admin_role(&self.name)
+    }
+
+    /// The role that a definition describes.
+    pub fn from_spec(spec: &DoormanRoleSpec) -> Self {
+        Self {
+            name: spec.name.as_str().into(),
+            description: spec.description.clone(),
+            permissions: spec.permissions.iter().flatten().copied().collect(),
+            ui_access: None,
+            platform_admin: false,
+        }
     }
 
     /// Reads a stored document; a flag that is not `true` is not given. `None`: it has no name.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use doorman_crds::DoormanGateway;
-use doorman_crds::gateway::Namespaces;
+use doorman_crds::gateway::{Definitions, Namespaces};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,19 +15,32 @@ pub(super) fn service_account(own: &Own) -> ServiceAccount {
     ServiceAccount { metadata: own.meta(), automount_service_account_token: Some(false), ..ServiceAccount::default() }
 }
 
-/// The reader role, in one namespace where that is enough.
-pub(super) fn binding(gateway: &DoormanGateway, installation: &Installation, own: &Own) -> Object {
-    let role_ref = RoleRef {
-        api_group: "rbac.authorization.k8s.io".to_owned(),
-        kind: "ClusterRole".to_owned(),
-        name: installation.reader_cluster_role.clone(),
-    };
-    let subjects = Some(vec![Subject {
+fn role(name: &str) -> RoleRef {
+    RoleRef { api_group: "rbac.authorization.k8s.io".to_owned(), kind: "ClusterRole".to_owned(), name: name.to_owned() }
+}
+
+fn subject(own: &Own) -> Subject {
+    Subject {
         kind: "ServiceAccount".to_owned(),
         name: own.name.clone(),
         namespace: Some(own.namespace.clone()),
         ..Subject::default()
-    }]);
+    }
+}
+
+/// The writer role, where the platform API may write definitions; never beyond the gateway's namespace.
+pub(super) fn writer_binding(gateway: &DoormanGateway, installation: &Installation, own: &Own) -> Option<Object> {
+    let definitions = gateway.spec.platform.as_ref().and_then(|platform| platform.definitions);
+    (definitions == Some(Definitions::ReadWrite)).then(|| {
+        let metadata = own.meta_named(format!("{}-writer", own.name));
+        let role_ref = role(&installation.writer_cluster_role);
+        object(Kind::RoleBinding, &RoleBinding { metadata, role_ref, subjects: Some(vec![subject(own)]) })
+    })
+}
+
+/// The reader role, in one namespace where that is enough.
+pub(super) fn binding(gateway: &DoormanGateway, installation: &Installation, own: &Own) -> Object {
+    let (role_ref, subjects) = (role(&installation.reader_cluster_role), Some(vec![subject(own)]));
     match gateway.spec.apis.as_ref().and_then(|apis| apis.namespaces).unwrap_or_default() {
         Namespaces::Same => object(Kind::RoleBinding, &RoleBinding { metadata: own.meta(), role_ref, subjects }),
         Namespaces::All | Namespaces::Selector => {

@@ -43,6 +43,8 @@ pub struct Installation {
     pub namespace: String,
     /// ClusterRole that lets a gateway read its definitions.
     pub reader_cluster_role: String,
+    /// ClusterRole that lets a gateway write definitions.
+    pub writer_cluster_role: String,
 }
 
 /// Kinds of rendered objects, in the order they are applied.
@@ -50,7 +52,7 @@ pub struct Installation {
 pub enum Kind {
     /// Who the pods are.
     ServiceAccount,
-    /// Lets the pods read definitions in the gateway's namespace.
+    /// Lets the pods read, and where the spec says so write, definitions in the gateway's namespace.
     RoleBinding,
     /// Lets the pods read definitions in all namespaces.
     ClusterRoleBinding,
@@ -136,9 +138,10 @@ pub fn render(gateway: &DoormanGateway, installation: &Installation) -> Rendered
     let mut objects = vec![
         object(Kind::ServiceAccount, &access::service_account(&own)),
         access::binding(gateway, installation, &own),
-        object(Kind::ConfigMap, &config_map),
-        object(Kind::Service, &network::service(gateway, &own)),
     ];
+    objects.extend(access::writer_binding(gateway, installation, &own));
+    objects.push(object(Kind::ConfigMap, &config_map));
+    objects.push(object(Kind::Service, &network::service(gateway, &own)));
     if is_policy {
         objects.push(object(Kind::NetworkPolicy, &network::policy(gateway, installation, &own)));
     }

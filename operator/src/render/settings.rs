@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use doorman_crds::DoormanGateway;
 use doorman_crds::gateway::{
-    ADMIN_PORT, FailMode, LogFormat, LogLevel, MongoSpec, Namespaces, RedisMode, RedisSpec, SecretKeyRef, StorageMode,
-    stop_seconds,
+    ADMIN_PORT, Definitions, FailMode, LogFormat, LogLevel, MongoSpec, Namespaces, RedisMode, RedisSpec, SecretKeyRef,
+    StorageMode, stop_seconds,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -195,7 +195,14 @@ fn platform(gateway: &DoormanGateway) -> Decided {
     let strict = cors.strict.map(|strict| ("CORS_STRICT", strict.to_string()));
     let credentials = cors.allow_credentials.map(|allow| ("ALLOW_CREDENTIALS", allow.to_string()));
     let domain = platform.cookie_domain.map(|domain| ("COOKIE_DOMAIN", domain));
-    [origins, strict, credentials, domain].into_iter().flatten().collect()
+    let definitions = platform.definitions.map(|definitions| {
+        let word = match definitions {
+            Definitions::ReadWrite => "ReadWrite",
+            Definitions::ReadOnly => "ReadOnly",
+        };
+        ("DOORMAN_PLATFORM_DEFINITIONS", word.to_owned())
+    });
+    [origins, strict, credentials, domain, definitions].into_iter().flatten().collect()
 }
 
 fn limits(gateway: &DoormanGateway) -> Decided {

@@ -15,6 +15,7 @@ fn installation() -> Installation {
         pull_policy: Some("IfNotPresent".to_owned()),
         namespace: "doorman-system".to_owned(),
         reader_cluster_role: "doorman-gateway-reader".to_owned(),
+        writer_cluster_role: "doorman-gateway-writer".to_owned(),
     }
 }
 

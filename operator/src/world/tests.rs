@@ -36,6 +36,7 @@ impl Fixture {
             pull_policy: None,
             namespace: "doorman-system".into(),
             reader_cluster_role: "reader".into(),
+            writer_cluster_role: "writer".into(),
         };
         let mut fixture = Self {
             world: World::new(installation),
@@ -567,4 +568,25 @@ fn when_no_pod_answers_the_stores_are_unknown() {
     assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("True", "Reachable"));
     fixture.after(SILENCE);
     assert_eq!(fixture.gateway_says(STORAGE_REACHABLE), pair("Unknown", "PodsUnreachable"));
+}
+
+#[test]
+fn the_right_to_write_goes_with_the_field() {
+    let mut fixture = running();
+    let key =
+        OwnedKey { kind: Kind::RoleBinding, id: ObjectId { namespace: "edge".into(), name: "main-writer".into() } };
+    let storage = json!({ "mode": "Memory" });
+    fixture.gateway_of(2, json!({ "storage": storage, "platform": { "definitions": "ReadWrite" } }));
+    fixture.settle();
+    let job = fixture.jobs.last().unwrap();
+    let is_rendered = |job: &Job| job.rendered.objects.iter().any(|object| object.name == key.id.name);
+    assert!(is_rendered(job) && job.remove.is_empty());
+    let version = Version { uid: "u".into(), number: 1 };
+    let owned = Owned { version, owner: Some("uid-main".into()), gateway: None };
+    fixture.event(Event::Owned(key.clone(), Some(owned)));
+    fixture.gateway_of(3, json!({ "storage": storage, "platform": { "definitions": "ReadOnly" } }));
+    fixture.settle();
+    let job = fixture.jobs.last().unwrap();
+    assert!(!is_rendered(job));
+    assert_eq!(job.remove, [key]);
 }

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod config;
+mod defined_roles;
 mod governing;
 mod hostile_tokens;
 mod matrix;
@@ -144,6 +145,10 @@ impl Fixture {
     }
 
     fn over(settings: Settings, store: Store) -> Self {
+        Self::writing(settings, store, Writing::Documents)
+    }
+
+    fn writing(settings: Settings, store: Store, writing: Writing) -> Self {
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let security = Arc::new(Security::new(&settings));
         let persistence = Arc::new(Persistence::new(Arc::clone(&settings), Arc::clone(&store), security));
@@ -166,6 +171,7 @@ impl Fixture {
             ready: is_ready,
             snapshot: Arc::default(),
             progress: None,
+            writing,
             restart: Arc::clone(&restart),
             telemetry: telemetry.clone(),
         };
