@@ -48,6 +48,10 @@ impl ClientAddress {
     }
 }
 
+/// The id of a request, as its answer carries it.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub http::HeaderValue);
+
 /// How a request came to this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

@@ -283,3 +283,59 @@ async fn browsers_are_told_what_the_api_allows() -> Result<()> {
     assert_eq!(unknown.status(), 204);
     Ok(())
 }
+
+#[tokio::test]
+async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
+    let stage = Stage::set_with(&[("MAX_BODY_SIZE_BYTES", "2000"), ("MAX_BODY_SIZE_BYTES_REST", "10")]).await?;
+    let wrong = json!({ "email": "admin@doorman.dev", "password": "a wrong password" });
+    assert_eq!(stage.send("POST", "/platform/authorization", wrong).await?.0, 400);
+    let bea = json!({ "username": "bea", "email": "bea@example.com", "password": "Correct-Horse-9-Battery", "role": "nothing" });
+    stage.does("POST", "/platform/user", bea).await?;
+    let password = json!({ "new_password": "Another-Horse-7-Battery" });
+    stage.does("PUT", "/platform/user/bea/update-password", password).await?;
+    assert_eq!(stage.send("PUT", "/platform/user/admin", json!({ "email": "x@y.z" })).await?.0, 403);
+    let denied = json!({ "api_public": true, "api_ip_blacklist": ["127.0.0.0/8"] });
+    stage.does("POST", "/platform/api", stage.api(denied)).await?;
+    stage.endpoint("GET", "/echo").await?;
+    assert_eq!(code(&stage.call("/api/rest/orders/v1/echo").await?), (403, "API011"));
+    assert_eq!(stage.send("POST", "/api/rest/orders/v1/echo", json!({ "k": "longer than ten bytes" })).await?.0, 413);
+    stage.does("GET", "/platform/config/export/apis?api_name=orders&api_version=v1", Value::Null).await?;
+    stage.does("DELETE", "/api/caches", Value::Null).await?;
+    stage.does("POST", "/platform/authorization/invalidate", json!({ "username": "bea" })).await?;
+
+    let expected = [
+        ("auth.login", "admin", "admin", json!(200)),
+        ("auth.login_failed", "", "admin", json!(400)),
+        ("user.create", "admin", "bea", json!(201)),
+        ("user.password", "admin", "bea", json!(200)),
+        ("user.update", "admin", "admin", json!(403)),
+        ("api.create", "admin", "orders/v1", json!(201)),
+        ("endpoint.create", "admin", "GET/orders/v1//echo", json!(201)),
+        ("ip.api_deny", "", "orders/v1", json!("blocked")),
+        ("request.body_size_exceeded", "", "/api/rest/orders/v1/echo", json!("blocked")),
+        ("config.export_api", "admin", "orders", json!("success")),
+        ("gateway.clear_caches", "admin", "all", json!("success")),
+        ("auth.revoke", "admin", "bea", json!(200)),
+    ];
+    let file = stage.gateway.folder().join("logs/doorman-trail.log");
+    let deadline = std::time::Instant::now() + doorman_tests::gateway::PATIENCE;
+    let trail = loop {
+        let trail = std::fs::read_to_string(&file).unwrap_or_default();
+        if trail.lines().count() >= expected.len() {
+            break trail;
+        }
+        anyhow::ensure!(std::time::Instant::now() < deadline, "the trail has only:\n{trail}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let events: Vec<Value> = trail
+        .lines()
+        .map(|line| serde_json::from_str(&line[line.find('{').unwrap_or(0)..line.rfind('}').map_or(0, |end| end + 1)]))
+        .collect::<Result<_, _>>()?;
+    for (event, (action, actor, target, status)) in events.iter().zip(&expected) {
+        let seen = (&event["action"], &event["actor"], &event["target"], &event["status"]);
+        assert_eq!(seen, (&json!(action), &json!(actor), &json!(target), status), "{trail}");
+        assert_eq!((&event["ip"], event["request_id"].is_string()), (&json!("127.0.0.1"), true), "{event}");
+    }
+    assert!(!trail.contains("Battery") && !trail.contains("wrong password"), "{trail}");
+    Ok(())
+}

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::client::Scheme;
+use crate::client::{RequestId, Scheme};
 use crate::identity::{Denied, Identity, Principal};
 use crate::problem::{Envelope, Problem};
 use crate::protocols::rest;
@@ -25,6 +25,7 @@ use crate::request::{self, Segments};
 use crate::security::Security;
 use crate::settings::Settings;
 use crate::snapshot::{CompiledApi, Entry, Snapshot};
+use crate::telemetry::audit::{Action, Event};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traffic::{Protocol, Traffic};
 
@@ -102,14 +103,20 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
         let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
+        let arrival = Arrival { parts: &parts, peer, id: &id, at: arrived };
         let mut response = match self.admit_to_the_gateway(&parts, peer) {
             Ok(()) => {
-                let arrival = Arrival { parts: &parts, peer, id: &id, at: arrived };
                 let outcome = self.route(arrival, body, &mut observed).await;
-                outcome.unwrap_or_else(|problem| respond::problem(&problem, Envelope::Loose))
+                outcome.unwrap_or_else(|problem| {
+                    self.audit(&problem, arrival, &observed);
+                    respond::problem(&problem, Envelope::Loose)
+                })
             }
             // Always tells the status in the body (reference: platform API 1.7).
-            Err(problem) => respond::problem(&problem, Envelope::Strict),
+            Err(problem) => {
+                self.audit(&problem, arrival, &observed);
+                respond::problem(&problem, Envelope::Strict)
+            }
         };
         if let Some(api) = &observed.api {
             cors::decorate(&api.api.cors, &parts.headers, response.headers_mut());
@@ -117,6 +124,33 @@ impl Gateway {
         self.add_headers(&mut response, &id);
         self.observe(&parts, &response, peer, &id, arrived, &observed);
         response
+    }
+
+    /// Refusals that belong in the audit trail (reference: gateway behaviour 21.4).
+    fn audit(&self, problem: &Problem, arrival: Arrival<'_>, observed: &Observed) {
+        let Arrival { parts, peer, id, .. } = arrival;
+        let (action, reason) = match problem.code {
+            Some("SEC010") => (Action::IpGlobalDeny, "not_in_whitelist"),
+            Some("SEC011") => (Action::IpGlobalDeny, "blacklisted"),
+            Some("API010") => (Action::IpApiDeny, "not_in_whitelist"),
+            Some("API011") => (Action::IpApiDeny, "blacklisted"),
+            Some("REQ001") => (Action::RequestBodySizeExceeded, "too_large"),
+            _ => return,
+        };
+        let client = self.security.active().client(&parts.headers, peer.address);
+        let address = client.effective.to_string();
+        let path = parts.uri.path();
+        let target = match action {
+            Action::IpApiDeny => observed.api.as_ref().map_or(path, |api| &api.label),
+            Action::RequestBodySizeExceeded => path,
+            _ => &address,
+        };
+        let forwarded = parts.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok());
+        let details = serde_json::json!({ "reason": reason, "xff": forwarded, "source_ip": client.peer });
+        Event::new(action, observed.username.as_deref().unwrap_or_default(), target, "blocked")
+            .details(details)
+            .from(Some(client.effective), path, id.to_str().ok())
+            .write();
     }
 
     /// The global address filter. The one path it leaves open is where it can be corrected; whoever calls that must hold
@@ -152,16 +186,17 @@ impl Gateway {
             // The platform's, though their paths are not.
             ["api", "status" | "caches"] => {
                 observed.is_data_plane = false;
-                Ok(self.platform(parts, body, peer).await)
+                Ok(self.platform(arrival, body).await)
             }
             ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
-            ["platform", ..] => Ok(self.platform(parts, body, peer).await),
+            ["platform", ..] => Ok(self.platform(arrival, body).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
     }
 
     /// The management API is a web application of its own; it never fails, it answers.
-    async fn platform(&self, parts: &Parts, body: Incoming, peer: Peer) -> Response<Body> {
+    async fn platform(&self, arrival: Arrival<'_>, body: Incoming) -> Response<Body> {
+        let Arrival { parts, peer, id, .. } = arrival;
         let mut request = Request::new(axum::body::Body::new(body));
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
@@ -169,6 +204,7 @@ impl Gateway {
         request.headers_mut().clone_from(&parts.headers);
         request.extensions_mut().insert(self.security.active().client(&parts.headers, peer.address));
         request.extensions_mut().insert(peer.scheme);
+        request.extensions_mut().insert(RequestId(id.clone()));
         match self.platform.clone().oneshot(request).await {
             Ok(response) => response.map(Body::Platform),
             Err(never) => match never {},

@@ -136,6 +136,9 @@ async fn sign_in(
     let identity = &platform.identity;
 
     let user = identity.store().user_for_login(&login).await.map_err(store_failed)?;
+    if let Some(user) = &user {
+        origin.trail.account(&user.username);
+    }
     let attempt = Attempt::begin(&platform, &login).await?;
     let stored = user.as_ref().and_then(|user| user.password.as_ref());
     let verified = identity.passwords().verify(password.clone(), stored).await;
@@ -411,6 +414,7 @@ async fn register(
     let password = Some(Password::from_hash(&users::hash(password).await?));
     match store.insert_user(User { password, ..User::new(username, &email, "user") }).await {
         Ok(()) => {
+            origin.trail.account(&username.into());
             tracing::info!(username, client_ip = %origin.address, "A user has registered");
             Ok(Answer::created("User created successfully"))
         }

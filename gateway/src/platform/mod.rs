@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 mod answer;
 mod apis;
+mod audit;
 mod authorization;
 mod caches;
 mod config;
@@ -140,7 +141,8 @@ fn entrance(platform: Platform, areas: Router<Platform>) -> Router {
         .merge(docs::routes())
         .fallback(async || answer::detail(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || answer::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
-        .with_state(platform.clone());
+        .with_state(platform.clone())
+        .route_layer(axum::middleware::from_fn(audit::audited));
     // A fallback sees requests before they are routed, a layer only afterwards.
     Router::new().fallback(move |request: Request| enter(platform.clone(), routes.clone(), request))
 }
@@ -185,7 +187,8 @@ async fn answered(routes: Router, request: Request) -> Response {
 
 /// A body that says it is too large is refused before anything else is looked at.
 fn refused_body(platform: &Platform, request: &Request) -> Option<Response> {
-    let limit = request::body_limit(platform, request.uri().path());
+    let path = request.uri().path();
+    let limit = request::body_limit(platform, path);
     let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
     (length > limit).then(|| request::too_large(limit).into_response())
 }

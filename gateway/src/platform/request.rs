@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use utoipa::IntoParams;
 
-use super::{Platform, answer::Refusal, cookies::Cookies, wire::Int};
+use super::{Platform, answer::Refusal, audit::Trail, cookies::Cookies, wire::Int};
 use crate::{
     client::{ClientAddress, Scheme},
     identity::{CSRF_COOKIE, Denied, SignedIn, cookie},
@@ -55,7 +55,10 @@ impl FromRequest<Platform> for Whole {
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
         let limit = body_limit(platform, request.uri().path());
-        Self::read(request.into_body(), limit).await
+        let trail = request.extensions().get::<Trail>().cloned().unwrap_or_default();
+        let whole = Self::read(request.into_body(), limit).await?;
+        trail.body(&whole.0);
+        Ok(whole)
     }
 }
 
@@ -80,6 +83,7 @@ impl FromRequestParts<Platform> for Caller {
     async fn from_request_parts(parts: &mut Parts, platform: &Platform) -> Result<Self, Denied> {
         let signed_in = platform.identity.sign_in(&parts.headers).await?;
         check_csrf(parts, platform, &signed_in).await?;
+        trail(parts).actor(&signed_in.principal.username);
         Ok(Self(signed_in))
     }
 }
@@ -102,6 +106,11 @@ async fn check_csrf(parts: &Parts, platform: &Platform, signed_in: &SignedIn) ->
         None => platform.identity.store().csrf(&signed_in.principal.username).await?.is_some_and(|told| told == sent),
     };
     if matches { Ok(()) } else { Err(Denied::Csrf) }
+}
+
+/// Where what is learned of a call is noted for the audit trail.
+fn trail(parts: &Parts) -> Trail {
+    parts.extensions.get::<Trail>().cloned().unwrap_or_default()
 }
 
 fn scheme(parts: &Parts) -> Scheme {
@@ -177,6 +186,7 @@ impl<T: DeserializeOwned + Send> FromRequest<Platform> for Sent<T> {
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
         let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
+        trail(&parts).body(&bytes);
         let body = from_json(&parts.headers, &bytes)?;
         Ok(Self { caller: Caller::from_request_parts(&mut parts, platform).await, body })
     }
@@ -191,6 +201,7 @@ impl<T: DeserializeOwned + Default + Send> FromRequest<Platform> for MaybeSent<T
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
         let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
+        trail(&parts).body(&bytes);
         let is_empty = bytes.trim_ascii().is_empty();
         let body = if is_empty { T::default() } else { from_json(&parts.headers, &bytes)? };
         Ok(Self(Sent { caller: Caller::from_request_parts(&mut parts, platform).await, body }))
@@ -285,6 +296,7 @@ impl Page {
 pub(super) struct Origin {
     pub(super) address: IpAddr,
     pub(super) cookies: Cookies,
+    pub(super) trail: Trail,
 }
 
 impl FromRequestParts<Platform> for Origin {
@@ -296,6 +308,7 @@ impl FromRequestParts<Platform> for Origin {
             tracing::error!("a request without its client's address: all such share one limit");
         }
         let cookies = Cookies::new(&platform.settings, &parts.headers, &parts.uri, scheme(parts));
-        Ok(Self { address: address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), cookies })
+        let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        Ok(Self { address, cookies, trail: trail(parts) })
     }
 }

@@ -148,7 +148,7 @@ fn secret(text: &str, rule: Rule, mark: Range<usize>) -> Result<Range<usize>, us
         Rule::Pem => private_key(text, mark.end).ok_or(0),
         Rule::UserInfo => user_info(text, mark.end).ok_or(0),
         Rule::Header | Rule::Cookies | Rule::Word | Rule::LongWord => {
-            let start = value_start(text, mark.end).ok_or(0_usize)?;
+            let start = value_start(text, mark).ok_or(0_usize)?;
             value(text, rule, start).ok_or(0)
         }
     }
@@ -174,8 +174,16 @@ fn blanks(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Where the value of a name begins that ends here; `None`: nothing is given to it.
-fn value_start(text: &str, end_of_name: usize) -> Option<usize> {
+/// Is this the end of a path or of a dotted word (`/platform/authorization`, `user.password`), and no name?
+fn ends_path(text: &str, start_of_name: usize) -> bool {
+    let before = text.as_bytes()[..start_of_name].iter().rev().take(32);
+    let mut rest = before.skip_while(|byte| byte.is_ascii_alphanumeric() || matches!(**byte, b'_' | b'-'));
+    rest.next().is_some_and(|byte| matches!(*byte, b'/' | b'.'))
+}
+
+/// Where the value of this name begins; `None`: nothing is given to it.
+fn value_start(text: &str, name: Range<usize>) -> Option<usize> {
+    let end_of_name = name.end;
     // The rest of a longer name: `password_hash`, `access_token_cookie`, `secretKey`.
     let mut at = run(text, end_of_name, 32, |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     if text[end_of_name..at].ends_with(NO_SECRET) {
@@ -190,7 +198,7 @@ fn value_start(text: &str, end_of_name: usize) -> Option<usize> {
     let is_quoted = at > end;
     at = blanks(text, at);
     let mut separator = step(text, at, &COLONS);
-    if separator.is_none() && is_quoted {
+    if separator.is_none() && is_quoted && !ends_path(text, name.start) {
         separator = step(text, at, &[","]);
     }
     at = separator?;
@@ -370,6 +378,12 @@ mod tests {
     fn the_rules_of_the_reference() {
         check("Authorization: Bearer abc.def; next", "Authorization: [REDACTED]; next");
         check("X-API-Key: k1", "X-API-Key: [REDACTED]");
+        check(r#"("proxy-authorization", "x")"#, r#"("proxy-authorization", "[REDACTED]")"#);
+        let path = r#"{"path":"/platform/authorization","request_id":"abc"}"#;
+        check(path, path);
+        let action = r#"{"action":"user.password","target":"amy"}"#;
+        check(action, action);
+        check("user.password=x y", "user.password=[REDACTED] y");
         check("apikey=k1; x", "apikey=[REDACTED]; x");
         check("api_secret = s", "api_secret = [REDACTED]");
         check("Cookie: a=1; b=2\nHost: x", "Cookie: [REDACTED]\nHost: x");
