@@ -356,12 +356,15 @@ async fn a_hang_up_makes_level_and_limits_those_of_the_file() -> Result<()> {
         ensure!(Instant::now() < deadline, "the limit is not that of the file:\n{}", gateway.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(
-        gateway.log().contains("configuration reloaded changed=MAX_BODY_SIZE_BYTES, LOG_LEVEL"),
-        "{}",
-        gateway.log()
-    );
-    assert!(gateway.log().contains("Endpoint: POST /api/rest/a/v1/echo | status_code: 413"), "{}", gateway.log());
+    let records = [
+        "configuration reloaded | changed=\"MAX_BODY_SIZE_BYTES, LOG_LEVEL\"",
+        "Endpoint: POST /api/rest/a/v1/echo | status_code: 413",
+    ];
+    // Records are written a moment after they are made.
+    while !records.iter().all(|record| gateway.log().contains(record)) {
+        ensure!(Instant::now() < deadline, "{records:?} are not in\n{}", gateway.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 
