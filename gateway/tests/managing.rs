@@ -339,3 +339,29 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
     assert!(!trail.contains("Battery") && !trail.contains("wrong password"), "{trail}");
     Ok(())
 }
+
+#[tokio::test]
+async fn what_a_manifest_defines_is_not_changed_over_rest() -> Result<()> {
+    let stage = Stage::set().await?;
+    let manifest = format!(
+        "apiVersion: doorman.dev/v1alpha1\nkind: DoormanApi\nmetadata: {{name: orders}}\nspec:\n  name: orders\n  \
+         version: v1\n  protocol: REST\n  public: true\n  servers: ['http://{}']\n  endpoints: [{{method: GET, uri: /echo}}]\n",
+        stage.upstream.address()
+    );
+    stage.gateway.write_manifest("orders.yaml", &manifest)?;
+    let deadline = std::time::Instant::now() + doorman_tests::gateway::PATIENCE;
+    while stage.call("/api/rest/orders/v1/echo").await?.0 != 200 {
+        anyhow::ensure!(std::time::Instant::now() < deadline, "the manifest is not served");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for (method, path, body) in [
+        ("POST", "/platform/api", stage.api(json!({}))),
+        ("PUT", "/platform/api/orders/v1", json!({ "active": false })),
+        ("DELETE", "/platform/api/orders/v1", Value::Null),
+    ] {
+        let refused = stage.send(method, path, body).await?;
+        assert_eq!(code(&refused), (409, "DEF409"), "{method} {path}: {refused:?}");
+    }
+    assert_eq!(stage.call("/api/rest/orders/v1/echo").await?.0, 200);
+    Ok(())
+}

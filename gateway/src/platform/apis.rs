@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Platform,
     answer::{Answer, Message, Refusal},
+    definitions::{must_be_stored_here, of_manifest},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{AnyText, Flag, Int, Text, given},
 };
@@ -203,6 +204,16 @@ fn unknown() -> Refusal {
     refused(StatusCode::BAD_REQUEST, "API003", "API does not exist for the requested name and version")
 }
 
+/// Is there such an API among those that are served, or would be if they could?
+fn is_served(platform: &Platform, name: &str, version: &str) -> bool {
+    platform.snapshot.load().find(name, version).is_some()
+}
+
+/// What is not stored is a manifest's, or nowhere.
+fn missing(platform: &Platform, name: &str, version: &str) -> Refusal {
+    if is_served(platform, name, version) { of_manifest(name, version) } else { unknown() }
+}
+
 /// A public API has nobody to charge.
 fn charged_to_nobody() -> Refusal {
     refused(StatusCode::BAD_REQUEST, "API013", "Public API cannot have credits enabled")
@@ -212,10 +223,11 @@ fn charged_to_nobody() -> Refusal {
 #[utoipa::path(post, path = "/platform/api", tag = "APIs", request_body = NewApi,
     responses((status = 201, description = "The API was added.", body = Created),
         (status = 200, description = "It exists; nothing was changed.", body = Message)),
-    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "403 API007"]))))]
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "403 API007", "409 DEF409"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_CREATE).await?;
+    must_be_stored_here(&platform.writing, "APIs")?;
     let is = |flag: Option<Flag>| flag.is_some_and(|flag| flag.0);
     if is(new.fields.api_public) && is(new.fields.api_credits_enabled) {
         return Err(charged_to_nobody());
@@ -224,7 +236,12 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     document.extend(given(&new));
     document.insert("api_id", Uuid::new_v4().to_string());
     document.insert("api_path", format!("/{}/{}", new.api_name.0, new.api_version.0));
-    match platform.identity.store().insert(Collection::Apis, document.clone()).await {
+    let (name, version) = (new.api_name.0.as_str(), new.api_version.0.as_str());
+    let store = platform.identity.store();
+    if store.find(Collection::Apis, &[name, version]).await?.is_none() && is_served(&platform, name, version) {
+        return Err(of_manifest(name, version));
+    }
+    match store.insert(Collection::Apis, document.clone()).await {
         Ok(()) => {}
         Err(StoreError::Taken) => return Ok(Answer::message("API already exists")),
         Err(error) => return Err(error.into()),
@@ -273,10 +290,12 @@ async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Calle
 #[utoipa::path(put, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
     request_body = ApiUpdate, responses((status = 200, description = "The API was changed.", body = Message)),
     security(("token" = ["manage_apis"])),
-    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "403 API008"]))))]
+    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "403 API008",
+        "409 DEF409"]))))]
 async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<ApiUpdate>) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
+    must_be_stored_here(&platform.writing, "APIs")?;
     let path = format!("/{}/{}", key.api_name, key.api_version);
     if update.api_name.as_ref().is_some_and(|name| name.0 != key.api_name)
         || update.api_version.as_ref().is_some_and(|version| version.0 != key.api_version)
@@ -286,7 +305,9 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     }
     let store = platform.identity.store();
     let key = [key.api_name.as_str(), key.api_version.as_str()];
-    let stored = store.find(Collection::Apis, &key).await?.ok_or_else(unknown)?;
+    let Some(stored) = store.find(Collection::Apis, &key).await? else {
+        return Err(missing(&platform, key[0], key[1]));
+    };
     let will_be = |given: Option<Flag>, member| given.map_or(stored.get_bool(member).unwrap_or(false), |flag| flag.0);
     let fields = &update.fields;
     if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
@@ -306,11 +327,12 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
 /// Deletes an API; its endpoints and subscriptions stay for one of the same name and version.
 #[utoipa::path(delete, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
     responses((status = 200, description = "The API was deleted.", body = Message)),
-    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API003", "403 API008"]))))]
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409"]))))]
 async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DELETE).await?;
+    must_be_stored_here(&platform.writing, "APIs")?;
     if !platform.identity.store().remove(Collection::Apis, &[&key.api_name, &key.api_version]).await? {
-        return Err(unknown());
+        return Err(missing(&platform, &key.api_name, &key.api_version));
     }
     platform.until_served().await;
     Ok(Answer::message("API deleted successfully"))

@@ -6,7 +6,7 @@ use super::answer::Refusal;
 use crate::{
     definitions::{
         Origin, Owner,
-        writer::{WriteError, Writer},
+        writer::{WriteError, Writer, Writing},
     },
     problem::Problem,
 };
@@ -54,6 +54,21 @@ pub(super) fn owned(what: &str, kind: &str, origin: &Origin) -> Refusal {
 /// The platform API may write none.
 pub(super) fn read_only(kinds: &str) -> Refusal {
     let message = format!("{kinds} of this gateway are defined in the cluster (spec.platform.definitions is ReadOnly)");
+    Problem::new(StatusCode::CONFLICT, OWNED, message).into()
+}
+
+/// Refuses to store what only a gateway without a cluster serves from its store.
+pub(super) fn must_be_stored_here(writing: &Writing, kinds: &str) -> Result<(), Refusal> {
+    if matches!(writing, Writing::Documents) {
+        return Ok(());
+    }
+    let message = format!("{kinds} of this gateway are defined in the cluster; change the DoormanApi objects there");
+    Err(Problem::new(StatusCode::CONFLICT, OWNED, message).into())
+}
+
+/// An API that a manifest defines.
+pub(super) fn of_manifest(name: &str, version: &str) -> Refusal {
+    let message = format!("API {name}/{version} is defined by a manifest; change it there");
     Problem::new(StatusCode::CONFLICT, OWNED, message).into()
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Platform,
     answer::{Answer, Message, Refusal},
+    definitions::must_be_stored_here,
     request::{At, Caller, Sent},
     wire::{AnyText, Text, given},
 };
@@ -144,10 +145,11 @@ async fn is_taken(platform: &Platform, key: [&str; 4], client_uri: &str) -> Resu
 #[utoipa::path(post, path = "/platform/endpoint", tag = "Endpoints", request_body = NewEndpoint,
     responses((status = 201, description = "The endpoint was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "403 END010"]))))]
+    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "403 END010", "409 DEF409"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
+    must_be_stored_here(&platform.writing, "Endpoints")?;
     let store = platform.identity.store();
     let exists = || bad("END001", "Endpoint already exists for the requested API name, version and URI");
     let (name, version) = (new.api_name.0.as_str(), new.api_version.0.as_str());
@@ -215,7 +217,7 @@ async fn read_root(state: State<Platform>, At(key): At<RootKey>, caller: Caller)
     params(Key), request_body = EndpointUpdate,
     responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011"]))))]
+    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409"]))))]
 async fn update(
     State(platform): State<Platform>,
     At(key): At<Key>,
@@ -223,6 +225,7 @@ async fn update(
 ) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_UPDATE).await?;
+    must_be_stored_here(&platform.writing, "Endpoints")?;
     let uri = format!("/{}", key.uri);
     let key = [key.method.as_str(), &key.api_name, &key.api_version, &uri];
     let named = [
@@ -258,7 +261,7 @@ async fn update(
 #[utoipa::path(put, path = "/platform/endpoint/{method}/{api_name}/{api_version}", tag = "Endpoints", params(RootKey),
     request_body = EndpointUpdate, responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011"]))))]
+    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409"]))))]
 async fn update_root(
     state: State<Platform>,
     At(key): At<RootKey>,
@@ -270,9 +273,10 @@ async fn update_root(
 /// Deletes an endpoint and what it demands of bodies.
 #[utoipa::path(delete, path = "/platform/endpoint/{method}/{api_name}/{api_version}/{*uri}", tag = "Endpoints",
     params(Key), responses((status = 200, description = "The endpoint was deleted.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409"]))))]
 async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_DELETE).await?;
+    must_be_stored_here(&platform.writing, "Endpoints")?;
     let uri = format!("/{}", key.uri);
     let key = [key.method.as_str(), &key.api_name, &key.api_version, &uri];
     if !platform.identity.store().remove(Collection::Endpoints, &key).await? {
@@ -285,7 +289,7 @@ async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Call
 /// Deletes the endpoint at an API's root.
 #[utoipa::path(delete, path = "/platform/endpoint/{method}/{api_name}/{api_version}", tag = "Endpoints",
     params(RootKey), responses((status = 200, description = "The endpoint was deleted.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409"]))))]
 async fn delete_root(state: State<Platform>, At(key): At<RootKey>, caller: Caller) -> Result<Answer, Refusal> {
     delete(state, At(key.into()), caller).await
 }

@@ -15,6 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Message, Refusal},
+    definitions::must_be_stored_here,
     request::{At, Caller, Sent, invalid},
     wire::{AnyText, Flag},
 };
@@ -129,10 +130,11 @@ async fn endpoint_exists(platform: &Platform, id: &str) -> Result<bool, StoreErr
 #[utoipa::path(post, path = "/platform/endpoint/endpoint/validation", tag = "Endpoint validations",
     request_body = NewValidation, responses((status = 201, description = "It was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013"]))))]
+    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013", "409 DEF409"]))))]
 async fn create_long(State(platform): State<Platform>, sent: Sent<NewValidation>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
+    must_be_stored_here(&platform.writing, "Endpoint validations")?;
     if new.endpoint_id.0.is_empty() {
         return Err(bad("END013", "Endpoint ID is required"));
     }
@@ -160,7 +162,7 @@ async fn create_long(State(platform): State<Platform>, sent: Sent<NewValidation>
 #[utoipa::path(post, path = "/platform/endpoint/validation", tag = "Endpoint validations",
     request_body = NewValidation, responses((status = 201, description = "It was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013"]))))]
+    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013", "409 DEF409"]))))]
 async fn create(state: State<Platform>, sent: Sent<NewValidation>) -> Result<Answer, Refusal> {
     create_long(state, sent).await
 }
@@ -188,7 +190,7 @@ async fn read(state: State<Platform>, at: At<Key>, caller: Caller) -> Result<Ans
     params(Key), request_body = ValidationUpdate,
     responses((status = 200, description = "It was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014"]))))]
+    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014", "409 DEF409"]))))]
 async fn update_long(
     State(platform): State<Platform>,
     At(key): At<Key>,
@@ -196,6 +198,7 @@ async fn update_long(
 ) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_UPDATE).await?;
+    must_be_stored_here(&platform.writing, "Endpoint validations")?;
     if !endpoint_exists(&platform, &key.endpoint_id).await? {
         return Err(bad("END022", "Endpoint does not exist"));
     }
@@ -221,7 +224,7 @@ async fn update_long(
 #[utoipa::path(put, path = "/platform/endpoint/validation/{endpoint_id}", tag = "Endpoint validations", params(Key),
     request_body = ValidationUpdate, responses((status = 200, description = "It was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014"]))))]
+    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014", "409 DEF409"]))))]
 async fn update(state: State<Platform>, at: At<Key>, sent: Sent<ValidationUpdate>) -> Result<Answer, Refusal> {
     update_long(state, at, sent).await
 }
@@ -229,9 +232,10 @@ async fn update(state: State<Platform>, at: At<Key>, sent: Sent<ValidationUpdate
 /// Deletes what an endpoint demands of bodies, if it does.
 #[utoipa::path(delete, path = "/platform/endpoint/endpoint/validation/{endpoint_id}", tag = "Endpoint validations",
     params(Key), responses((status = 200, description = "It demands nothing now.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015", "409 DEF409"]))))]
 async fn delete_long(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_DELETE).await?;
+    must_be_stored_here(&platform.writing, "Endpoint validations")?;
     platform.identity.store().remove(Collection::EndpointValidations, &[&key.endpoint_id]).await?;
     platform.until_served().await;
     Ok(Answer::message("Endpoint validation deleted successfully"))
@@ -240,7 +244,7 @@ async fn delete_long(State(platform): State<Platform>, At(key): At<Key>, caller:
 /// The same as `/platform/endpoint/endpoint/validation/{endpoint_id}`.
 #[utoipa::path(delete, path = "/platform/endpoint/validation/{endpoint_id}", tag = "Endpoint validations",
     params(Key), responses((status = 200, description = "It demands nothing now.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015", "409 DEF409"]))))]
 async fn delete(state: State<Platform>, at: At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     delete_long(state, at, caller).await
 }

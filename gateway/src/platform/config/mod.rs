@@ -24,6 +24,7 @@ mod items;
 use super::{
     Platform,
     answer::{Answer, Message, Refusal},
+    definitions::must_be_stored_here,
     request::{Asked, Caller, Sent},
 };
 use crate::{
@@ -466,7 +467,7 @@ fn time(snapshot: &Document) -> &str {
 #[utoipa::path(post, path = "/platform/config/import", tag = "Configuration", request_body = Documents,
     responses((status = 200, description = "How many items there were.", body = Imported)),
     security(("token" = ["manage_gateway"])),
-    extensions(("x-error-codes" = json!(["403 CFG006", "403 ROLE013", "403 ROLE014"]))))]
+    extensions(("x-error-codes" = json!(["403 CFG006", "403 ROLE013", "403 ROLE014", "409 DEF409"]))))]
 async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Result<Answer, Refusal> {
     let Sent { caller, body } = sent;
     let caller = caller?;
@@ -477,6 +478,10 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
     let store = platform.identity.store();
     let before = Configuration::stored(store).await?;
     let Plan { documents, after, counts } = Plan::new(body, &before)?;
+    let of_cluster = [Collection::Apis, Collection::Endpoints, Collection::Roles];
+    if documents.iter().any(|(collection, _)| of_cluster.contains(collection)) {
+        must_be_stored_here(&platform.writing, "APIs, endpoints and roles")?;
+    }
     let changes = role_changes(&before, &after);
     check_roles(&changes, caller.is_admin(&platform).await?)?;
     let protected = first_admins_role(store).await?;
@@ -504,7 +509,8 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
 #[utoipa::path(post, path = "/platform/config/rollback", tag = "Configuration",
     responses((status = 200, description = "The state is back.", body = Message)),
     security(("token" = ["manage_gateway"])),
-    extensions(("x-error-codes" = json!(["403 CFG006", "403 ROLE013", "403 ROLE014", "403 ROLE016", "404 CFG404"]))))]
+    extensions(("x-error-codes" = json!(["403 CFG006", "403 ROLE013", "403 ROLE014", "403 ROLE016", "404 CFG404",
+        "409 DEF409"]))))]
 async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageGateway, NO_IMPORT).await?;
     let store = platform.identity.store();
@@ -521,6 +527,7 @@ async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<An
     let changes = role_changes(&before, &after);
     if !changes.is_empty() {
         caller.must(&platform, Permission::ManageRoles, NO_IMPORT).await?;
+        must_be_stored_here(&platform.writing, "Roles")?;
     }
     check_roles(&changes, caller.is_admin(&platform).await?)?;
     restore(store, &before, after).await?;

@@ -237,6 +237,29 @@ async fn a_role_of_a_manifest_is_changed_there() {
 }
 
 #[tokio::test]
+async fn what_a_cluster_would_not_serve_is_not_stored() {
+    let fixture = writing(Writing::ReadOnly).await;
+    let admin = fixture.token().await;
+    let api = json!({ "api_name": "orders", "api_version": "v1" });
+    let endpoint = json!({ "api_name": "orders", "api_version": "v1", "endpoint_method": "GET", "endpoint_uri": "/x",
+        "endpoint_description": "x" });
+    for (method, path, body) in [
+        ("POST", "/platform/api", api.clone()),
+        ("PUT", "/platform/api/orders/v1", json!({ "active": true })),
+        ("DELETE", "/platform/api/orders/v1", Value::Null),
+        ("POST", "/platform/endpoint", endpoint),
+        ("DELETE", "/platform/endpoint/GET/orders/v1/x", Value::Null),
+        ("POST", "/platform/config/import", json!({ "apis": [api] })),
+        ("POST", "/platform/config/import", json!({ "roles": [{ "role_name": "ops" }] })),
+    ] {
+        let seen = fixture.send(method, path, &admin, body).await;
+        refused(&seen, 409, "DEF409", "of this gateway are defined in the cluster");
+    }
+    let groups = json!({ "groups": [{ "group_name": "team" }] });
+    assert_eq!(fixture.send("POST", "/platform/config/import", &admin, groups).await.status, 200);
+}
+
+#[tokio::test]
 async fn without_read_write_the_cluster_defines_all_roles_but_the_built_in_one() {
     let fixture = writing(Writing::ReadOnly).await;
     let admin = fixture.token().await;
