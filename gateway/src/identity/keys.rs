@@ -52,6 +52,9 @@ pub struct Claims {
     pub exp: u64,
     /// The token's own id.
     pub jti: String,
+    /// The second of its issue; tokens of earlier versions don't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<u64>,
     /// Permissions at the time of issue.
     pub accesses: Accesses,
 }
@@ -75,6 +78,8 @@ struct Received {
     role: String,
     exp: u64,
     jti: String,
+    #[serde(default, deserialize_with = "present")]
+    iat: Option<u64>,
     accesses: Accesses,
     #[serde(default, deserialize_with = "present")]
     nbf: Option<u64>,
@@ -204,6 +209,7 @@ impl KeyRing {
             role: user.role.to_string(),
             exp: now() + life.as_secs(),
             jti: Uuid::new_v4().to_string(),
+            iat: Some(now()),
             accesses,
         };
         self.sign(&claims)
@@ -245,10 +251,10 @@ impl KeyRing {
         if !is_jwt || alg != key.algorithm() || !key.verifies(message.as_bytes(), signature) {
             return None;
         }
-        let Received { sub, role, exp, jti, accesses, nbf, aud } = part(claims)?;
+        let Received { sub, role, exp, jti, iat, accesses, nbf, aud } = part(claims)?;
         let is_complete = !sub.is_empty() && !jti.is_empty();
         let is_now = exp > now && nbf.is_none_or(|first| first <= now);
-        (is_complete && is_now && aud.is_none()).then_some(Claims { sub, role, exp, jti, accesses })
+        (is_complete && is_now && aud.is_none()).then_some(Claims { sub, role, exp, jti, iat, accesses })
     }
 }
 
@@ -280,7 +286,7 @@ mod tests {
 
     fn claims() -> Claims {
         let accesses = Accesses([Permission::ManageApis].into_iter().collect());
-        Claims { sub: "amy".into(), role: "user".into(), exp: 100, jti: "id".into(), accesses }
+        Claims { sub: "amy".into(), role: "user".into(), exp: 100, jti: "id".into(), iat: None, accesses }
     }
 
     fn token(kid: Option<&str>, secret: &str) -> String {

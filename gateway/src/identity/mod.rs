@@ -221,7 +221,7 @@ impl Identity {
             None => try_join(self.standing(&token.sub), self.is_revoked(&token)).await?,
         };
         match standing.user {
-            Some(user) if user.active && !standing.is_revoked && !is_revoked => {
+            Some(user) if user.active && user.accepts(token.iat) && !standing.is_revoked && !is_revoked => {
                 Ok(SignedIn { principal: Principal::from(&*user), token })
             }
             _ => Err(Denied::Unauthorized),

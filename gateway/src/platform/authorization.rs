@@ -405,14 +405,14 @@ async fn register(
     if store.user(username).await?.is_some() {
         return Err(bad("USR001", "Username already exists"));
     }
-    if store.user_by_email(&email).await?.is_some() {
+    if store.user_by_email(&email).await?.is_some() || users::is_anothers_login(&platform, username, &email).await? {
         return Err(bad("USR001", "Email already exists"));
     }
     if password.chars().count() > LONGEST {
         return Err(bad("USR005", "Password must have no more than 50 characters"));
     }
     let password = Some(Password::from_hash(&users::hash(password).await?));
-    match store.insert_user(User { password, ..User::new(username, &email, "user") }).await {
+    match store.insert_user(User { password, tokens_from: Some(now()), ..User::new(username, &email, "user") }).await {
         Ok(()) => {
             origin.trail.account(&username.into());
             tracing::info!(username, client_ip = %origin.address, "A user has registered");
@@ -511,7 +511,8 @@ async fn enable(
 
 /// Tells whether a user is active, and whether all its tokens are refused.
 #[utoipa::path(get, path = "/platform/authorization/admin/status/{username}", tag = "Authorization", params(Username),
-    responses((status = 200, description = "How it stands.", body = StandingOf)),
+    responses((status = 200, description = "How it stands.", body = StandingOf),
+        (status = 404, description = "There is no such user.")),
     security(("token" = ["manage_auth"])), extensions(("x-error-codes" = json!(["403 AUTH900"]))))]
 async fn standing(
     State(platform): State<Platform>,

@@ -80,6 +80,8 @@ pub(super) fn on_answers(network: &Network, origin: Option<&HeaderValue>) -> Hea
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    // Answers depend on who asks, which caches on the way can't see when a cookie tells it.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers
 }
 

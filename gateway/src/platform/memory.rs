@@ -82,7 +82,7 @@ fn refused(error: PersistenceError, not_in_memory: &'static str) -> Refusal {
 }
 
 /// Writes everything in memory to an encrypted file.
-#[utoipa::path(post, path = "/platform/memory/dump", tag = "Memory", request_body = Place,
+#[utoipa::path(post, path = "/platform/memory/dump", tag = "Memory", request_body = Option<Place>,
     responses((status = 200, description = "It was written.", body = Dumped)),
     security(("token" = ["manage_security"])),
     extensions(("x-error-codes" = json!(["400 MEM001", "400 MEM002", "403 SEC003"]))))]
@@ -95,7 +95,7 @@ async fn dump(State(platform): State<Platform>, MaybeSent(sent): MaybeSent<Place
 }
 
 /// Replaces everything in memory by what a file holds.
-#[utoipa::path(post, path = "/platform/memory/restore", tag = "Memory", request_body = Place,
+#[utoipa::path(post, path = "/platform/memory/restore", tag = "Memory", request_body = Option<Place>,
     responses((status = 200, description = "It was restored.", body = RestoredDump)),
     security(("token" = ["manage_security"])),
     extensions(("x-error-codes" = json!(["400 MEM001", "400 MEM002", "403 SEC004", "404 MEM003"]))))]

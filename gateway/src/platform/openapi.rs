@@ -100,6 +100,11 @@ fn complete_operation(operation: &mut Value) {
     for (status, text) in own.chain(refusals) {
         told.entry(status).or_default().push(text);
     }
+    // What an operation says of a refusal that has no code.
+    let codeless = operation["responses"].as_object_mut().into_iter().flat_map(|all| all.iter_mut());
+    for (_, response) in codeless.filter(|(status, said)| status.starts_with('4') && said.get("content").is_none()) {
+        *response = refusal(response["description"].as_str().unwrap_or_default());
+    }
     for (status, texts) in told {
         if operation["responses"].get(status).is_none() {
             operation["responses"][status] = refusal(&texts.join(", "));

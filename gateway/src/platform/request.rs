@@ -92,7 +92,10 @@ impl FromRequestParts<Platform> for Caller {
 /// at its latest sign-in.
 async fn check_csrf(parts: &Parts, platform: &Platform, signed_in: &SignedIn) -> Result<(), Denied> {
     let path = parts.uri.path();
-    let is_of_sessions = path.strip_prefix(SESSIONS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    // What administrators do about the sessions of others is like everything else they do.
+    let is_of_sessions = path
+        .strip_prefix(SESSIONS)
+        .is_some_and(|rest| rest.is_empty() || (rest.starts_with('/') && !rest.starts_with("/admin/")));
     let is_https = scheme(parts).is_effectively_https(&parts.headers);
     // Nor do the management routes below `/api` ask for one.
     let is_of_platform = path.starts_with("/platform/");
@@ -202,7 +205,7 @@ impl<T: DeserializeOwned + Default + Send> FromRequest<Platform> for MaybeSent<T
         let (mut parts, body) = request.into_parts();
         let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
         trail(&parts).body(&bytes);
-        let is_empty = bytes.trim_ascii().is_empty();
+        let is_empty = matches!(bytes.trim_ascii(), b"" | b"null");
         let body = if is_empty { T::default() } else { from_json(&parts.headers, &bytes)? };
         Ok(Self(Sent { caller: Caller::from_request_parts(&mut parts, platform).await, body }))
     }

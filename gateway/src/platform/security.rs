@@ -131,7 +131,8 @@ async fn read(
 }
 
 /// Changes security settings, at once and on every gateway of the store.
-#[utoipa::path(put, path = "/platform/security/settings", tag = "Security", request_body = SettingsUpdate,
+#[utoipa::path(put, path = "/platform/security/settings", tag = "Security",
+    request_body = Option<SettingsUpdate>,
     responses((status = 200, description = "The settings now.", body = SecurityShown)),
     security(("token" = ["manage_security"])), extensions(("x-error-codes" = json!(["403 SEC002"]))))]
 async fn update(

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     identity::{Denied, is_strong},
     problem::Problem,
-    store::{ADMIN, Collection, Password, StoreError, User},
+    store::{ADMIN, Collection, Listing, Password, StoreError, User, documents::TOKENS_FROM, now},
 };
 
 /// The name or the address is in use.
@@ -166,6 +166,19 @@ struct Email {
     email: String,
 }
 
+/// Tokens issued before now are not this user's.
+fn this_second() -> i64 {
+    i64::try_from(now()).unwrap_or(i64::MAX)
+}
+
+/// Sign-in looks for addresses first: an address that is another's name, or a name that is another's address, would keep
+/// the other out.
+pub(super) async fn is_anothers_login(platform: &Platform, username: &str, email: &str) -> Result<bool, StoreError> {
+    let store = platform.identity.store();
+    let is_anothers = |user: Option<Arc<User>>| user.is_some_and(|user| *user.username != *username);
+    Ok(is_anothers(store.user(email).await?) || is_anothers(store.user_by_email(username).await?))
+}
+
 fn shown(user: &User) -> Value {
     serde_json::to_value(user).unwrap_or_default()
 }
@@ -244,7 +257,11 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewUser>) -> Result
     if store.user_by_email(&new.email.0).await?.is_some() {
         return Err(bad(TAKEN, "Email already exists"));
     }
+    if is_anothers_login(&platform, &new.username.0, &new.email.0).await? {
+        return Err(bad(TAKEN, "Email already exists"));
+    }
     let mut document = given(&new);
+    document.insert(TOKENS_FROM, this_second());
     document.entry("bandwidth_limit_window").or_insert_with(|| "day".into());
     document.insert("password", hashed(new.password.0).await?);
     match store.insert(Collection::Users, document).await {
@@ -397,6 +414,15 @@ async fn update(
     if update.username.is_some_and(|name| name.0 != username) {
         return Err(bad(UNCHANGED, "Username cannot be changed"));
     }
+    if let Some(email) = &update.email
+        && is_anothers_login(&platform, &username, &email.0).await?
+    {
+        return Err(bad(TAKEN, "Email already exists"));
+    }
+    let is_taken_away = update.password.is_some() && !caller.is(&username);
+    if is_taken_away || update.force_password_reset.is_some_and(|is_forced| is_forced.0) {
+        members.insert(TOKENS_FROM, this_second());
+    }
     if let Some(password) = update.password {
         members.insert("password", hashed(password.0).await?);
         members.entry("force_password_reset").or_insert(Bson::Boolean(false));
@@ -439,7 +465,10 @@ async fn update_password(
         return Err(forbidden(("USR012", "Only admin may modify admin users")));
     }
     let password = hashed(body.new_password.0).await?;
-    let members = mongodb::bson::doc! { "password": password, "force_password_reset": false };
+    let mut members = mongodb::bson::doc! { "password": password, "force_password_reset": false };
+    if !caller.is(&username) {
+        members.insert(TOKENS_FROM, this_second());
+    }
     if !store.set(Collection::Users, &[&username], members).await? {
         return Err(unknown());
     }
@@ -469,6 +498,15 @@ async fn delete(
     }
     if !store.delete_user(&username).await? {
         return Err(unknown());
+    }
+    // Else the next one of this name would have them.
+    for collection in [Collection::Subscriptions, Collection::UserCredits, Collection::TierAssignments] {
+        store.remove(collection, &[&username]).await?;
+    }
+    for entry in store.list(Collection::VaultEntries, &Listing::with("username", username.as_str())).await?.0 {
+        if let Ok(key) = entry.get_str("key_name") {
+            store.remove(Collection::VaultEntries, &[&username, key]).await?;
+        }
     }
     Ok(Answer::message("User deleted successfully"))
 }

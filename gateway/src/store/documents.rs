@@ -16,6 +16,9 @@ use crate::settings::Secret;
 /// Work factor of new hashes: that of existing databases. Tests don't wait for it.
 pub(crate) const BCRYPT_COST: u32 = if cfg!(test) { 5 } else { 12 };
 
+/// The member of a stored user that says from when on tokens count.
+pub(crate) const TOKENS_FROM: &str = "tokens_from";
+
 /// A user as stored. Durations and limits are counts; their units are in the `..._type` beside them.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct User {
@@ -28,6 +31,11 @@ pub struct User {
     #[serde(skip)]
     #[schema(ignore)]
     pub password: Option<Password>,
+    /// Tokens issued before this second are refused: they were another's of the same name, or their password was taken
+    /// away. Never part of an answer.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub tokens_from: Option<u64>,
     /// Name of the one role; there may be no such role.
     #[schema(value_type = String)]
     pub role: Arc<str>,
@@ -92,6 +100,7 @@ impl User {
             username: username.into(),
             email: email.to_owned(),
             password: None,
+            tokens_from: None,
             role: role.into(),
             groups: Arc::new([]),
             active: true,
@@ -113,6 +122,11 @@ impl User {
         }
     }
 
+    /// Does a token of this time of issue count? One that doesn't tell is older than whoever asks for it.
+    pub fn accepts(&self, issued: Option<u64>) -> bool {
+        self.tokens_from.is_none_or(|first| issued.is_some_and(|issued| issued >= first))
+    }
+
     /// Reads a stored document. Members that aren't known here stay in the database.
     pub fn from_document(mut document: Document) -> Result<Self, mongodb::bson::error::Error> {
         document.remove("_id");
@@ -121,7 +135,13 @@ impl User {
             Some(Bson::String(text)) => Some(Password::from_hash(text.as_bytes())),
             _ => None,
         };
-        Ok(Self { password, ..mongodb::bson::deserialize_from_document(document)? })
+        let tokens_from = match document.remove(TOKENS_FROM) {
+            Some(Bson::Int64(second)) => u64::try_from(second).ok(),
+            Some(Bson::Int32(second)) => u64::try_from(second).ok(),
+            Some(Bson::Double(second)) => Some(second as u64),
+            _ => None,
+        };
+        Ok(Self { password, tokens_from, ..mongodb::bson::deserialize_from_document(document)? })
     }
 
     /// The document to store; the password as binary, as existing databases have it.
@@ -129,6 +149,9 @@ impl User {
     /// Computes the hash if need be, which takes a while: not for an async context.
     pub fn to_document(&self) -> Result<Document, mongodb::bson::error::Error> {
         let mut document = mongodb::bson::serialize_to_document(self)?;
+        if let Some(second) = self.tokens_from {
+            document.insert(TOKENS_FROM, i64::try_from(second).unwrap_or(i64::MAX));
+        }
         if let Some(password) = &self.password {
             let bytes = password.hash().to_vec();
             document.insert(

@@ -28,6 +28,7 @@ use crate::{
 mod config;
 mod defined_roles;
 mod governing;
+mod hostile_clients;
 mod hostile_tokens;
 mod matrix;
 mod reload;
