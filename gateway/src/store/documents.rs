@@ -138,7 +138,7 @@ impl User {
         let tokens_from = match document.remove(TOKENS_FROM) {
             Some(Bson::Int64(second)) => u64::try_from(second).ok(),
             Some(Bson::Int32(second)) => u64::try_from(second).ok(),
-            Some(Bson::Double(second)) => Some(second as u64),
+            Some(Bson::Double(second)) => u64::try_from(second as i64).ok(),
             _ => None,
         };
         Ok(Self { password, tokens_from, ..mongodb::bson::deserialize_from_document(document)? })
