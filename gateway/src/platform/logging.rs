@@ -46,7 +46,7 @@ struct Part {
     #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<Int<1>>,
     /// Records to pass over, from the newest.
-    #[param(value_type = Option<i64>, minimum = 0, default = 0)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 1_000_000_000_000_000_000_u64, default = 0)]
     offset: Option<Int<0>>,
 }
 

@@ -161,14 +161,15 @@ fn invalid_because(error: &dyn std::fmt::Display) -> Problem {
     invalid()
 }
 
-/// JSON of this form; without any, the form's default where it has one.
+/// A JSON object of this form.
 pub(super) fn from_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
     let is_json = |kind: &HeaderValue| {
         let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
         essence.eq_ignore_ascii_case("application/json")
             || essence.to_ascii_lowercase().strip_prefix("application/").is_some_and(|kind| kind.ends_with("+json"))
     };
-    if !headers.get(header::CONTENT_TYPE).is_none_or(is_json) {
+    // A list of values would be taken for an object's members in order.
+    if !headers.get(header::CONTENT_TYPE).is_none_or(is_json) || body.trim_ascii_start().first() != Some(&b'{') {
         return Err(invalid());
     }
     let mut source = serde_json::Deserializer::from_slice(body);
