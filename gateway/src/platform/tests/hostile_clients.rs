@@ -164,3 +164,17 @@ async fn attributes_that_can_not_be_stored_are_no_failure_of_the_server() {
         fixture.send("DELETE", "/platform/user/bea", &admin, Value::Null).await;
     }
 }
+
+#[tokio::test]
+async fn a_list_is_not_taken_for_an_object() {
+    let fixture = Fixture::usual().await;
+    let admin = fixture.token().await;
+    fixture.add(User::new("bea", "bea@example.com", "user")).await;
+    for (method, path, body) in [
+        ("PUT", "/platform/user/bea/update-password", json!([STRONG])),
+        ("PUT", "/platform/security/settings", json!([true, true])),
+        ("POST", "/platform/memory/dump", json!([])),
+    ] {
+        assert_eq!(fixture.send(method, path, &admin, body).await.status, 422, "{method} {path}");
+    }
+}
