@@ -457,12 +457,7 @@ impl Store {
         member: &str,
         value: &str,
     ) -> Result<bool, StoreError> {
-        let is_new = match &self.documents {
-            Documents::Memory(documents) => documents.change_set(collection, key, member, value, true),
-            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, true).await?,
-        };
-        self.changed(collection, &[key]).await;
-        Ok(is_new)
+        self.change_set(collection, key, member, value, true).await
     }
 
     /// Takes a text from such a list. `false`: it wasn't there.
@@ -473,12 +468,24 @@ impl Store {
         member: &str,
         value: &str,
     ) -> Result<bool, StoreError> {
-        let was_there = match &self.documents {
-            Documents::Memory(documents) => documents.change_set(collection, key, member, value, false),
-            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, false).await?,
+        self.change_set(collection, key, member, value, false).await
+    }
+
+    /// Makes the text be in the list, or not. `false`: nothing had to change.
+    async fn change_set(
+        &self,
+        collection: Collection,
+        key: &str,
+        member: &str,
+        value: &str,
+        is_in: bool,
+    ) -> Result<bool, StoreError> {
+        let has_changed = match self.documents()? {
+            Documents::Memory(documents) => documents.change_set(collection, key, member, value, is_in),
+            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, is_in).await?,
         };
         self.changed(collection, &[key]).await;
-        Ok(was_there)
+        Ok(has_changed)
     }
 
     /// The documents asked for, sorted by key, and how many there are without `skip` and `limit`.
