@@ -56,6 +56,12 @@ impl Problem {
         Self { status, code: None, message: message.into(), headers: Vec::new() }
     }
 
+    /// A body of more than `limit` bytes (RFC 9110 15.5.14).
+    pub fn too_large(limit: u64) -> Self {
+        let message = format!("Request entity too large (max: {limit} bytes)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "REQ001", message)
+    }
+
     /// A body that stopped coming (RFC 9110 15.5.9).
     pub fn stalled() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "REQ005", "The request body stopped coming")

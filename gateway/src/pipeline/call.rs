@@ -15,7 +15,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::{Body, Gateway, Observed, too_large};
+use super::{Body, Gateway, Observed};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
@@ -147,7 +147,9 @@ impl Gateway {
             let progress = upload.progress();
             return match answer {
                 Ok(answer) => rest::client_response(call.parts, answer, api, call.arrived, sent),
-                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(too_large(call.limit)),
+                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => {
+                    Err(Problem::too_large(call.limit))
+                }
                 Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
                 Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
                 Err(error) => Err(upstream_failed(api, &error)),
@@ -255,7 +257,7 @@ async fn whole(body: Incoming, limit: u64, stall: Duration) -> Result<Bytes, Pro
                     read.extend_from_slice(&data);
                 }
             }
-            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(too_large(limit)),
+            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(Problem::too_large(limit)),
             Ok(Some(Err(_))) => return Err(Problem::broken_body()),
         }
     }

@@ -327,14 +327,9 @@ fn unknown_api() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "GTW001", "API does not exist for the requested name and version")
 }
 
-fn too_large(limit: u64) -> Problem {
-    let message = format!("Request entity too large (max: {limit} bytes)");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "REQ001", message)
-}
-
 /// Refuses a body that says itself that it is too large; what says nothing is counted while it is read.
 fn bounded(parts: &Parts, limit: u64) -> Result<(), Problem> {
     let length =
         parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit) { Err(too_large(limit)) } else { Ok(()) }
+    if length.is_some_and(|length| length > limit) { Err(Problem::too_large(limit)) } else { Ok(()) }
 }

@@ -166,6 +166,16 @@ impl From<StoreError> for Refusal {
     }
 }
 
+/// A refusal with a code.
+pub(super) fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
+    Problem::new(status, code, message).into()
+}
+
+/// 400 with a code.
+pub(super) fn bad(code: &'static str, message: &'static str) -> Refusal {
+    refused(StatusCode::BAD_REQUEST, code, message)
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, refused},
     definitions::{must_be_stored_here, of_manifest},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{AnyText, Flag, Int, Text, given},
@@ -193,10 +193,6 @@ struct Key {
     api_name: String,
     /// Its version.
     api_version: String,
-}
-
-fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(status, code, message).into()
 }
 
 /// There is no such API.

@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use doorman_crds::role::Permission;
-use http::StatusCode;
 use mongodb::bson::{Bson, Document};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,15 +11,12 @@ use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, bad},
     definitions::must_be_stored_here,
     request::{At, Caller, Sent},
     wire::{AnyText, Text, given},
 };
-use crate::{
-    problem::Problem,
-    store::{Collection, Listing, StoreError, plain_document},
-};
+use crate::store::{Collection, Listing, StoreError, plain_document};
 
 const NO_CREATE: (&str, &str) = ("END010", "You do not have permission to create endpoints");
 const NO_UPDATE: (&str, &str) = ("END011", "You do not have permission to update endpoints");
@@ -110,10 +106,6 @@ impl From<RootKey> for Key {
     fn from(RootKey { method, api_name, api_version }: RootKey) -> Self {
         Self { method, api_name, api_version, uri: String::new() }
     }
-}
-
-fn bad(code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(StatusCode::BAD_REQUEST, code, message).into()
 }
 
 fn unknown(code: &'static str) -> Refusal {

@@ -11,14 +11,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, refused},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{AnyText, Text, given},
 };
-use crate::{
-    problem::Problem,
-    store::{Collection, StoreError, plain_document},
-};
+use crate::store::{Collection, StoreError, plain_document};
 
 const NO_CREATE: (&str, &str) = ("GRP008", "You do not have permission to create groups");
 const NO_UPDATE: (&str, &str) = ("GRP009", "You do not have permission to update groups");
@@ -62,10 +59,6 @@ struct Groups {
 struct GroupName {
     /// The group's name.
     group_name: String,
-}
-
-fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(status, code, message).into()
 }
 
 fn unknown(status: StatusCode) -> Refusal {

@@ -50,6 +50,7 @@ use crate::{
     definitions::writer::Writing,
     identity::Identity,
     persistence::Persistence,
+    problem::Problem,
     settings::Settings,
     snapshot::Snapshot,
     store::{ADMIN, StoreError, User, outage::undisturbed},
@@ -190,7 +191,7 @@ fn refused_body(platform: &Platform, request: &Request) -> Option<Response> {
     let path = request.uri().path();
     let limit = request::body_limit(platform, path);
     let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
-    (length > limit).then(|| request::too_large(limit).into_response())
+    (length > limit).then(|| Problem::too_large(limit).into_response())
 }
 
 /// Both forms of a path are served.

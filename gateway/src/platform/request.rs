@@ -31,12 +31,6 @@ const SESSIONS: &str = "/platform/authorization";
 /// Longest time for the whole body of a platform call.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// The answer to a body above the limit.
-pub(super) fn too_large(limit: u64) -> Problem {
-    let message = format!("Request entity too large (max: {limit} bytes)");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "REQ001", message)
-}
-
 /// Most bytes of a body sent to this path.
 pub(super) fn body_limit(platform: &Platform, path: &str) -> u64 {
     /// However small the limit is, the settings can still be changed.
@@ -68,7 +62,7 @@ impl Whole {
         let whole = timeout(BODY_TIME, limited.collect()).await.map_err(|_| Problem::stalled())?;
         match whole {
             Ok(collected) => Ok(Self(collected.to_bytes())),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+            Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(limit)),
             Err(_) => Err(Problem::broken_body()),
         }
     }

@@ -20,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, refused},
     definitions::{not_written, owned, read_only, until_served},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{Flag, Text, given},
@@ -131,10 +131,6 @@ struct Roles {
 struct RoleName {
     /// The role's name.
     role_name: String,
-}
-
-fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(status, code, message).into()
 }
 
 fn unknown(status: StatusCode) -> Refusal {

@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, bad},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{AnyText, Flag, Int, Text, given},
 };
@@ -185,10 +185,6 @@ fn shown(user: &User) -> Value {
 
 fn forbidden((code, message): (&'static str, &'static str)) -> Refusal {
     Problem::new(StatusCode::FORBIDDEN, code, message).into()
-}
-
-fn bad(code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(StatusCode::BAD_REQUEST, code, message).into()
 }
 
 fn unknown() -> Refusal {

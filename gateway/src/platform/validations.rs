@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use doorman_crds::role::Permission;
-use http::StatusCode;
 use mongodb::bson::{Document, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,15 +13,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, bad},
     definitions::must_be_stored_here,
     request::{At, Caller, Sent, invalid},
     wire::{AnyText, Flag},
 };
-use crate::{
-    problem::Problem,
-    store::{Collection, Listing, StoreError, plain_document},
-};
+use crate::store::{Collection, Listing, StoreError, plain_document};
 
 const NO_CREATE: (&str, &str) = ("END013", "You do not have permission to create endpoint validations");
 const NO_UPDATE: (&str, &str) = ("END014", "You do not have permission to update endpoint validations");
@@ -106,10 +102,6 @@ impl Rule {
 struct Key {
     /// The endpoint's id.
     endpoint_id: String,
-}
-
-fn bad(code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(StatusCode::BAD_REQUEST, code, message).into()
 }
 
 /// The schema to store; refused when it can't be applied.

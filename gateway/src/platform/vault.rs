@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, refused},
     request::{At, Caller, Sent},
     wire::Text,
 };
@@ -80,10 +80,6 @@ impl Entry {
             updated_at: text("updated_at"),
         })
     }
-}
-
-fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(status, code, message).into()
 }
 
 fn unknown() -> Refusal {

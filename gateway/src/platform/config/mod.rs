@@ -23,7 +23,7 @@ mod items;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal},
+    answer::{Answer, Message, Refusal, refused},
     definitions::must_be_stored_here,
     request::{Asked, Caller, Sent},
 };
@@ -127,10 +127,6 @@ struct RoutingFilter {
 /// An empty text in a query asks for nothing.
 fn asked(given: Option<&String>) -> Option<&str> {
     given.map(String::as_str).filter(|text| !text.is_empty())
-}
-
-fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
-    Problem::new(status, code, message).into()
 }
 
 fn shown(found: &[Arc<Document>]) -> Value {
