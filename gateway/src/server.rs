@@ -79,6 +79,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
     let identity = Arc::new(Identity::new(&settings, store.clone())?);
+    let sealer = Arc::new(settings.keys.sealer()?);
     let settings = Arc::new(settings);
     let security = Arc::new(Security::new(&settings));
     let persistence = Arc::new(Persistence::new(settings.clone(), store, security.clone()));
@@ -101,6 +102,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         },
         settings: settings.clone(),
         identity: identity.clone(),
+        sealer,
         persistence: persistence.clone(),
         ready: is_ready,
         snapshot: snapshot.clone(),

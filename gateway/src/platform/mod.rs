@@ -24,6 +24,7 @@ mod caches;
 mod config;
 mod cookies;
 mod cors;
+mod credits;
 mod dashboard;
 mod definitions;
 mod docs;
@@ -33,12 +34,15 @@ mod logging;
 mod memory;
 mod monitor;
 mod openapi;
+mod rate_limits;
 mod reload;
 mod request;
 mod roles;
+mod routings;
 mod security;
 mod status;
 mod subscriptions;
+mod tiers;
 mod tools;
 mod users;
 mod validations;
@@ -46,6 +50,7 @@ mod vault;
 mod wire;
 
 use crate::{
+    crypt::Sealer,
     definitions::documents::Progress,
     definitions::writer::Writing,
     identity::Identity,
@@ -64,6 +69,8 @@ pub struct Platform {
     pub settings: Arc<Settings>,
     /// Who callers are, and the stores.
     pub identity: Arc<Identity>,
+    /// Encrypts and decrypts stored upstream keys.
+    pub sealer: Arc<Sealer>,
     /// Dumps, and the security settings.
     pub persistence: Arc<Persistence>,
     /// Whether this process takes traffic: not while it starts, and no more once it drains.
@@ -116,6 +123,10 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(endpoints::routes())
         .merge(validations::routes())
         .merge(subscriptions::routes())
+        .merge(routings::routes())
+        .merge(credits::routes())
+        .merge(tiers::routes())
+        .merge(rate_limits::routes())
         .merge(vault::routes())
         .merge(config::routes())
         .merge(reload::routes())

@@ -82,18 +82,10 @@ struct NewUser {
     groups: Vec<AnyText>,
     #[serde(flatten)]
     limits: Limits,
-    #[serde(default = "yes")]
+    #[serde(default = "Flag::yes")]
     active: Flag,
-    #[serde(default = "no")]
+    #[serde(default = "Flag::no")]
     ui_access: Flag,
-}
-
-fn yes() -> Flag {
-    Flag(true)
-}
-
-fn no() -> Flag {
-    Flag(false)
 }
 
 /// What a user may use, and what others note about the user.

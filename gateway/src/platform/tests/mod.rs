@@ -26,15 +26,19 @@ use crate::{
 };
 
 mod config;
+mod credits;
 mod defined_roles;
 mod governing;
 mod hostile_clients;
 mod hostile_tokens;
 mod matrix;
+mod rate_limits;
 mod reload;
 mod roles_and_groups;
+mod routings;
 mod security;
 mod telemetry;
+mod tiers;
 mod tools;
 mod users;
 mod vault;
@@ -150,6 +154,7 @@ impl Fixture {
     }
 
     fn writing(settings: Settings, store: Store, writing: Writing) -> Self {
+        let sealer = Arc::new(settings.keys.sealer().unwrap());
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let security = Arc::new(Security::new(&settings));
         let persistence = Arc::new(Persistence::new(Arc::clone(&settings), Arc::clone(&store), security));
@@ -168,6 +173,7 @@ impl Fixture {
         let platform = Platform {
             settings,
             identity: Arc::clone(&identity),
+            sealer,
             persistence: Arc::clone(&persistence),
             ready: is_ready,
             snapshot: Arc::default(),
