@@ -301,6 +301,18 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
     assert_eq!(stage.send("POST", "/api/rest/orders/v1/echo", json!({ "k": "longer than ten bytes" })).await?.0, 413);
     stage.does("GET", "/platform/config/export/apis?api_name=orders&api_version=v1", Value::Null).await?;
     stage.does("DELETE", "/api/caches", Value::Null).await?;
+    let tier =
+        json!({ "tier_name": "basic", "credits": 1, "input_limit": 1, "output_limit": 1, "reset_frequency": "" });
+    let credits =
+        json!({ "api_credit_group": "ai", "api_key": "sk-7f3", "api_key_header": "x-key", "credit_tiers": [tier] });
+    stage.does("POST", "/platform/credit", credits).await?;
+    let balance = json!({ "tier_name": "basic", "available_credits": 1, "user_api_key": "sk-7f4" });
+    stage
+        .does("POST", "/platform/credit/bea", json!({ "username": "bea", "users_credits": { "ai": balance } }))
+        .await?;
+    stage.does("POST", "/platform/rate-limits/bulk/delete", json!({ "rule_ids": ["slow"] })).await?;
+    let assignment = json!({ "user_id": "bea", "tier_id": "none" });
+    assert_eq!(stage.send("POST", "/platform/tiers/assignments", assignment).await?.0, 400);
     stage.does("POST", "/platform/authorization/invalidate", json!({ "username": "bea" })).await?;
 
     let expected = [
@@ -315,6 +327,10 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
         ("request.body_size_exceeded", "", "/api/rest/orders/v1/echo", json!("blocked")),
         ("config.export_api", "admin", "orders", json!("success")),
         ("gateway.clear_caches", "admin", "all", json!("success")),
+        ("credit_def.create", "admin", "ai", json!(201)),
+        ("user_credits.save", "admin", "bea", json!(200)),
+        ("rate_limit_rule.delete", "admin", "list", json!(200)),
+        ("tier_assignment.save", "admin", "bea/none", json!(400)),
         ("auth.revoke", "admin", "bea", json!(200)),
     ];
     let file = stage.gateway.folder().join("logs/doorman-trail.log");
@@ -336,7 +352,11 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
         assert_eq!(seen, (&json!(action), &json!(actor), &json!(target), status), "{trail}");
         assert_eq!((&event["ip"], event["request_id"].is_string()), (&json!("127.0.0.1"), true), "{event}");
     }
-    assert!(!trail.contains("Battery") && !trail.contains("wrong password"), "{trail}");
+    let details = |action: &str| events.iter().find(|event| event["action"] == action).map(|event| &event["details"]);
+    assert_eq!(details("user_credits.save"), Some(&json!({ "groups": ["ai"] })));
+    assert_eq!(details("rate_limit_rule.delete"), Some(&json!({ "rule_ids": ["slow"] })));
+    let secrets = ["Battery", "wrong password", "sk-7f"];
+    assert!(secrets.iter().all(|secret| !trail.contains(secret)), "{trail}");
     Ok(())
 }
 

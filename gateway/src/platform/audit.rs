@@ -125,7 +125,9 @@ fn entry(method: &Method, path: &str) -> Option<(Action, Target)> {
         ("POST", "/rate-limits/bulk/delete") => (A::RateLimitRuleDelete, Fixed("list")),
         ("POST", "/rate-limits/bulk/enable" | "/rate-limits/bulk/disable") => (A::RateLimitRuleUpdate, Fixed("list")),
         ("PUT", "/rate-limits/{rule_id}")
-        | ("POST", "/rate-limits/{rule_id}/enable" | "/rate-limits/{rule_id}/disable") => (A::RateLimitRuleUpdate, Path),
+        | ("POST", "/rate-limits/{rule_id}/enable" | "/rate-limits/{rule_id}/disable") => {
+            (A::RateLimitRuleUpdate, Path)
+        }
         ("DELETE", "/rate-limits/{rule_id}") => (A::RateLimitRuleDelete, Path),
         ("POST", "/vault") => (A::VaultCreate, Body(&["key_name"])),
         ("PUT", "/vault/{key_name}") => (A::VaultUpdate, Path),

@@ -1,8 +1,8 @@
 //! Which tier a user has at a moment (reference: gateway behaviour 7.4).
 //!
-//! In: assignments as they are stored. Out: the part of one that holds, and the tier it names. An assignment may carry the
-//! one that follows it, as its member [`NEXT`]; so a change that is planned and the way back from a trial need no clock
-//! that acts.
+//! In: assignments as they are stored. Out: the part of one that holds, and the tier it names. An assignment may carry
+//! the one that follows it, as its member [`NEXT`]; so a change that is planned and the way back from a trial need no
+//! clock that acts.
 
 use std::sync::Arc;
 

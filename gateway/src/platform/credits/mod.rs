@@ -1,7 +1,7 @@
-//! Credits: the definitions of their groups, and what users have of them: `/platform/credit` (reference: platform API 13).
+//! Credits: definitions of their groups, and what users have of them: `/platform/credit` (reference: platform API 13).
 //!
-//! What always holds: keys are encrypted before they are stored; no answer about a definition has one; a user's own key is
-//! told to that user and to those who manage credits only.
+//! What always holds: keys are encrypted before they are stored; no answer about a definition has one; a user's own key
+//! is told to that user and to those who manage credits only.
 
 use axum::extract::State;
 use doorman_crds::{api::PER_CONNECTION, role::Permission};

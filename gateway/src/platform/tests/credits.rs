@@ -136,7 +136,8 @@ async fn credits_are_saved_for_the_user_of_the_path_and_replace_all_there_were()
         let sent = balances(
             "plain",
             json!({
-                "ai": { "tier_name": "basic", "available_credits": 5, "user_api_key": "sk-own", "reset_date": "2027-01-01" },
+                "ai": { "tier_name": "basic", "available_credits": 5, "user_api_key": "sk-own",
+                    "reset_date": "2027-01-01" },
                 "maps": { "tier_name": "basic", "available_credits": "7" },
             }),
         );
@@ -145,7 +146,8 @@ async fn credits_are_saved_for_the_user_of_the_path_and_replace_all_there_were()
         let expected = balances(
             "plain",
             json!({
-                "ai": { "tier_name": "basic", "available_credits": 5, "user_api_key": "sk-own", "reset_date": "2027-01-01" },
+                "ai": { "tier_name": "basic", "available_credits": 5, "user_api_key": "sk-own",
+                    "reset_date": "2027-01-01" },
                 "maps": { "tier_name": "basic", "available_credits": 7, "user_api_key": null, "reset_date": null },
             }),
         );

@@ -9,7 +9,8 @@ fn refusal(code: &str, message: &str) -> Value {
 }
 
 fn sample(key: &str) -> Value {
-    json!({ "routing_name": "one", "routing_servers": ["http://127.0.0.1:1", "grpc://orders:50051"], "client_key": key })
+    let servers = ["http://127.0.0.1:1", "grpc://orders:50051"];
+    json!({ "routing_name": "one", "routing_servers": servers, "client_key": key })
 }
 
 #[tokio::test]

@@ -426,7 +426,8 @@ async fn lists_and_statistics_have_an_envelope_and_nothing_else_has() {
 async fn dates_of_existing_databases_are_read() {
     let (fixture, token) = with_tiers(&["basic", "gold"]).await;
     let past = mongodb::bson::DateTime::from_millis(0);
-    let document = doc! { "user_id": "amy", "tier_id": "gold", "effective_from": past, "assigned_at": "2024-05-01T10:00:00.123456" };
+    let document = doc! { "user_id": "amy", "tier_id": "gold", "effective_from": past,
+    "assigned_at": "2024-05-01T10:00:00.123456" };
     fixture.identity.store().insert(Collection::TierAssignments, document).await.unwrap();
     let read = fixture.send("GET", "/platform/tiers/assignments/amy", &token, Value::Null).await.json();
     assert_eq!(read["effective_from"], "1970-01-01T00:00:00Z");

@@ -22,7 +22,7 @@ use crate::{
         wire::{AnyText, Flag, Int, Text},
     },
     store::{
-        Collection, Moment, Store, StoreError,
+        Collection, Moment, Store, StoreError, plain_document,
         tiers::{NEXT, in_force},
     },
 };
@@ -192,20 +192,14 @@ fn in_days(now: Moment, days: i64) -> Result<Moment, Refusal> {
     now.after_days(days).ok_or_else(|| refused("So many days are more than calendars have"))
 }
 
+/// Nothing is said of what follows where nothing does.
 fn told(assignment: &Document) -> Value {
-    let mut shown = shown(assignment);
-    let parts = shown.as_object_mut();
-    if let Some(parts) = parts {
-        match parts.get_mut(NEXT) {
-            Some(Value::Object(next)) => {
-                next.remove(NEXT);
-            }
-            _ => {
-                parts.remove(NEXT);
-            }
-        }
-    }
-    shown
+    let mut shown = plain_document(assignment);
+    match shown.get_mut(NEXT).and_then(Value::as_object_mut) {
+        Some(next) => next.remove(NEXT),
+        None => shown.remove(NEXT),
+    };
+    shown.into()
 }
 
 async fn keep(store: &Store, assignment: Document, status: StatusCode) -> Result<Response, Refusal> {
@@ -341,38 +335,44 @@ async fn list_users(
     Ok(bare(StatusCode::OK, &found))
 }
 
-/// Gives a user another tier, at once or at a date; until then the user keeps what holds now.
-#[utoipa::path(post, path = "/platform/tiers/upgrade", tag = "Tiers", request_body = Upgrade,
-    responses((status = 200, description = "The assignment.", body = TierAssignment),
-        (status = 400, description = "There is no such tier, or the date is missing, past or at odds with `immediate`.")),
-    security(("token" = ["manage_tiers"])))]
-async fn upgrade(State(platform): State<Platform>, sent: Sent<Upgrade>) -> Result<Response, Refusal> {
-    let Sent { caller, body } = sent;
-    let caller = caller?;
-    must_manage(&caller, &platform).await?;
+/// Another tier for good, at once or at that moment.
+async fn change(
+    platform: &Platform,
+    caller: &Caller,
+    (user, tier): (&str, &str),
+    when: Option<Moment>,
+    notes: impl FnOnce(&str) -> String,
+) -> Result<Response, Refusal> {
     let (store, now) = (platform.identity.store(), Moment::now());
-    must_exist(store, &body.new_tier_id.0, StatusCode::BAD_REQUEST).await?;
-    let when = match (body.immediate.map(|flag| flag.0), body.scheduled_date) {
-        (None | Some(true), None) => None,
-        (None | Some(false), Some(date)) if date > now => Some(date),
-        (None | Some(false), Some(_)) => return Err(refused("scheduled_date must be in the future")),
-        (Some(false), None) => return Err(refused("scheduled_date is required unless immediate")),
-        (Some(true), Some(_)) => return Err(refused("scheduled_date can't be given together with immediate")),
-    };
-    let held = held(store, &body.user_id.0, now).await?;
-    let order = Order {
-        user: &body.user_id.0,
-        tier: &body.new_tier_id.0,
-        by: &caller.0.principal.username,
-        from: Some(now),
-        until: None,
-        notes: Some(format!("Upgraded from {}", tier_name(held.as_ref()))),
-    };
+    must_exist(store, tier, StatusCode::BAD_REQUEST).await?;
+    let held = held(store, user, now).await?;
+    let notes = Some(notes(tier_name(held.as_ref())));
+    let order = Order { user, tier, by: &caller.0.principal.username, from: Some(now), until: None, notes };
     let assignment = match when {
         None => order.document(),
         Some(when) => later(held, order, when),
     };
     keep(store, assignment, StatusCode::OK).await
+}
+
+/// Gives a user another tier, at once or at a date; until then the user keeps what holds now.
+#[utoipa::path(post, path = "/platform/tiers/upgrade", tag = "Tiers", request_body = Upgrade,
+    responses((status = 200, description = "The assignment.", body = TierAssignment),
+        (status = 400, description = "There is no such tier, or the date is missing, past or at odds with the rest.")),
+    security(("token" = ["manage_tiers"])))]
+async fn upgrade(State(platform): State<Platform>, sent: Sent<Upgrade>) -> Result<Response, Refusal> {
+    let Sent { caller, body } = sent;
+    let caller = caller?;
+    must_manage(&caller, &platform).await?;
+    let when = match (body.immediate.map(|flag| flag.0), body.scheduled_date) {
+        (None | Some(true), None) => None,
+        (None | Some(false), Some(date)) if date > Moment::now() => Some(date),
+        (None | Some(false), Some(_)) => return Err(refused("scheduled_date must be in the future")),
+        (Some(false), None) => return Err(refused("scheduled_date is required unless immediate")),
+        (Some(true), Some(_)) => return Err(refused("scheduled_date can't be given together with immediate")),
+    };
+    let order = (&*body.user_id.0, &*body.new_tier_id.0);
+    change(&platform, &caller, order, when, |from| format!("Upgraded from {from}")).await
 }
 
 /// Gives a user another tier, at once or after some days in which the user keeps what holds now.
@@ -384,20 +384,10 @@ async fn downgrade(State(platform): State<Platform>, sent: Sent<Downgrade>) -> R
     let Sent { caller, body } = sent;
     let caller = caller?;
     must_manage(&caller, &platform).await?;
-    let (store, now, days) = (platform.identity.store(), Moment::now(), body.grace_period_days.0);
-    must_exist(store, &body.new_tier_id.0, StatusCode::BAD_REQUEST).await?;
-    let when = in_days(now, days)?;
-    let held = held(store, &body.user_id.0, now).await?;
-    let order = Order {
-        user: &body.user_id.0,
-        tier: &body.new_tier_id.0,
-        by: &caller.0.principal.username,
-        from: Some(now),
-        until: None,
-        notes: Some(format!("Downgraded from {} with {days} day grace period", tier_name(held.as_ref()))),
-    };
-    let assignment = if days == 0 { order.document() } else { later(held, order, when) };
-    keep(store, assignment, StatusCode::OK).await
+    let days = body.grace_period_days.0;
+    let when = if days == 0 { None } else { Some(in_days(Moment::now(), days)?) };
+    let order = (&*body.user_id.0, &*body.new_tier_id.0);
+    change(&platform, &caller, order, when, |from| format!("Downgraded from {from} with {days} day grace period")).await
 }
 
 /// A tier for some days.

@@ -3,10 +3,7 @@
 //! Answers have no envelope; refusals are `{"detail": ...}`, of a target that the type of its rule doesn't take
 //! `{"errors": [...]}`. What always holds: every rule that is stored here can be read as a [`Rule`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use doorman_crds::role::Permission;
@@ -28,6 +25,8 @@ use crate::store::{
     rules::{Rule, RuleType, Target, TimeWindow},
 };
 
+mod bulk;
+
 const DENIED: &str = "You do not have permission to manage rate limit rules";
 /// What other routes have in the place of an id.
 const RESERVED: [&str; 4] = ["bulk", "search", "statistics", "status"];
@@ -38,9 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
         .routes(routes!(search))
         .routes(routes!(status))
         .routes(routes!(statistics))
-        .routes(routes!(delete_many))
-        .routes(routes!(enable_many))
-        .routes(routes!(disable_many))
+        .merge(bulk::routes())
         .routes(routes!(read, update, delete))
         .routes(routes!(enable))
         .routes(routes!(disable))
@@ -109,13 +106,6 @@ struct RuleUpdate {
 #[schema(as = RateLimitRuleCopy)]
 struct Copy {
     new_rule_id: Text<1, 255>,
-}
-
-/// Several rules.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(as = RateLimitRuleIds)]
-struct RuleIds {
-    rule_ids: Vec<AnyText>,
 }
 
 /// How many rules there are.
@@ -238,12 +228,9 @@ async fn set(store: &Store, rule_id: &str, mut members: Document) -> Result<Resp
     Ok(bare(StatusCode::OK, &shown(&*find(store, rule_id).await?)))
 }
 
-/// Those of the ids that rules have.
-async fn existing(store: &Store, ids: RuleIds) -> Result<Vec<String>, StoreError> {
-    let asked: BTreeSet<String> = ids.rule_ids.into_iter().map(|id| id.0).collect();
-    let all = store.all(Collection::RateLimitRules).await?;
-    let ids = all.iter().filter_map(|rule| rule.get_str("rule_id").ok());
-    Ok(ids.filter(|id| asked.contains(*id)).map(str::to_owned).collect())
+async fn switch(platform: &Platform, caller: &Caller, rule_id: &str, is_on: bool) -> Result<Response, Refusal> {
+    must_manage(caller, platform).await?;
+    set(platform.identity.store(), rule_id, doc! { "enabled": is_on }).await
 }
 
 /// Adds a rate-limit rule.
@@ -313,7 +300,8 @@ async fn search(
 
 /// Tells the rate-limit rules that calls of the caller may fall under.
 #[utoipa::path(get, path = "/platform/rate-limits/status", tag = "Rate limits",
-    responses((status = 200, description = "The rules that are switched on.", body = Status)), security(("token" = [])))]
+    responses((status = 200, description = "The rules that are switched on.", body = Status)),
+    security(("token" = [])))]
 async fn status(State(platform): State<Platform>, caller: Caller, origin: Origin) -> Result<Response, Refusal> {
     let username = &*caller.0.principal.username;
     let told = |stored: &Document| {
@@ -350,49 +338,6 @@ async fn statistics(State(platform): State<Platform>, caller: Caller) -> Result<
     }
     let disabled_rules = rules.len() - enabled_rules;
     Ok(bare(StatusCode::OK, &Statistics { total_rules: rules.len(), enabled_rules, disabled_rules, rules_by_type }))
-}
-
-/// Deletes rate-limit rules; ids of none are passed over.
-#[utoipa::path(post, path = "/platform/rate-limits/bulk/delete", tag = "Rate limits", request_body = RuleIds,
-    responses((status = 200, description = "`deleted_count`.", body = Value)),
-    security(("token" = ["manage_rate_limits"])))]
-async fn delete_many(State(platform): State<Platform>, sent: Sent<RuleIds>) -> Result<Response, Refusal> {
-    let Sent { caller, body } = sent;
-    must_manage(&caller?, &platform).await?;
-    let store = platform.identity.store();
-    let mut count = 0;
-    for id in existing(store, body).await? {
-        count += u32::from(store.remove(Collection::RateLimitRules, &[&id]).await?);
-    }
-    Ok(bare(StatusCode::OK, &json!({ "deleted_count": count })))
-}
-
-/// Switches rules on or off and counts them.
-async fn switch_many(platform: &Platform, sent: Sent<RuleIds>, is_on: bool) -> Result<u32, Refusal> {
-    let Sent { caller, body } = sent;
-    must_manage(&caller?, platform).await?;
-    let (store, mut count) = (platform.identity.store(), 0);
-    for id in existing(store, body).await? {
-        let members = doc! { "enabled": is_on, "updated_at": Moment::now() };
-        count += u32::from(store.set(Collection::RateLimitRules, &[&id], members).await?);
-    }
-    Ok(count)
-}
-
-/// Switches rate-limit rules on; ids of none are passed over.
-#[utoipa::path(post, path = "/platform/rate-limits/bulk/enable", tag = "Rate limits", request_body = RuleIds,
-    responses((status = 200, description = "`enabled_count`.", body = Value)),
-    security(("token" = ["manage_rate_limits"])))]
-async fn enable_many(State(platform): State<Platform>, sent: Sent<RuleIds>) -> Result<Response, Refusal> {
-    Ok(bare(StatusCode::OK, &json!({ "enabled_count": switch_many(&platform, sent, true).await? })))
-}
-
-/// Switches rate-limit rules off; ids of none are passed over.
-#[utoipa::path(post, path = "/platform/rate-limits/bulk/disable", tag = "Rate limits", request_body = RuleIds,
-    responses((status = 200, description = "`disabled_count`.", body = Value)),
-    security(("token" = ["manage_rate_limits"])))]
-async fn disable_many(State(platform): State<Platform>, sent: Sent<RuleIds>) -> Result<Response, Refusal> {
-    Ok(bare(StatusCode::OK, &json!({ "disabled_count": switch_many(&platform, sent, false).await? })))
 }
 
 /// Reads a rate-limit rule.
@@ -461,8 +406,7 @@ async fn enable(
     At(RuleId { rule_id }): At<RuleId>,
     caller: Caller,
 ) -> Result<Response, Refusal> {
-    must_manage(&caller, &platform).await?;
-    set(platform.identity.store(), &rule_id, doc! { "enabled": true }).await
+    switch(&platform, &caller, &rule_id, true).await
 }
 
 /// Switches a rate-limit rule off.
@@ -475,8 +419,7 @@ async fn disable(
     At(RuleId { rule_id }): At<RuleId>,
     caller: Caller,
 ) -> Result<Response, Refusal> {
-    must_manage(&caller, &platform).await?;
-    set(platform.identity.store(), &rule_id, doc! { "enabled": false }).await
+    switch(&platform, &caller, &rule_id, false).await
 }
 
 /// Adds a copy of a rate-limit rule under another id.
