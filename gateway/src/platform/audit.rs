@@ -104,7 +104,7 @@ fn entry(method: &Method, path: &str) -> Option<(Action, Target)> {
         ("DELETE", path) if path.starts_with("/endpoint/") => (A::EndpointDelete, Path),
         ("POST", "/subscription/subscribe") => (A::Subscribe, Subscription),
         ("POST", "/subscription/unsubscribe") => (A::Unsubscribe, Subscription),
-        ("POST", "/routing") => (A::RoutingCreate, Body(&["client_key"])),
+        ("POST", "/routing") => (A::RoutingCreate, Body(&["client_key", "routing_name"])),
         ("PUT", "/routing/{client_key}") => (A::RoutingUpdate, Path),
         ("DELETE", "/routing/{client_key}") => (A::RoutingDelete, Path),
         ("POST", "/credit") => (A::CreditDefCreate, Body(&["api_credit_group"])),

@@ -3,13 +3,9 @@
 use mongodb::bson::doc;
 
 use super::*;
-use crate::store::{Collection, servers::external as external_settings};
+use crate::store::Collection;
 
 const KEY: (&str, &str) = ("TOKEN_ENCRYPTION_KEY", "a key for stored keys, of a decent length");
-
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
 
 fn definition(group: &str) -> Value {
     json!({ "api_credit_group": group, "api_key": "sk-upstream", "api_key_header": "x-api-key",
@@ -26,17 +22,9 @@ fn balances(username: &str, users_credits: Value) -> Value {
     json!({ "username": username, "users_credits": users_credits })
 }
 
-/// Both kinds of document store.
-async fn fixtures() -> Vec<(Fixture, Option<(Server, Server)>)> {
-    let servers = (Server::mongo(), Server::redis(&[]));
-    let settings = external_settings(servers.1.port, servers.0.port, &[("LOGIN_IP_RATE_LIMIT", "1000"), KEY]);
-    let store = Store::open(&settings).await.unwrap();
-    vec![(Fixture::with(&[KEY]).await, None), (Fixture::over(settings, store), Some(servers))]
-}
-
 #[tokio::test]
 async fn a_definition_is_added_read_changed_and_deleted_and_its_keys_never_told() {
-    for (fixture, _servers) in fixtures().await {
+    for (fixture, _servers) in in_either_store(&[KEY]).await {
         let token = fixture.with_role("banker", &[Permission::ManageCredits]).await;
         let mut new = definition("ai");
         new["api_key_new"] = json!("sk-next");
@@ -130,7 +118,7 @@ async fn definitions_that_could_not_be_used_are_refused() {
 
 #[tokio::test]
 async fn credits_are_saved_for_the_user_of_the_path_and_replace_all_there_were() {
-    for (fixture, _servers) in fixtures().await {
+    for (fixture, _servers) in in_either_store(&[KEY]).await {
         let token = fixture.with_role("banker", &[Permission::ManageCredits]).await;
         let own = fixture.with_role("plain", &[]).await;
         let sent = balances(
@@ -208,7 +196,7 @@ async fn credits_that_can_not_be_kept_are_refused() {
 
 #[tokio::test]
 async fn what_users_have_is_listed_and_found_by_user_and_group_in_any_case() {
-    for (fixture, _servers) in fixtures().await {
+    for (fixture, _servers) in in_either_store(&[KEY]).await {
         let token = fixture.with_role("banker", &[Permission::ManageCredits]).await;
         for (user, group) in [("amy", "Ai.x"), ("bob", "maps"), ("cya", "maps")] {
             let group = group.replace('.', "-");
@@ -243,7 +231,7 @@ async fn what_users_have_is_listed_and_found_by_user_and_group_in_any_case() {
 
 #[tokio::test]
 async fn callers_replace_their_own_key_and_nothing_else() {
-    for (fixture, _servers) in fixtures().await {
+    for (fixture, _servers) in in_either_store(&[KEY]).await {
         let own = fixture.with_role("plain", &[]).await;
         let rotate = async |body: Value| fixture.send("POST", "/platform/credit/rotate-key/", &own, body).await;
         let ai = json!({ "api_credit_group": "ai" });

@@ -243,6 +243,20 @@ impl Fixture {
     }
 }
 
+fn refusal(code: &str, message: &str) -> Value {
+    json!({ "error_code": code, "error_message": message })
+}
+
+/// A platform API over each kind of document store, with these settings changed.
+async fn in_either_store(changes: &[(&str, &str)]) -> Vec<(Fixture, Option<(Server, Server)>)> {
+    let servers = (Server::mongo(), Server::redis(&[]));
+    let unlimited = [("LOGIN_IP_RATE_LIMIT", "1000")];
+    let all: Vec<_> = unlimited.iter().chain(changes).copied().collect();
+    let settings = external(servers.1.port, servers.0.port, &all);
+    let store = Store::open(&settings).await.unwrap();
+    vec![(Fixture::with(changes).await, None), (Fixture::over(settings, store), Some(servers))]
+}
+
 fn amy() -> User {
     User { password: Some(Password::from_text("Amy's password")), ..User::new("amy", "amy@example.com", "user") }
 }

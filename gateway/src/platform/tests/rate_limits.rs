@@ -1,7 +1,7 @@
 //! Rules on rates, as the reference has them (platform API 15).
 
 use super::*;
-use crate::store::{Collection, servers::external as external_settings};
+use crate::store::Collection;
 
 const RULES: &str = "/platform/rate-limits";
 
@@ -136,10 +136,7 @@ async fn what_is_no_rule_is_refused_and_the_reason_told() {
 
 #[tokio::test]
 async fn rules_are_listed_searched_counted_and_changed_together_in_either_store() {
-    let servers = (Server::mongo(), Server::redis(&[]));
-    let settings = external_settings(servers.1.port, servers.0.port, &[]);
-    let store = Store::open(&settings).await.unwrap();
-    for fixture in [Fixture::usual().await, Fixture::over(settings, store)] {
+    for (fixture, _servers) in in_either_store(&[]).await {
         let token = manager(&fixture).await;
         for new in [
             rule("a", json!({ "priority": 1, "description": "The Slow One" })),

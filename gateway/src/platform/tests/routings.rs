@@ -4,10 +4,6 @@ use super::*;
 
 const ROUTING: &str = "/platform/routing";
 
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
-
 fn sample(key: &str) -> Value {
     let servers = ["http://127.0.0.1:1", "grpc://orders:50051"];
     json!({ "routing_name": "one", "routing_servers": servers, "client_key": key })

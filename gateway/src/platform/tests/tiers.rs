@@ -21,14 +21,19 @@ async fn manager(fixture: &Fixture) -> String {
     fixture.with_role("manager", &[Permission::ManageTiers]).await
 }
 
-/// Tiers of these ids; the first is the default.
-async fn with_tiers(ids: &[&str]) -> (Fixture, String) {
-    let fixture = Fixture::usual().await;
-    let token = manager(&fixture).await;
+/// Adds tiers of these ids, the first as the default, and gives the token of who manages them.
+async fn add_tiers(fixture: &Fixture, ids: &[&str]) -> String {
+    let token = manager(fixture).await;
     for (place, id) in ids.iter().enumerate() {
         let new = tier(id, json!({ "is_default": place == 0 }));
         assert_eq!(fixture.send("POST", TIERS, &token, new).await.status, 201);
     }
+    token
+}
+
+async fn with_tiers(ids: &[&str]) -> (Fixture, String) {
+    let fixture = Fixture::usual().await;
+    let token = add_tiers(&fixture, ids).await;
     (fixture, token)
 }
 
@@ -326,32 +331,33 @@ async fn upgrades_and_downgrades_act_at_once_or_later() {
 
 #[tokio::test]
 async fn a_tier_for_some_days_ends_in_what_held_before() {
-    let (fixture, token) = with_tiers(&["basic", "gold", "pro"]).await;
-    let own =
-        json!({ "user_id": "amy", "tier_id": "pro", "override_limits": { "requests_per_day": 7 }, "notes": "own" });
-    fixture.send("POST", "/platform/tiers/assignments", &token, own).await;
-    let body = json!({ "user_id": "amy", "temp_tier_id": "gold", "duration_days": 2 });
-    let lent = fixture.send("POST", "/platform/tiers/temporary-upgrade", &token, body).await.json();
-    assert_eq!((&lent["notes"], days_until(&lent["effective_until"])), (&json!("Temporary upgrade for 2 days"), 2));
-    let next = &lent["next"];
-    assert_eq!(
-        (&next["tier_id"], &next["notes"], &next["effective_from"]),
-        (&json!("pro"), &json!("own"), &lent["effective_until"])
-    );
-    assert_eq!(next["override_limits"]["requests_per_day"], 7);
-    let store = fixture.identity.store();
-    for (days, tier) in [(1, "gold"), (3, "pro")] {
-        let then = Moment::now().after_days(days).unwrap();
-        assert_eq!(store.tier_of("amy", then).await.unwrap().unwrap().get_str("tier_id").unwrap(), tier);
+    for (fixture, _servers) in in_either_store(&[]).await {
+        let token = add_tiers(&fixture, &["basic", "gold", "pro"]).await;
+        let own =
+            json!({ "user_id": "amy", "tier_id": "pro", "override_limits": { "requests_per_day": 7 }, "notes": "own" });
+        fixture.send("POST", "/platform/tiers/assignments", &token, own).await;
+        let body = json!({ "user_id": "amy", "temp_tier_id": "gold", "duration_days": 2 });
+        let lent = fixture.send("POST", "/platform/tiers/temporary-upgrade", &token, body).await.json();
+        assert_eq!((&lent["notes"], days_until(&lent["effective_until"])), (&json!("Temporary upgrade for 2 days"), 2));
+        let next = &lent["next"];
+        assert_eq!(
+            (&next["tier_id"], &next["notes"], &next["effective_from"]),
+            (&json!("pro"), &json!("own"), &lent["effective_until"])
+        );
+        assert_eq!(next["override_limits"]["requests_per_day"], 7);
+        let store = fixture.identity.store();
+        for (days, tier) in [(1, "gold"), (3, "pro")] {
+            let then = Moment::now().after_days(days).unwrap();
+            assert_eq!(store.tier_of("amy", then).await.unwrap().unwrap().get_str("tier_id").unwrap(), tier);
+        }
+
+        let trial = json!({ "user_id": "bob", "tier_id": "gold" });
+        let trial = fixture.send("POST", "/platform/tiers/trial/start", &token, trial).await.json();
+        assert_eq!((days_until(&trial["effective_until"]), trial.get("next")), (14, None), "then the default tier");
+        let body = json!({ "user_id": "bob", "reason": "card expired" });
+        let failed = fixture.send("POST", "/platform/tiers/payment/failure", &token, body).await.json();
+        assert_eq!((&failed["tier_id"], &failed["notes"]), (&json!("basic"), &json!("Payment failed: card expired")));
     }
-
-    let trial = json!({ "user_id": "bob", "tier_id": "gold" });
-    let trial = fixture.send("POST", "/platform/tiers/trial/start", &token, trial).await.json();
-    assert_eq!((days_until(&trial["effective_until"]), trial.get("next")), (14, None), "then the default tier");
-    let body = json!({ "user_id": "bob", "reason": "card expired" });
-    let failed = fixture.send("POST", "/platform/tiers/payment/failure", &token, body).await.json();
-    assert_eq!((&failed["tier_id"], &failed["notes"]), (&json!("basic"), &json!("Payment failed: card expired")));
-
     let (fixture, token) = with_tiers(&[]).await;
     let seen = fixture.send("POST", "/platform/tiers/payment/failure", &token, json!({ "user_id": "bob" })).await;
     seen.is(400, detail("No default tier configured for fallback"));
