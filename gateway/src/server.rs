@@ -81,7 +81,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
     let identity = Arc::new(Identity::new(&settings, store.clone())?);
-    let accounts = Arc::new(Accounts::new(&settings, identity.clone())?);
+    let sealer = Arc::new(settings.keys.sealer()?);
+    let accounts = Arc::new(Accounts::new(&settings, identity.clone(), sealer.clone()));
     let routings = Arc::new(Routings::new(store.clone(), pools));
     let settings = Arc::new(settings);
     let security = Arc::new(Security::new(&settings));
@@ -105,6 +106,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         },
         settings: settings.clone(),
         identity: identity.clone(),
+        accounts: accounts.clone(),
+        sealer,
         persistence: persistence.clone(),
         ready: is_ready,
         snapshot: snapshot.clone(),

@@ -3,10 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
-use doorman_tests::gateway::{ADMIN_PASSWORD, GatewayProcess, Start};
+use doorman_tests::gateway::{GatewayProcess, Start};
 use doorman_tests::upstream;
-use reqwest::{Client, Method};
+use reqwest::Method;
 use serde_json::{Value, json};
+
+mod support;
+
+use support::Session;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
 
@@ -14,8 +18,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
 struct Stage {
     gateway: GatewayProcess,
     upstream: upstream::Running,
-    http: Client,
-    token: String,
+    admin: Session,
 }
 
 impl Stage {
@@ -30,31 +33,16 @@ impl Stage {
             start = start.with(name, *value);
         }
         let gateway = start.run()?;
-        let http = Client::new();
-        let login = json!({ "email": "admin@doorman.dev", "password": ADMIN_PASSWORD });
-        let answer: Value = http.post(gateway.url("/platform/authorization")).json(&login).send().await?.json().await?;
-        let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
-        let stage = Self { gateway, upstream, http, token };
-        // At first the administrator may send one request a second.
-        let limits =
-            json!({ "rate_limit_duration": 100_000, "throttle_duration": 100_000, "throttle_queue_limit": 100_000 });
-        stage.does("PUT", "/platform/user/admin", limits).await?;
-        Ok(stage)
+        let admin = Session::admin(gateway.url("")).await?;
+        Ok(Self { gateway, upstream, admin })
     }
 
     async fn send(&self, method: &str, path: &str, body: Value) -> Result<(u16, Value)> {
-        let request = self.http.request(Method::from_bytes(method.as_bytes())?, self.gateway.url(path));
-        let request = request.bearer_auth(&self.token);
-        let request = if body.is_null() { request } else { request.json(&body) };
-        let answer = request.send().await?;
-        Ok((answer.status().as_u16(), answer.json().await.unwrap_or_default()))
+        self.admin.send(method, path, body).await
     }
 
-    /// The same, for what must succeed.
     async fn does(&self, method: &str, path: &str, body: Value) -> Result<Value> {
-        let (status, answer) = self.send(method, path, body).await?;
-        anyhow::ensure!((200..300).contains(&status), "{method} {path}: {status} {answer}");
-        Ok(answer)
+        self.admin.does(method, path, body).await
     }
 
     async fn call(&self, path: &str) -> Result<(u16, Value)> {
@@ -118,7 +106,7 @@ async fn a_protected_api_asks_for_token_subscription_group_and_role() -> Result<
     stage.does("POST", "/platform/api", stage.api(json!({}))).await?;
     stage.endpoint("GET", "/echo").await?;
     let path = "/api/rest/orders/v1/echo";
-    assert_eq!(stage.http.get(stage.gateway.url(path)).send().await?.status(), 401);
+    assert_eq!(stage.admin.http.get(stage.gateway.url(path)).send().await?.status(), 401);
     let not_subscribed = "You are not subscribed to this resource";
     assert_eq!(code(&stage.call(path).await?), (403, not_subscribed));
     let subscription = json!({ "username": "admin", "api_name": "orders", "api_version": "v1" });
@@ -254,7 +242,7 @@ async fn browsers_are_told_what_the_api_allows() -> Result<()> {
     stage.endpoint("GET", "/echo").await?;
     let url = stage.gateway.url("/api/rest/orders/v1/echo");
     let ask = |method: Method, origin: &str| {
-        let request = stage.http.request(method, &url).header("Origin", origin);
+        let request = stage.admin.http.request(method, &url).header("Origin", origin);
         request.header("Access-Control-Request-Method", "GET").header("Access-Control-Request-Headers", "Content-Type")
     };
     let preflight = ask(Method::OPTIONS, "http://ok.example").send().await?;
@@ -277,14 +265,14 @@ async fn browsers_are_told_what_the_api_allows() -> Result<()> {
     let stranger = ask(Method::GET, "http://evil.example").send().await?;
     assert_eq!((stranger.status().as_u16(), told(&stranger, "access-control-allow-origin")), (200, String::new()));
     assert_eq!(told(&stranger, "access-control-allow-credentials"), "");
-    let refusal = stage.http.get(format!("{url}/none")).header("Origin", "http://ok.example").send().await?;
+    let refusal = stage.admin.http.get(format!("{url}/none")).header("Origin", "http://ok.example").send().await?;
     assert_eq!(
         (refusal.status().as_u16(), told(&refusal, "access-control-allow-origin")),
         (404, "http://ok.example".into())
     );
-    let without = stage.http.get(&url).send().await?;
+    let without = stage.admin.http.get(&url).send().await?;
     assert_eq!(without.headers().get("access-control-allow-origin"), None);
-    let unknown = stage.http.request(Method::OPTIONS, stage.gateway.url("/api/rest/none/v1/x")).send().await?;
+    let unknown = stage.admin.http.request(Method::OPTIONS, stage.gateway.url("/api/rest/none/v1/x")).send().await?;
     assert_eq!(unknown.status(), 204);
     Ok(())
 }
@@ -306,6 +294,18 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
     assert_eq!(stage.send("POST", "/api/rest/orders/v1/echo", json!({ "k": "longer than ten bytes" })).await?.0, 413);
     stage.does("GET", "/platform/config/export/apis?api_name=orders&api_version=v1", Value::Null).await?;
     stage.does("DELETE", "/api/caches", Value::Null).await?;
+    let tier =
+        json!({ "tier_name": "basic", "credits": 1, "input_limit": 1, "output_limit": 1, "reset_frequency": "" });
+    let credits =
+        json!({ "api_credit_group": "ai", "api_key": "sk-7f3", "api_key_header": "x-key", "credit_tiers": [tier] });
+    stage.does("POST", "/platform/credit", credits).await?;
+    let balance = json!({ "tier_name": "basic", "available_credits": 1, "user_api_key": "sk-7f4" });
+    stage
+        .does("POST", "/platform/credit/bea", json!({ "username": "bea", "users_credits": { "ai": balance } }))
+        .await?;
+    stage.does("POST", "/platform/rate-limits/bulk/delete", json!({ "rule_ids": ["slow"] })).await?;
+    let assignment = json!({ "user_id": "bea", "tier_id": "none" });
+    assert_eq!(stage.send("POST", "/platform/tiers/assignments", assignment).await?.0, 400);
     stage.does("POST", "/platform/authorization/invalidate", json!({ "username": "bea" })).await?;
 
     let expected = [
@@ -321,6 +321,10 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
         ("request.body_size_exceeded", "admin", "/api/rest/orders/v1/echo", json!("blocked")),
         ("config.export_api", "admin", "orders", json!("success")),
         ("gateway.clear_caches", "admin", "all", json!("success")),
+        ("credit_def.create", "admin", "ai", json!(201)),
+        ("user_credits.save", "admin", "bea", json!(200)),
+        ("rate_limit_rule.delete", "admin", "list", json!(200)),
+        ("tier_assignment.save", "admin", "bea/none", json!(400)),
         ("auth.revoke", "admin", "bea", json!(200)),
     ];
     let file = stage.gateway.folder().join("logs/doorman-trail.log");
@@ -342,7 +346,11 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
         assert_eq!(seen, (&json!(action), &json!(actor), &json!(target), status), "{trail}");
         assert_eq!((&event["ip"], event["request_id"].is_string()), (&json!("127.0.0.1"), true), "{event}");
     }
-    assert!(!trail.contains("Battery") && !trail.contains("wrong password"), "{trail}");
+    let details = |action: &str| events.iter().find(|event| event["action"] == action).map(|event| &event["details"]);
+    assert_eq!(details("user_credits.save"), Some(&json!({ "groups": ["ai"] })));
+    assert_eq!(details("rate_limit_rule.delete"), Some(&json!({ "rule_ids": ["slow"] })));
+    let secrets = ["Battery", "wrong password", "sk-7f"];
+    assert!(secrets.iter().all(|secret| !trail.contains(secret)), "{trail}");
     Ok(())
 }
 

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use doorman_tests::gateway::{ADMIN_PASSWORD, GatewayProcess, PATIENCE, Start, free_address};
 use doorman_tests::load::{self, Plan};
+use doorman_tests::stores::Neighbour;
 use doorman_tests::upstream;
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
@@ -398,57 +398,16 @@ async fn a_call_in_flight_outlives_the_listener() -> Result<()> {
     Ok(())
 }
 
-/// A server on a port that stays its own over restarts; ends with its owner.
-struct Neighbour {
-    command: Command,
-    child: Child,
-}
-
-impl Neighbour {
-    fn start(mut command: Command) -> Result<Self> {
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("{command:?}"))?;
-        Ok(Self { command, child })
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    fn start_again(&mut self) -> Result<()> {
-        self.child = self.command.spawn()?;
-        Ok(())
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        let _ = self.stop();
-    }
-}
-
 #[tokio::test]
 async fn without_its_stores_a_gateway_stays_ready_and_serves_what_needs_none() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (redis_address, mongo_address) = (free_address()?, free_address()?);
-    let mut redis = Command::new("redis-server");
-    redis.args(["--port", &redis_address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
-    let mut redis = Neighbour::start({
-        redis.current_dir(folder.path());
-        redis
-    })?;
-    let program = doorman_tests::mongo::program().context("tests/cluster/mongo-wire/build makes the server")?;
-    let mut mongo = Command::new(program);
-    mongo.arg(format!("-listen={mongo_address}")).arg(format!("-data={}", folder.path().display()));
-    let mut mongo = Neighbour::start(mongo)?;
+    let (mut redis, mut mongo) = (Neighbour::redis(&[])?, Neighbour::mongo(folder.path())?);
 
     let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     let gateway = Start::new(BINARY)?
         .with("MEM_OR_EXTERNAL", "REDIS")
-        .with("REDIS_HOST", redis_address.to_string())
-        .with("MONGO_DB_HOSTS", mongo_address.to_string())
+        .with("REDIS_HOST", redis.address().to_string())
+        .with("MONGO_DB_HOSTS", mongo.address().to_string())
         .manifest("a.yaml", &api("a", upstream.address(), ""))?
         .run()?;
     let reaches = async |mongodb: bool, redis: bool| {
@@ -472,15 +431,10 @@ async fn without_its_stores_a_gateway_stays_ready_and_serves_what_needs_none() -
 
 #[test]
 fn a_start_with_a_wrong_password_says_which_settings_to_look_at() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let address = free_address()?;
-    let mut redis = Command::new("redis-server");
-    redis.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--requirepass", "right"]);
-    redis.current_dir(folder.path());
-    let _redis = Neighbour::start(redis)?;
+    let redis = Neighbour::redis(&["--requirepass", "right"])?;
     let output = Start::new(BINARY)?
         .with("MEM_OR_EXTERNAL", "REDIS")
-        .with("REDIS_HOST", address.to_string())
+        .with("REDIS_HOST", redis.address().to_string())
         .with("REDIS_PASSWORD", "a-wrong-one")
         .with("MONGO_DB_HOSTS", "127.0.0.1:1")
         .fail()?;

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use doorman_crds::api::PER_CONNECTION;
 use http::{HeaderName, HeaderValue};
-use jiff::{Timestamp, civil, tz::TimeZone};
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::Document;
 
 use super::Accounts;
 use crate::{
@@ -57,7 +56,7 @@ fn value(sealer: &Sealer, stored: &str) -> Result<HeaderValue, Box<str>> {
     Ok(value)
 }
 
-/// During a rotation both keys are valid and the new one is sent.
+/// While a key is rotated both are valid, and afterwards only the new one: so that is sent from the first.
 fn definition(document: &Document, sealer: &Sealer) -> Definition {
     let text = |member| document.get_str(member).ok().filter(|text| !text.is_empty());
     let header = text("api_key_header").and_then(|name| name.trim().parse().ok());
@@ -114,24 +113,4 @@ impl Accounts {
             tracing::error!(%error, username = &*user, group = &*group, "a credit that paid for nothing is not given back");
         }
     }
-}
-
-/// Is an assignment in force at this second, and when will that change? Without a zone, times are UTC.
-pub(super) fn in_force(assignment: &Document, now: u64) -> (bool, Option<u64>) {
-    let second = |member| {
-        let second = match assignment.get(member)? {
-            Bson::String(text) => text
-                .parse::<Timestamp>()
-                .or_else(|_| text.parse::<civil::DateTime>()?.to_zoned(TimeZone::UTC).map(|time| time.timestamp()))
-                .ok()?
-                .as_second(),
-            Bson::DateTime(time) => time.timestamp_millis() / 1_000,
-            _ => return None,
-        };
-        Some(u64::try_from(second).unwrap_or(0))
-    };
-    let (from, until) = (second("effective_from"), second("effective_until"));
-    let is_in_force = from.is_none_or(|from| from <= now) && until.is_none_or(|until| now < until);
-    let next = [from, until].into_iter().flatten().filter(|second| *second > now).min();
-    (is_in_force, next)
 }

@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan, civil, tz::TimeZone};
 use mongodb::bson::{Bson, Document};
 use smallvec::SmallVec;
 
-use crate::store::{Counter, Span, User, braced};
+use crate::store::{Counter, Moment, Span, User, braced};
 
 /// Tiers of existing installations write this and more where they mean "no limit".
 const OUT_OF_REACH: u64 = 999_999;
@@ -49,7 +49,7 @@ fn positive(number: Option<i64>) -> Option<u64> {
 }
 
 /// A whole number of a stored document, however it is stored.
-pub(super) fn number(document: &Document, member: &str) -> Option<u64> {
+fn number(document: &Document, member: &str) -> Option<u64> {
     positive(match document.get(member)? {
         Bson::Int32(number) => Some((*number).into()),
         Bson::Int64(number) => Some(*number),
@@ -194,8 +194,8 @@ impl Tier {
 pub struct UserLimits {
     /// What the user's tier allows.
     pub tier: Tier,
-    /// Until when that is the tier, in seconds since the epoch; `None`: no end is known.
-    pub tier_until: Option<u64>,
+    /// Until when that is the tier; `None`: no end is known.
+    pub tier_until: Option<Moment>,
     /// Requests in a window.
     pub rate: Option<Counter>,
     /// When requests begin to wait.

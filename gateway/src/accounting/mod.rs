@@ -11,6 +11,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use mongodb::bson::Document;
 use smallvec::SmallVec;
 
 mod charge;
@@ -22,16 +23,17 @@ pub use limits::{Allowance, Calendar, Tier, UserLimits};
 pub use rules::EndpointName;
 
 use crate::{
-    crypt::{CryptError, Sealer},
+    crypt::Sealer,
     identity::Identity,
     settings::{FailMode, Settings},
     store::{
-        Change, Collection, Counter, Listing, Reading, Store, StoreError, Taken,
+        Change, Collection, Counter, Moment, Reading, Store, StoreError, Taken,
         fresh::{CACHE_LIFE, Fresh},
+        tiers::{in_force, next_change},
     },
 };
 use charge::Definition;
-use rules::{Rule, Rules};
+use rules::Rules;
 
 /// The one entry of caches that hold all of something.
 const ALL: &str = "";
@@ -102,6 +104,15 @@ pub enum Refused {
     Away(StoreError),
 }
 
+/// A tier as a user has it.
+#[derive(Clone, Debug)]
+pub struct HeldTier {
+    /// The tier, as it is stored.
+    pub tier: Arc<Document>,
+    /// What it allows: the tier's own limits, or those that the assignment sets in their place.
+    pub limits: Document,
+}
+
 /// A counter and which limit it is.
 type Measure = (Kind, Counter);
 
@@ -133,14 +144,14 @@ pub struct Accounts {
     store: Arc<Store>,
     identity: Arc<Identity>,
     known: Arc<Known>,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     skip_tiers: bool,
     fail_mode: FailMode,
 }
 
 impl Accounts {
     /// Over the store of these users.
-    pub fn new(settings: &Settings, identity: Arc<Identity>) -> Result<Self, CryptError> {
+    pub fn new(settings: &Settings, identity: Arc<Identity>, sealer: Arc<Sealer>) -> Self {
         let store = identity.store().clone();
         let capacity = usize::try_from(settings.storage.cache_entries.get()).unwrap_or(usize::MAX);
         let known = Arc::new(Known {
@@ -150,19 +161,19 @@ impl Accounts {
         });
         let forgetting = known.clone();
         store.on_change(move |change| forgetting.forget(change));
-        Ok(Self {
+        Self {
             store,
             identity,
             known,
-            sealer: settings.keys.sealer()?,
+            sealer,
             skip_tiers: settings.limits.skip_tiers,
             fail_mode: settings.storage.limits_fail_mode,
-        })
+        }
     }
 
     /// Everything that limits a user, as it is now.
     pub async fn of_user(&self, username: &str) -> Result<Arc<UserLimits>, StoreError> {
-        let now = crate::store::now();
+        let now = Moment::now();
         let is_current = |limits: &Arc<UserLimits>| limits.tier_until.is_none_or(|until| now < until);
         if let Some(known) = self.known.users.get(username) {
             match known {
@@ -173,36 +184,47 @@ impl Accounts {
         self.known.users.get_or_load(username, || self.load(username, now)).await
     }
 
-    async fn load(&self, username: &str, now: u64) -> Result<Arc<UserLimits>, StoreError> {
+    async fn load(&self, username: &str, now: Moment) -> Result<Arc<UserLimits>, StoreError> {
         let user = self.identity.user(username).await?;
         let mut limits = user.as_deref().map(UserLimits::of).unwrap_or_default();
         if !self.skip_tiers {
-            (limits.tier, limits.tier_until) = self.tier(username, now).await?;
+            let (held, until) = self.tier(username, now).await?;
+            limits.tier = held.map(|held| Tier::of(username, &held.limits)).unwrap_or_default();
+            limits.tier_until = until;
         }
         Ok(Arc::new(limits))
     }
 
-    /// The tier of a user at this second, and until when it is.
-    async fn tier(&self, username: &str, now: u64) -> Result<(Tier, Option<u64>), StoreError> {
+    /// The tier of a user at this moment, and until when it is.
+    async fn tier(&self, username: &str, now: Moment) -> Result<(Option<HeldTier>, Option<Moment>), StoreError> {
         let assignment = self.store.find(Collection::TierAssignments, &[username]).await?;
-        let (is_in_force, until) = assignment.as_deref().map_or((false, None), |own| charge::in_force(own, now));
-        let assigned = assignment.filter(|_| is_in_force);
-        let limits = match &assigned {
-            Some(own) if own.get_document("override_limits").is_ok() => {
-                own.get_document("override_limits").ok().cloned()
-            }
-            Some(own) => {
-                let tier = own.get_str("tier_id").unwrap_or_default();
-                let found = self.store.find(Collection::Tiers, &[tier]).await?;
-                found.and_then(|tier| tier.get_document("limits").ok().cloned())
-            }
-            None => {
-                let listing = Listing { limit: Some(1), ..Listing::with("is_default", true) };
-                let (found, _) = self.store.list(Collection::Tiers, &listing).await?;
-                found.first().and_then(|tier| tier.get_document("limits").ok().cloned())
-            }
+        let held = assignment.as_deref().and_then(|assignment| in_force(assignment, now));
+        let until = assignment.as_deref().and_then(|assignment| next_change(assignment, now));
+        let assigned = match held.and_then(|held| held.get_str("tier_id").ok()) {
+            Some(id) => self.store.find(Collection::Tiers, &[id]).await?,
+            None => None,
         };
-        Ok((limits.map(|limits| Tier::of(username, &limits)).unwrap_or_default(), until))
+        let own = held.and_then(|held| held.get_document("override_limits").ok()).cloned();
+        let tier = match (assigned, &own) {
+            (Some(tier), _) => Some(tier),
+            // Its limits are the user's, wherever the tier has gone.
+            (None, Some(_)) => Some(Arc::default()),
+            (None, None) => self.store.default_tier().await?,
+        };
+        let limits = |tier: &Document| tier.get_document("limits").cloned().unwrap_or_default();
+        Ok((tier.map(|tier| HeldTier { limits: own.unwrap_or_else(|| limits(&tier)), tier }), until))
+    }
+
+    /// The tier that a user has now.
+    pub async fn held_tier(&self, username: &str) -> Result<Option<HeldTier>, StoreError> {
+        self.tier(username, Moment::now()).await.map(|(held, _)| held)
+    }
+
+    /// What is used of an allowance in its present stretch, and when that ends.
+    pub async fn used(&self, allowance: &Allowance) -> Result<(u64, Moment), StoreError> {
+        let (counter, end) = allowance.counter(crate::store::now());
+        let totals = self.store.totals(&[counter]).await?;
+        Ok((totals.first().copied().unwrap_or_default(), Moment::at_second(end)))
     }
 
     async fn rules(&self) -> Result<Arc<Rules>, StoreError> {
@@ -285,7 +307,7 @@ impl Asked {
         let shows_first = tier.is_some_and(|tier| !tier.windows.is_empty());
         if facts.is_call && !rules.is_empty() {
             let applying = rules.applying(facts).into_iter();
-            measures.extend(applying.map(|(Rule { window, .. }, counter)| (Kind::Rule(window), counter)));
+            measures.extend(applying.map(|(rule, counter)| (Kind::Rule(rule.window.name()), counter)));
         }
         if let Some(limits) = limits.filter(|_| is_let_in) {
             measures.extend(limits.rate.clone().map(|counter| (Kind::Rate, counter)));

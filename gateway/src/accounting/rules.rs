@@ -4,130 +4,52 @@
 //! rule first. What always holds: a request is measured by every rule that applies; how many rules there are for other
 //! users and APIs doesn't matter to it. `burst_allowance` lets nothing more through.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use ipnet::IpNet;
-use mongodb::bson::{Bson, Document};
+use doorman_crds::path::PathTemplate;
+use mongodb::bson::Document;
 use smallvec::SmallVec;
 
-use super::{Facts, limits::number};
-use crate::{
-    networks,
-    store::{Counter, Span, braced},
+use super::Facts;
+use crate::store::{
+    Counter, Span, braced,
+    rules::{Rule, RuleType, Target},
 };
 
-/// To what a rule counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
-    Global,
-    User,
-    Api,
-    Endpoint,
-    Address(IpNet),
-    /// Each user on each API, or on the one that is named.
-    UserOfApi,
-    /// Each user on each endpoint, or on the one that is named.
-    UserOfEndpoint,
-}
-
 /// An endpoint, as rules name it: `GET /orders/v1/items/{id}`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointName<'a> {
     /// The method of the endpoint.
     pub method: &'a str,
     /// `name/version` of its API.
     pub api: &'a str,
-    /// Its path below that.
-    pub path: &'a str,
+    /// The path below that which clients call.
+    pub path: &'a PathTemplate,
 }
 
-impl EndpointName<'_> {
-    fn is(&self, name: &str) -> bool {
-        let rest = name.strip_prefix(self.method).and_then(|rest| rest.trim_start().strip_prefix('/'));
-        let path = rest.and_then(|rest| rest.strip_prefix(self.api));
-        path.is_some_and(|path| path == self.path || (path.is_empty() && self.path == "/"))
-    }
-}
-
-/// A rule that is on.
-#[derive(Debug)]
-pub struct Rule {
-    /// Its id, for those who ask why they were refused.
-    pub id: Arc<str>,
-    /// What its window is called.
-    pub window: &'static str,
-    scope: Scope,
-    target: Box<str>,
-    length: Duration,
-    limit: u64,
-}
-
-fn text<'a>(document: &'a Document, member: &str) -> &'a str {
-    document.get_str(member).unwrap_or_default()
-}
-
-impl Rule {
-    /// `None`: it is off, or can't be read.
-    fn of(document: &Document) -> Option<Self> {
-        if !document.get_bool("enabled").unwrap_or(true) {
-            return None;
+/// The counter of a rule that measures this request; `None`: the rule doesn't apply.
+fn counter(rule: &Rule, facts: &Facts<'_>) -> Option<Counter> {
+    let is_about = match &rule.target {
+        Target::Any => true,
+        Target::User(name) => facts.user == Some(name),
+        Target::Api { name, version } => facts.api.and_then(|api| api.split_once('/')) == Some((name, version)),
+        Target::Endpoint { method, name, version, path } => facts.endpoint.is_some_and(|own| {
+            own.method == method.as_str() && own.api.split_once('/') == Some((name, version)) && own.path == path
+        }),
+        Target::Network(network) => network.contains(&facts.address.to_canonical()),
+    };
+    let whose = match rule.rule_type {
+        _ if !is_about => return None,
+        RuleType::Global | RuleType::PerUser | RuleType::PerApi | RuleType::PerEndpoint => String::new(),
+        RuleType::PerIp => format!(":{}", facts.address.to_canonical()),
+        RuleType::PerUserApi => format!(":{}:{}", facts.user?, facts.api?),
+        RuleType::PerUserEndpoint => {
+            let EndpointName { method, api, path } = facts.endpoint?;
+            format!(":{}:{method} {api}{path}", facts.user?)
         }
-        let target = text(document, "target_identifier").trim();
-        let scope = match text(document, "rule_type") {
-            "global" => Scope::Global,
-            "per_user" => Scope::User,
-            "per_api" => Scope::Api,
-            "per_endpoint" => Scope::Endpoint,
-            "per_ip" => Scope::Address(networks::parse(target)?),
-            "per_user_api" => Scope::UserOfApi,
-            "per_user_endpoint" => Scope::UserOfEndpoint,
-            _ => return None,
-        };
-        if target.is_empty() && matches!(scope, Scope::User | Scope::Api | Scope::Endpoint) {
-            return None;
-        }
-        let (window, seconds) = match text(document, "time_window") {
-            "second" => ("second", 1),
-            "minute" => ("minute", 60),
-            "hour" => ("hour", 3_600),
-            "day" => ("day", 86_400),
-            "month" => ("month", 30 * 86_400),
-            _ => return None,
-        };
-        Some(Self {
-            id: text(document, "rule_id").into(),
-            window,
-            scope,
-            target: target.into(),
-            length: Duration::from_secs(seconds),
-            limit: number(document, "limit")?,
-        })
-    }
-
-    /// The counter that measures this request; `None`: the rule doesn't apply.
-    fn counter(&self, facts: &Facts<'_>) -> Option<Counter> {
-        let is_target = |what: &str| self.target.is_empty() || *self.target == *what;
-        let whose = match self.scope {
-            Scope::Global => String::new(),
-            Scope::User => facts.user.filter(|user| is_target(user)).map(|_| String::new())?,
-            Scope::Api => facts.api.filter(|api| is_target(api)).map(|_| String::new())?,
-            Scope::Endpoint => facts.endpoint.filter(|own| own.is(&self.target)).map(|_| String::new())?,
-            Scope::Address(net) => {
-                let address: IpAddr = facts.address.to_canonical();
-                net.contains(&address).then(|| format!(":{address}"))?
-            }
-            Scope::UserOfApi => {
-                let api = facts.api.filter(|api| is_target(api))?;
-                format!(":{}:{api}", facts.user?)
-            }
-            Scope::UserOfEndpoint => {
-                let own = facts.endpoint.filter(|own| self.target.is_empty() || own.is(&self.target))?;
-                format!(":{}:{} {}{}", facts.user?, own.method, own.api, own.path)
-            }
-        };
-        let key = format!("ratelimit:{}", braced(&format!("rule:{}{whose}", self.id)));
-        Some(Counter::of_requests(key, Span::Sliding(self.length), self.limit))
-    }
+    };
+    let key = format!("ratelimit:{}", braced(&format!("rule:{}{whose}", rule.id)));
+    Some(Counter::of_requests(key, Span::Sliding(rule.window.length()), rule.limit))
 }
 
 /// All rules that are on.
@@ -143,37 +65,27 @@ pub struct Rules {
 impl Rules {
     /// Of stored rules; what can't be read is said and left out.
     pub fn of(documents: &[Arc<Document>]) -> Self {
-        let priority = |document: &Document| match document.get("priority") {
-            Some(Bson::Int32(number)) => (*number).into(),
-            Some(Bson::Int64(number)) => *number,
-            Some(Bson::Double(number)) => *number as i64,
-            _ => 0,
-        };
-        let mut ordered: Vec<&Document> = documents.iter().map(AsRef::as_ref).collect();
-        ordered.sort_by_key(|document| (std::cmp::Reverse(priority(document)), text(document, "rule_id")));
-        let mut all = Self::default();
-        for document in ordered {
-            let Some(rule) = Rule::of(document) else {
-                if document.get_bool("enabled").unwrap_or(true) {
-                    tracing::warn!(
-                        rule = text(document, "rule_id"),
-                        "a rate limit rule can't be read and has no effect"
-                    );
-                }
-                continue;
-            };
-            let index = all.rules.len();
-            match rule.scope {
-                Scope::User | Scope::Api => all.of.entry(rule.target.clone()).or_default().push(index),
-                Scope::Endpoint => match api_of(&rule.target) {
-                    Some(api) => all.of.entry(api.into()).or_default().push(index),
-                    None => all.others.push(index),
-                },
-                _ => all.others.push(index),
+        let read = |document: &Arc<Document>| {
+            let rule = Rule::from_document(document);
+            if rule.is_none() {
+                let id = document.get_str("rule_id").unwrap_or_default();
+                tracing::warn!(rule = id, "a rate limit rule can't be read and has no effect");
             }
-            all.rules.push(rule);
+            rule.filter(|rule| rule.is_enabled)
+        };
+        let mut rules: Vec<Rule> = documents.iter().filter_map(read).collect();
+        rules.sort_by(|one, other| other.priority.cmp(&one.priority).then_with(|| one.id.cmp(&other.id)));
+        let mut all = Self::default();
+        for (index, rule) in rules.iter().enumerate() {
+            match &rule.target {
+                Target::User(name) => all.of.entry(name.as_str().into()).or_default().push(index),
+                Target::Api { name, version } | Target::Endpoint { name, version, .. } => {
+                    all.of.entry(format!("{name}/{version}").into()).or_default().push(index);
+                }
+                Target::Any | Target::Network(_) => all.others.push(index),
+            }
         }
-        all
+        Self { rules, ..all }
     }
 
     /// Is there none?
@@ -188,34 +100,30 @@ impl Rules {
         indexes.sort_unstable();
         indexes.dedup();
         let rules = indexes.into_iter().filter_map(|index| self.rules.get(index));
-        rules.filter_map(|rule| Some((rule, rule.counter(facts)?))).collect()
+        rules.filter_map(|rule| Some((rule, counter(rule, facts)?))).collect()
     }
-}
-
-/// `name/version` in the name of an endpoint.
-fn api_of(endpoint: &str) -> Option<&str> {
-    let path = endpoint.split_once('/')?.1;
-    let version = path.find('/')? + 1;
-    let end = path.get(version..)?.find('/').map_or(path.len(), |length| version + length);
-    path.get(..end)
 }
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::doc;
+    use std::sync::LazyLock;
+
+    use mongodb::bson::{Bson, doc};
 
     use super::*;
 
     fn rules(rules: &[(&str, &str, &str, i32)]) -> Rules {
         let document = |(id, rule_type, target, priority): &(&str, &str, &str, i32)| {
-            Arc::new(doc! { "rule_id": *id, "rule_type": *rule_type, "target_identifier": *target, "limit": 5,
+            let target = if target.is_empty() { Bson::Null } else { (*target).into() };
+            Arc::new(doc! { "rule_id": *id, "rule_type": *rule_type, "target_identifier": target, "limit": 5,
             "time_window": "minute", "priority": *priority })
         };
         Rules::of(&rules.iter().map(document).collect::<Vec<_>>())
     }
 
     fn facts<'a>(user: Option<&'a str>, address: &str) -> Facts<'a> {
-        let endpoint = EndpointName { method: "GET", api: "orders/v1", path: "/items/{id}" };
+        static PATH: LazyLock<PathTemplate> = LazyLock::new(|| PathTemplate::parse("/items/{id}").unwrap());
+        let endpoint = EndpointName { method: "GET", api: "orders/v1", path: &PATH };
         Facts {
             user,
             api: Some("orders/v1"),
@@ -269,15 +177,5 @@ mod tests {
         assert!(rules(&odd).is_empty());
         let off = doc! { "rule_id": "a", "rule_type": "global", "limit": 1, "time_window": "day", "enabled": false };
         assert!(Rules::of(&[Arc::new(off)]).is_empty());
-    }
-
-    #[test]
-    fn the_root_of_an_api_is_named_with_or_without_its_slash() {
-        let root = EndpointName { method: "GET", api: "orders/v1", path: "/" };
-        assert!(root.is("GET /orders/v1") && root.is("GET /orders/v1/") && !root.is("GET /orders/v1/x"));
-        assert_eq!(
-            (api_of("GET /orders/v1"), api_of("GET /orders/v1/x/y"), api_of("GET")),
-            (Some("orders/v1"), Some("orders/v1"), None)
-        );
     }
 }

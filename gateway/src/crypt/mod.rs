@@ -16,7 +16,7 @@ pub use vault::Vault;
 #[cfg(test)]
 pub(crate) use token_key::tests::rsa_pems;
 
-use aws_lc_rs::{digest, error::Unspecified};
+use aws_lc_rs::{digest, error::Unspecified, rand};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 /// Why a text was not encrypted or decrypted.
@@ -42,6 +42,13 @@ impl From<Unspecified> for CryptError {
 /// Stands for a text where the text itself must not be: always the same, and nobody can tell the text from it.
 pub fn fingerprint(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(&sha256(text.as_bytes())[..16])
+}
+
+/// A new secret: 32 random bytes, as text that fits in a URL.
+pub fn secret() -> Result<String, CryptError> {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 fn sha256(text: &[u8]) -> [u8; 32] {

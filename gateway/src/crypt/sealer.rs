@@ -24,11 +24,16 @@ impl Sealer {
         Ok(Self { ring: keys.collect::<Result<_, _>>()?, has_current: current.is_some() })
     }
 
+    /// Does the text look like an encrypted one?
+    pub fn is_sealed(text: &str) -> bool {
+        text.starts_with(PREFIX)
+    }
+
     /// The text to store.
     pub fn seal(&self, text: &str) -> Result<String, CryptError> {
         match self.ring.first().filter(|_| self.has_current) {
             Some(current) => Ok(format!("{PREFIX}{}", current.seal(text.as_bytes())?)),
-            None if text.starts_with(PREFIX) => Err(CryptError::Ambiguous),
+            None if Self::is_sealed(text) => Err(CryptError::Ambiguous),
             None => Ok(text.to_owned()),
         }
     }

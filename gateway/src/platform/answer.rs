@@ -171,9 +171,21 @@ pub(super) fn refused(status: StatusCode, code: &'static str, message: &'static 
     Problem::new(status, code, message).into()
 }
 
+/// `{"detail": ...}`, without code and envelope.
+pub(super) fn plainly(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal::Detail(status, reason.into())
+}
+
 /// 400 with a code.
 pub(super) fn bad(code: &'static str, message: &'static str) -> Refusal {
     refused(StatusCode::BAD_REQUEST, code, message)
+}
+
+/// The same with a message of its own; what is too long for a message is cut.
+pub(super) fn bad_because(code: &'static str, message: String) -> Refusal {
+    const LONGEST: usize = 255;
+    let message: String = message.chars().take(LONGEST).collect();
+    Problem::new(StatusCode::BAD_REQUEST, code, message).into()
 }
 
 impl IntoResponse for Refusal {

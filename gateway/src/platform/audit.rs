@@ -13,7 +13,7 @@ use axum::{
     response::Response,
 };
 use http::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     client::{ClientAddress, RequestId},
@@ -104,6 +104,31 @@ fn entry(method: &Method, path: &str) -> Option<(Action, Target)> {
         ("DELETE", path) if path.starts_with("/endpoint/") => (A::EndpointDelete, Path),
         ("POST", "/subscription/subscribe") => (A::Subscribe, Subscription),
         ("POST", "/subscription/unsubscribe") => (A::Unsubscribe, Subscription),
+        ("POST", "/routing") => (A::RoutingCreate, Body(&["client_key", "routing_name"])),
+        ("PUT", "/routing/{client_key}") => (A::RoutingUpdate, Path),
+        ("DELETE", "/routing/{client_key}") => (A::RoutingDelete, Path),
+        ("POST", "/credit") => (A::CreditDefCreate, Body(&["api_credit_group"])),
+        ("PUT", "/credit/{name}") => (A::CreditDefUpdate, Path),
+        ("DELETE", "/credit/{name}") => (A::CreditDefDelete, Path),
+        ("POST", "/credit/rotate-key") => (A::UserCreditsRotateKey, Body(&["api_credit_group"])),
+        ("POST", "/credit/{name}") => (A::UserCreditsSave, Path),
+        ("POST", "/tiers") => (A::TierCreate, Body(&["tier_id"])),
+        ("PUT", "/tiers/{tier_id}") => (A::TierUpdate, Path),
+        ("DELETE", "/tiers/{tier_id}") => (A::TierDelete, Path),
+        ("POST", "/tiers/assignments" | "/tiers/trial/start") => (A::TierAssignmentSave, Body(&["user_id", "tier_id"])),
+        ("POST", "/tiers/upgrade" | "/tiers/downgrade") => (A::TierAssignmentSave, Body(&["user_id", "new_tier_id"])),
+        ("POST", "/tiers/temporary-upgrade") => (A::TierAssignmentSave, Body(&["user_id", "temp_tier_id"])),
+        ("POST", "/tiers/payment/failure") => (A::TierAssignmentSave, Body(&["user_id"])),
+        ("DELETE", "/tiers/assignments/{user_id}") => (A::TierAssignmentDelete, Path),
+        ("POST", "/rate-limits") => (A::RateLimitRuleCreate, Body(&["rule_id"])),
+        ("POST", "/rate-limits/{rule_id}/duplicate") => (A::RateLimitRuleCreate, Body(&["new_rule_id"])),
+        ("POST", "/rate-limits/bulk/delete") => (A::RateLimitRuleDelete, Fixed("list")),
+        ("POST", "/rate-limits/bulk/enable" | "/rate-limits/bulk/disable") => (A::RateLimitRuleUpdate, Fixed("list")),
+        ("PUT", "/rate-limits/{rule_id}")
+        | ("POST", "/rate-limits/{rule_id}/enable" | "/rate-limits/{rule_id}/disable") => {
+            (A::RateLimitRuleUpdate, Path)
+        }
+        ("DELETE", "/rate-limits/{rule_id}") => (A::RateLimitRuleDelete, Path),
         ("POST", "/vault") => (A::VaultCreate, Body(&["key_name"])),
         ("PUT", "/vault/{key_name}") => (A::VaultUpdate, Path),
         ("DELETE", "/vault/{key_name}") => (A::VaultDelete, Path),
@@ -163,6 +188,23 @@ impl Target {
     }
 }
 
+/// What the target doesn't tell: names only, and not without end.
+fn details(action: Action, body: Option<&Value>) -> Option<Value> {
+    const MOST: usize = 100;
+    let body = body?;
+    match action {
+        Action::UserCreditsSave => {
+            let groups = body.get("users_credits")?.as_object()?.keys().take(MOST).cloned();
+            Some(json!({ "groups": groups.collect::<Vec<_>>() }))
+        }
+        Action::RateLimitRuleUpdate | Action::RateLimitRuleDelete => {
+            let ids = body.get("rule_ids")?.as_array()?.iter().take(MOST).cloned();
+            Some(json!({ "rule_ids": ids.collect::<Vec<_>>() }))
+        }
+        _ => None,
+    }
+}
+
 /// How it ended, in the words of the reference.
 fn outcome(action: Action, status: StatusCode) -> Status {
     if !status.is_success() {
@@ -208,7 +250,12 @@ pub(super) async fn audited(route: MatchedPath, params: RawPathParams, mut reque
     // A session is the caller's own.
     let named = [&*named, account, actor].into_iter().find(|name| !name.is_empty()).unwrap_or_default();
     let id = id.as_ref().and_then(|id| id.0.to_str().ok());
-    Event::new(action, actor, named, outcome(action, status)).from(address, &path, id).write();
+    let event = Event::new(action, actor, named, outcome(action, status)).from(address, &path, id);
+    let event = match details(action, noted.body.as_ref()) {
+        Some(details) => event.details(details),
+        None => event,
+    };
+    event.write();
     drop(noted);
     response
 }
@@ -218,7 +265,7 @@ mod tests {
     use super::*;
 
     /// Calls that neither change anything nor take much out.
-    const HARMLESS: [(&str, &str); 1] = [("POST", "/platform/tools/cors/check")];
+    const HARMLESS: [(&str, &str); 2] = [("POST", "/platform/tools/cors/check"), ("POST", "/platform/tiers/compare")];
 
     #[test]
     fn whatever_changes_something_is_in_the_trail() {

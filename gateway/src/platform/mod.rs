@@ -23,6 +23,7 @@ mod caches;
 mod config;
 mod cookies;
 mod cors;
+mod credits;
 mod dashboard;
 mod definitions;
 mod docs;
@@ -32,12 +33,16 @@ mod logging;
 mod memory;
 mod monitor;
 mod openapi;
+mod quota;
+mod rate_limits;
 mod reload;
 mod request;
 mod roles;
+mod routings;
 mod security;
 mod status;
 mod subscriptions;
+mod tiers;
 mod tools;
 mod users;
 mod validations;
@@ -47,6 +52,8 @@ mod wire;
 pub use security::SETTINGS as SECURITY_SETTINGS;
 
 use crate::{
+    accounting::Accounts,
+    crypt::Sealer,
     definitions::documents::Progress,
     definitions::writer::Writing,
     identity::Identity,
@@ -65,6 +72,10 @@ pub struct Platform {
     pub settings: Arc<Settings>,
     /// Who callers are, and the stores.
     pub identity: Arc<Identity>,
+    /// Encrypts and decrypts stored upstream keys.
+    pub sealer: Arc<Sealer>,
+    /// What calls cost and how often they may come.
+    pub accounts: Arc<Accounts>,
     /// Dumps, and the security settings.
     pub persistence: Arc<Persistence>,
     /// Whether this process takes traffic: not while it starts, and no more once it drains.
@@ -117,6 +128,11 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(endpoints::routes())
         .merge(validations::routes())
         .merge(subscriptions::routes())
+        .merge(routings::routes())
+        .merge(credits::routes())
+        .merge(tiers::routes())
+        .merge(rate_limits::routes())
+        .merge(quota::routes())
         .merge(vault::routes())
         .merge(config::routes())
         .merge(reload::routes())

@@ -55,12 +55,9 @@ fn answer(data: &impl Serialize) -> Answer {
     Answer::data(serde_json::to_value(data).unwrap_or_default())
 }
 
-/// The role as it is now decides, not what it was when the token was made.
 async fn must_manage(caller: &Caller, platform: &Platform) -> Result<(), Refusal> {
-    if caller.may(platform, Permission::ManageGateway).await? {
-        return Ok(());
-    }
-    Err(Refusal::Detail(StatusCode::FORBIDDEN, "Insufficient permissions: manage_gateway required".into()))
+    let message = "Insufficient permissions: manage_gateway required";
+    caller.must_plainly(platform, Permission::ManageGateway, message).await
 }
 
 /// The settings that the configuration file can change, as they are now.

@@ -128,6 +128,19 @@ impl Caller {
         Err(Problem::new(StatusCode::FORBIDDEN, code, message).into())
     }
 
+    /// The same where a refusal has neither code nor envelope.
+    pub(super) async fn must_plainly(
+        &self,
+        platform: &Platform,
+        permission: Permission,
+        message: &'static str,
+    ) -> Result<(), Refusal> {
+        if self.may(platform, permission).await? {
+            return Ok(());
+        }
+        Err(Refusal::Detail(StatusCode::FORBIDDEN, message.into()))
+    }
+
     /// Does the caller's role give this permission now?
     pub(super) async fn may(&self, platform: &Platform, permission: Permission) -> Result<bool, Refusal> {
         Ok(platform.identity.may(&self.0.principal, permission).await?)
@@ -157,13 +170,17 @@ fn invalid_because(error: &dyn std::fmt::Display) -> Problem {
 
 /// A JSON object of this form.
 pub(super) fn from_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+    from_json_that_opens(b'{', headers, body)
+}
+
+fn from_json_that_opens<T: DeserializeOwned>(opening: u8, headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
     let is_json = |kind: &HeaderValue| {
         let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
         essence.eq_ignore_ascii_case("application/json")
             || essence.to_ascii_lowercase().strip_prefix("application/").is_some_and(|kind| kind.ends_with("+json"))
     };
     // A list of values would be taken for an object's members in order.
-    if !headers.get(header::CONTENT_TYPE).is_none_or(is_json) || body.trim_ascii_start().first() != Some(&b'{') {
+    if !headers.get(header::CONTENT_TYPE).is_none_or(is_json) || body.trim_ascii_start().first() != Some(&opening) {
         return Err(invalid());
     }
     let mut source = serde_json::Deserializer::from_slice(body);
@@ -187,6 +204,21 @@ impl<T: DeserializeOwned + Send> FromRequest<Platform> for Sent<T> {
         trail(&parts).body(&bytes);
         let body = from_json(&parts.headers, &bytes)?;
         Ok(Self { caller: Caller::from_request_parts(&mut parts, platform).await, body })
+    }
+}
+
+/// The same for a JSON list.
+pub(super) struct SentList<T>(pub(super) Sent<Vec<T>>);
+
+impl<T: DeserializeOwned + Send> FromRequest<Platform> for SentList<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
+        trail(&parts).body(&bytes);
+        let body = from_json_that_opens(b'[', &parts.headers, &bytes)?;
+        Ok(Self(Sent { caller: Caller::from_request_parts(&mut parts, platform).await, body }))
     }
 }
 
@@ -287,6 +319,73 @@ impl Page {
         let mut page = json!({ "page": self.number, "page_size": self.size, "has_next": has_next, "total": total });
         page[name] = items.into();
         page
+    }
+}
+
+/// Which part of a list is asked for, where lists have no pages (reference: platform API 14, 15).
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SliceQuery {
+    /// Items to pass over.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 1_000_000_000_000_000_000_i64, default = 0)]
+    skip: Option<Int<0>>,
+    /// Items to return at the most.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<Int<1>>,
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slice {
+    pub(super) skip: usize,
+    pub(super) limit: usize,
+}
+
+impl SliceQuery {
+    pub(super) fn slice(&self) -> Result<Slice, Problem> {
+        const MOST: i64 = 1_000;
+        let limit = self.limit.map_or(100, |limit| limit.0);
+        if limit > MOST {
+            return Err(invalid());
+        }
+        let number = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
+        Ok(Slice { skip: number(self.skip.map_or(0, |skip| skip.0)), limit: number(limit) })
+    }
+}
+
+impl Slice {
+    /// What of a whole list is asked for.
+    pub(super) fn cut<T>(self, all: impl IntoIterator<Item = T>) -> Vec<T> {
+        all.into_iter().skip(self.skip).take(self.limit).collect()
+    }
+}
+
+/// What the items of a list must have in them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SearchQuery {
+    /// Text to find, in upper or lower case; it stands for itself and is no pattern.
+    search: Option<String>,
+}
+
+impl SearchQuery {
+    /// `None`: everything is asked for.
+    pub(super) fn search(&self) -> Option<Search> {
+        self.search.as_deref().filter(|text| !text.is_empty()).map(Search::new)
+    }
+}
+
+/// A text to find, in upper or lower case.
+pub(super) struct Search(String);
+
+impl Search {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_lowercase())
+    }
+
+    /// Is it in any of these?
+    pub(super) fn is_in<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> bool {
+        texts.into_iter().any(|text| text.to_lowercase().contains(&self.0))
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::{
+    accounting::UserLimits,
     identity::{Denied, is_strong},
     problem::Problem,
     store::{ADMIN, Collection, Listing, Password, StoreError, User, documents::TOKENS_FROM, now},
@@ -82,18 +83,10 @@ struct NewUser {
     groups: Vec<AnyText>,
     #[serde(flatten)]
     limits: Limits,
-    #[serde(default = "yes")]
+    #[serde(default = "Flag::yes")]
     active: Flag,
-    #[serde(default = "no")]
+    #[serde(default = "Flag::no")]
     ui_access: Flag,
-}
-
-fn yes() -> Flag {
-    Flag(true)
-}
-
-fn no() -> Flag {
-    Flag(false)
 }
 
 /// What a user may use, and what others note about the user.
@@ -181,6 +174,21 @@ pub(super) async fn is_anothers_login(platform: &Platform, username: &str, email
 
 fn shown(user: &User) -> Value {
     serde_json::to_value(user).unwrap_or_default()
+}
+
+/// The same with what is used of the user's bytes, where they are limited and that can be told.
+async fn shown_with_usage(platform: &Platform, user: &User) -> Value {
+    let mut shown = shown(user);
+    if let Some(bandwidth) = UserLimits::of(user).bandwidth {
+        match platform.accounts.used(&bandwidth).await {
+            Ok((used, resets_at)) => {
+                shown["bandwidth_usage_bytes"] = used.into();
+                shown["bandwidth_resets_at"] = resets_at.second().into();
+            }
+            Err(error) => tracing::warn!(%error, "what is used of a user's bytes is not known"),
+        }
+    }
+    shown
 }
 
 fn forbidden((code, message): (&'static str, &'static str)) -> Refusal {
@@ -275,7 +283,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewUser>) -> Result
 async fn me(State(platform): State<Platform>, caller: Result<Caller, Denied>) -> Result<Answer, Refusal> {
     let caller = caller.map_err(not_signed_in)?;
     let user = platform.identity.store().user(&caller.0.principal.username).await?;
-    Ok(Answer::data(shown(&*user.ok_or_else(unknown)?)))
+    Ok(Answer::data(shown_with_usage(&platform, &*user.ok_or_else(unknown)?).await))
 }
 
 /// Lists users; administrators only for administrators.
@@ -330,7 +338,7 @@ async fn readable(
     if !is_own && !is_admin && platform.is_admin_user(&user).await? {
         return Err(hidden());
     }
-    Ok(Answer::data(shown(&user)))
+    Ok(Answer::data(shown_with_usage(platform, &user).await))
 }
 
 /// Reads a user: oneself, or with `manage_users` anyone.

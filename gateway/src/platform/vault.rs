@@ -4,7 +4,6 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use jiff::Timestamp;
 use mongodb::bson::{Document, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +18,7 @@ use super::{
 };
 use crate::{
     problem::Problem,
-    store::{Collection, Listing, StoreError},
+    store::{Collection, Listing, Moment, StoreError},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
@@ -91,10 +90,6 @@ fn taken(key_name: &str) -> Refusal {
     Problem::new(StatusCode::CONFLICT, "VAULT004", message).into()
 }
 
-fn now() -> String {
-    format!("{:.6}", Timestamp::now())
-}
-
 /// Keeps a secret of the caller's.
 #[utoipa::path(post, path = "/platform/vault", tag = "Vault", request_body = NewEntry,
     responses((status = 201, description = "It is kept.", body = Message)), security(("token" = [])),
@@ -123,14 +118,14 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewEntry>) -> Resul
         tracing::error!(%error, "a vault entry was not encrypted");
         refused(StatusCode::INTERNAL_SERVER_ERROR, "VAULT005", "Failed to encrypt vault value")
     })?;
-    let now = now();
+    let now = Moment::now();
     let entry = doc! {
         "username": &*user.username,
         "key_name": &key_name.0,
         "encrypted_value": sealed,
         "description": description.map(|text| text.0),
-        "created_at": &now,
-        "updated_at": &now,
+        "created_at": now,
+        "updated_at": now,
     };
     match store.insert(Collection::VaultEntries, entry).await {
         Ok(()) => Ok(Answer::created("Vault entry created successfully")),
@@ -183,7 +178,7 @@ async fn update(
     let Some(description) = wanted.filter(|wanted| stored.get_str("description").ok() != Some(wanted)) else {
         return Ok(Answer::message("No changes made to vault entry"));
     };
-    let members = doc! { "description": description, "updated_at": now() };
+    let members = doc! { "description": description, "updated_at": Moment::now() };
     if store.set(Collection::VaultEntries, &key, members).await? {
         Ok(Answer::message("Vault entry updated successfully"))
     } else {

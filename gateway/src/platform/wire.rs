@@ -29,6 +29,10 @@ pub(super) struct Int<const MIN: i64>(pub(super) i64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flag(pub(super) bool);
 
+/// A number that is not negative, such as a price.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Amount(pub(super) f64);
+
 /// Text of any length.
 pub(super) type AnyText = Text<0, { usize::MAX }>;
 
@@ -147,6 +151,36 @@ impl<'de, const MIN: i64> Deserialize<'de> for Int<MIN> {
     }
 }
 
+impl Amount {
+    /// Floats still tell it from its neighbours.
+    const MOST: i64 = 1_000_000_000_000;
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        let amount = match Given::deserialize(source)? {
+            Given::Whole(number) => Some(number as f64),
+            Given::Fraction(number) => Some(number),
+            Given::Text(text) => text.trim().parse().ok(),
+            Given::Flag(_) => None,
+        };
+        let amount = amount.filter(|amount| (0.0..=Self::MOST as f64).contains(amount));
+        amount.map(Self).ok_or_else(|| de::Error::custom(format_args!("must be a number from 0 to {}", Self::MOST)))
+    }
+}
+
+impl Flag {
+    /// What a flag is by default, where that is `true`.
+    pub(super) fn yes() -> Self {
+        Self(true)
+    }
+
+    /// What a flag is by default, where that is `false`.
+    pub(super) fn no() -> Self {
+        Self(false)
+    }
+}
+
 impl<'de> Deserialize<'de> for Flag {
     fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
         const YES: [&str; 6] = ["true", "t", "yes", "y", "on", "1"];
@@ -177,6 +211,12 @@ impl<const MIN: usize, const MAX: usize> Serialize for Text<MIN, MAX> {
 }
 
 impl<const MIN: i64> Serialize for Int<MIN> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl Serialize for Amount {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
     }
@@ -238,6 +278,15 @@ impl<const MIN: i64> ToSchema for Int<MIN> {
     }
 }
 
+impl PartialSchema for Amount {
+    fn schema() -> RefOr<Schema> {
+        let digits = json!({ "type": "string", "pattern": "^ *[0-9]{1,12}(\\.[0-9]+)? *$" });
+        schema(&json!({ "anyOf": [{ "type": "number", "minimum": 0, "maximum": Self::MOST }, digits] }))
+    }
+}
+
+impl ToSchema for Amount {}
+
 impl PartialSchema for Flag {
     fn schema() -> RefOr<Schema> {
         let words =
@@ -278,6 +327,17 @@ mod tests {
             assert_eq!(read(text), None, "{text}");
         }
         assert_eq!(serde_json::from_str::<Int<{ i64::MIN }>>("-0.5").unwrap().0, 0);
+    }
+
+    #[test]
+    fn amounts_keep_their_fraction_and_are_never_negative() {
+        let read = |text| read::<Amount>(text).map(|amount| amount.0);
+        for (text, amount) in [("0", 0.0), ("9.99", 9.99), ("\"9.99\"", 9.99)] {
+            assert_eq!(read(text), Some(amount), "{text}");
+        }
+        for text in ["-0.01", "1000000000001", "\"NaN\"", "\"inf\"", "1e300", "true", "null", "\"\"", "[]"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

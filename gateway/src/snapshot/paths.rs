@@ -29,8 +29,7 @@ struct Node {
 #[derive(Debug)]
 pub struct Target {
     method: Method,
-    /// Path template as metrics and logs show it.
-    pub label: Box<str>,
+    client_path: PathTemplate,
     /// Own servers; empty means the API's.
     pub servers: Servers,
     path: UpstreamPath,
@@ -63,7 +62,7 @@ impl Paths {
             let index = paths.targets.len();
             paths.targets.push(Target {
                 method: endpoint.method,
-                label: endpoint.client_path.to_string().into(),
+                client_path: endpoint.client_path.clone(),
                 servers: servers(endpoint.servers.as_deref().unwrap_or_default()),
                 path: UpstreamPath::compile(&endpoint.client_path, &endpoint.upstream_path),
             });
@@ -132,14 +131,14 @@ impl UpstreamPath {
 }
 
 impl<'a> Match<'a> {
-    /// Path template as metrics and logs show it.
-    pub fn label(self) -> &'a str {
-        &self.0.label
+    /// The path that clients call.
+    pub fn client_path(self) -> &'a PathTemplate {
+        &self.0.client_path
     }
 
     /// What rules call it, among the endpoints of this API.
     pub fn name(self, api: &'a CompiledApi) -> EndpointName<'a> {
-        EndpointName { method: self.0.method.as_str(), api: &api.label, path: &self.0.label }
+        EndpointName { method: self.0.method.as_str(), api: &api.label, path: self.client_path() }
     }
 
     /// Own servers; empty means the API's.

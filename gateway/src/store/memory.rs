@@ -134,6 +134,27 @@ impl Documents {
         table.put(collection, key, merged)
     }
 
+    /// Sets a member within members of a document. `false`: there is nothing to set it in.
+    pub(super) fn set_within(
+        &self,
+        collection: Collection,
+        key: &str,
+        outer: &[&str],
+        (member, value): (&str, Bson),
+    ) -> Result<bool, StoreError> {
+        let key = vec![key.to_owned()];
+        let mut tables = self.write();
+        let table = tables.entry(collection).or_default();
+        let Some(mut document) = table.documents.get(&key).map(|stored| Document::clone(stored)) else {
+            return Ok(false);
+        };
+        let place = outer.iter().try_fold(&mut document, |place, name| place.get_document_mut(name).ok());
+        let Some(place) = place else { return Ok(false) };
+        place.insert(member, value);
+        table.put(collection, key, document)?;
+        Ok(true)
+    }
+
     /// Adds or takes a text of a list that holds each once. Did that change it?
     pub(super) fn change_set(&self, collection: Collection, key: &str, member: &str, value: &str, is_in: bool) -> bool {
         let mut tables = self.write();

@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures::{StreamExt, future::join};
-use mongodb::bson::Document;
+use mongodb::bson::{Bson, Document};
 use prometheus_client::metrics::counter::Counter as Metric;
 use tokio::sync::watch;
 
@@ -26,19 +26,23 @@ mod credits;
 pub mod documents;
 pub(crate) mod fresh;
 mod memory;
+mod moment;
 mod mongo;
 pub mod outage;
 mod redis;
+pub mod rules;
 mod seed;
 #[cfg(test)]
 pub(crate) mod servers;
 #[cfg(test)]
 mod tests;
+pub mod tiers;
 
 pub use collection::{Change, Collection, Listing};
 pub use counters::{Counter, Reading, Span, Taken, braced};
 pub use credits::{BALANCES, Balance, is_group_name};
 pub use documents::{Group, Password, Permissions, Role, User, plain, plain_document};
+pub use moment::Moment;
 pub use seed::ADMIN;
 
 use crate::settings::{RedisServers, Settings, Storage};
@@ -428,6 +432,25 @@ impl Store {
         };
         if is_there {
             self.changed(collection, key).await;
+        }
+        Ok(is_there)
+    }
+
+    /// Sets a member within members of the document of this key and nothing beside it. The names have no dots, begin with
+    /// no `$`. `false`: there is no such document, or no such member to set it in.
+    pub async fn set_within(
+        &self,
+        collection: Collection,
+        key: &str,
+        outer: &[&str],
+        (member, value): (&str, Bson),
+    ) -> Result<bool, StoreError> {
+        let is_there = match self.documents()? {
+            Documents::Memory(documents) => documents.set_within(collection, key, outer, (member, value))?,
+            Documents::Mongo(documents) => documents.set_within(collection, key, outer, (member, value)).await?,
+        };
+        if is_there {
+            self.changed(collection, &[key]).await;
         }
         Ok(is_there)
     }

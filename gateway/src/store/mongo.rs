@@ -148,6 +148,21 @@ impl Documents {
         Ok(updated.matched_count > 0)
     }
 
+    /// Sets a member within members of a document. `false`: there is nothing to set it in.
+    pub(super) async fn set_within(
+        &self,
+        kind: Kind,
+        key: &str,
+        outer: &[&str],
+        (member, value): (&str, Bson),
+    ) -> Result<bool, StoreError> {
+        let outer = outer.join(".");
+        let (mut filter, update) = (kind.filter(&[key]), doc! { "$set": { format!("{outer}.{member}"): value } });
+        filter.insert(outer, doc! { "$exists": true });
+        let updated = within(async { self.collection(kind).update_one(filter, update).await }).await?;
+        Ok(updated.matched_count > 0)
+    }
+
     /// Adds a document, or sets its members on the one of its key; other members stay as they are.
     pub(super) async fn save(&self, kind: Kind, document: Document) -> Result<(), StoreError> {
         let filter: Document = kind

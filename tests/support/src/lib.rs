@@ -3,11 +3,13 @@
 //! - [`upstream`]: a small HTTP/1.1 and h2c server whose answers are known in advance, as the binary `sample-upstream`;
 //! - [`gateway`]: a gateway process with a folder of manifests of its own;
 //! - [`load`]: a fixed-rate load generator that counts every request without a correct answer, as the binary `loadgen`;
-//! - [`mongo`]: where the stand-in for MongoDB is.
+//! - [`mongo`]: where the stand-in for MongoDB is;
+//! - [`stores`]: Redis and that stand-in beside a gateway.
 //!
 //! Both are libraries first, so that a test can run them inside itself, beside whatever it is testing.
 
 pub mod gateway;
 pub mod load;
 pub mod mongo;
+pub mod stores;
 pub mod upstream;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use mongodb::bson::{Document, serialize_to_document};
 use serde_json::{Map, Value};
 
-use crate::store::Collection;
+use crate::{platform::routings, store::Collection};
 use doorman_crds::role::Permission;
 
 /// What a member holds, unless it is null.
@@ -158,9 +158,26 @@ pub(super) fn document(collection: Collection, mut item: Map<String, Value>) -> 
             return Err(format!(".{name} must be {}", kind.words()));
         }
     }
+    if collection == Collection::Routings {
+        check_routing(&item)?;
+    }
     let document =
         serialize_to_document(&item).ok().filter(|_| item.iter().all(|(name, value)| is_storable(name, value)));
     document.map(Some).ok_or_else(|| " holds a name or number that can't be stored".to_owned())
+}
+
+/// What the routes of routings would refuse.
+fn check_routing(item: &Map<String, Value>) -> Result<(), String> {
+    if let Some(why) = item.get("client_key").and_then(Value::as_str).and_then(routings::unusable_key) {
+        return Err(format!(".client_key {why}"));
+    }
+    let servers = item.get("routing_servers").and_then(Value::as_array).into_iter().flatten();
+    for (place, server) in servers.filter_map(Value::as_str).enumerate() {
+        if let Some(why) = routings::unusable_server(server) {
+            return Err(format!(".routing_servers[{place}]: {why}"));
+        }
+    }
+    Ok(())
 }
 
 /// Names end at a NUL in the database.
@@ -233,6 +250,11 @@ mod tests {
                 Collection::Routings,
                 json!({ "client_key": "k", "server_index": 0.5 }),
                 ".server_index must be a whole number",
+            ),
+            (
+                Collection::Routings,
+                json!({ "client_key": "k", "routing_servers": ["http://127.0.0.1:1", "ftp://x"] }),
+                ".routing_servers[1]: `ftp://x`: scheme `ftp` is not served; use http or https",
             ),
             (Collection::Groups, json!({ "group_name": "a", "$set": {} }), " has a member of the name \"$set\""),
             (

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     problem::Problem,
-    store::{ADMIN, Change, Collection, Listing, Role, Store, StoreError, plain_document},
+    store::{ADMIN, Change, Collection, Listing, Moment, Role, Store, StoreError, plain_document},
 };
 
 /// What an export of everything holds, in the order of an import.
@@ -301,8 +301,7 @@ impl Configuration {
         let of = |collection| self.of(collection).map(|(_, document)| document.clone()).collect::<Vec<_>>();
         let data: Document =
             PARTS.iter().map(|(name, collection)| ((*name).to_owned(), of(*collection).into())).collect();
-        let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        doc! { "snapshot_id": Uuid::new_v4().to_string(), "timestamp": timestamp, "created_by": created_by, "data": data }
+        doc! { "snapshot_id": Uuid::new_v4().to_string(), "timestamp": Moment::now(), "created_by": created_by, "data": data }
     }
 }
 

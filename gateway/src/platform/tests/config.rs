@@ -1,13 +1,9 @@
 //! Export, import and rollback, as the reference has them (platform API 20).
 
 use super::*;
-use crate::store::{Collection, servers::external as external_settings};
+use crate::store::Collection;
 
 const IMPORT: &str = "/platform/config/import";
-
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
 
 async fn export(fixture: &Fixture, token: &str, what: &str) -> Value {
     let seen = fixture.send("GET", &format!("/platform/config/export/{what}"), token, Value::Null).await;
@@ -29,17 +25,9 @@ fn counts(apis: u32, endpoints: u32, roles: u32, groups: u32, routings: u32) -> 
     json!({ "imported": { "apis": apis, "endpoints": endpoints, "roles": roles, "groups": groups, "routings": routings } })
 }
 
-/// Both kinds of document store.
-async fn fixtures() -> Vec<(Fixture, Option<(Server, Server)>)> {
-    let servers = (Server::mongo(), Server::redis(&[]));
-    let settings = external_settings(servers.1.port, servers.0.port, &[("LOGIN_IP_RATE_LIMIT", "1000")]);
-    let store = Store::open(&settings).await.unwrap();
-    vec![(Fixture::usual().await, None), (Fixture::over(settings, store), Some(servers))]
-}
-
 #[tokio::test]
 async fn what_was_exported_can_be_imported_and_is_then_the_same() {
-    for (fixture, _servers) in fixtures().await {
+    for (fixture, _servers) in in_either_store(&[]).await {
         let admin = fixture.token().await;
         fixture.send("POST", IMPORT, &admin, sample()).await.is(200, counts(1, 1, 1, 1, 1));
         let exported = export(&fixture, &admin, "all").await;
@@ -192,7 +180,7 @@ async fn roles_are_imported_as_they_could_be_changed_otherwise() {
 
 #[tokio::test]
 async fn a_rollback_brings_back_the_state_before_the_latest_import() {
-    for (fixture, _servers) in fixtures().await {
+    for (fixture, _servers) in in_either_store(&[]).await {
         let admin = fixture.token().await;
         let none = fixture.send("POST", "/platform/config/rollback", &admin, Value::Null).await;
         none.is(404, refusal("CFG404", "No snapshot found"));

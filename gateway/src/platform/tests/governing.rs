@@ -4,10 +4,6 @@ use super::*;
 
 const STRONG: &str = "Correct-Horse-9-Battery";
 
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
-
 async fn register(fixture: &Fixture, email: &str, password: &str) -> Seen {
     let body = json!({ "email": email, "password": password }).to_string();
     fixture.call("POST", "/platform/authorization/register").body(body).send().await

@@ -31,6 +31,31 @@ fn sample(method: &str, path: &str) -> Option<Value> {
         ("post", path) if path.ends_with("/validation") => json!({ "endpoint_id": "x", "validation_enabled": true,
             "validation_schema": { "validation_schema": { "x": { "required": true, "type": "string" } } } }),
         ("put", path) if path.contains("/validation/") => json!({ "validation_enabled": false }),
+        ("post", "/platform/routing") => json!({ "routing_name": "new", "routing_servers": ["http://127.0.0.1:1"] }),
+        ("put", "/platform/routing/{client_key}") => json!({ "routing_name": "x" }),
+        ("post", "/platform/credit/rotate-key") => json!({ "api_credit_group": "new" }),
+        ("post", "/platform/credit/{name}") => json!({ "username": "somebody", "users_credits": {} }),
+        ("post" | "put", path) if path.starts_with("/platform/credit") => json!({ "api_credit_group": "somebody",
+            "api_key": "x", "api_key_header": "x-api-key", "credit_tiers": [{ "tier_name": "x", "credits": 1,
+            "input_limit": 0, "output_limit": 0, "reset_frequency": "monthly" }] }),
+        ("post", "/platform/tiers") => json!({ "tier_id": "new", "name": "pro", "display_name": "x", "limits": {} }),
+        ("put", "/platform/tiers/{tier_id}") => json!({ "enabled": true }),
+        ("post", "/platform/tiers/assignments" | "/platform/tiers/trial/start") => {
+            json!({ "user_id": "somebody", "tier_id": "new" })
+        }
+        ("post", "/platform/tiers/upgrade" | "/platform/tiers/downgrade") => {
+            json!({ "user_id": "somebody", "new_tier_id": "new" })
+        }
+        ("post", "/platform/tiers/temporary-upgrade") => {
+            json!({ "user_id": "somebody", "temp_tier_id": "new", "duration_days": 1 })
+        }
+        ("post", "/platform/tiers/payment/failure") => json!({ "user_id": "somebody" }),
+        ("post", "/platform/tiers/compare") => json!(["new"]),
+        ("post", "/platform/rate-limits") => json!({ "rule_id": "new", "rule_type": "global", "time_window": "day",
+            "limit": 1 }),
+        ("put", "/platform/rate-limits/{rule_id}") => json!({ "limit": 2 }),
+        ("post", "/platform/rate-limits/{rule_id}/duplicate") => json!({ "new_rule_id": "new" }),
+        ("post", path) if path.starts_with("/platform/rate-limits/bulk/") => json!({ "rule_ids": ["new"] }),
         ("post", "/platform/subscription/subscribe" | "/platform/subscription/unsubscribe") => {
             json!({ "username": "somebody", "api_name": "new", "api_version": "v1" })
         }
@@ -42,6 +67,7 @@ fn sample(method: &str, path: &str) -> Option<Value> {
 fn query(_method: &str, path: &str) -> &'static str {
     match path {
         "/platform/monitor/report" => "?start=2024-01-15&end=2024-01-15",
+        "/platform/rate-limits/search" => "?q=x",
         _ => "",
     }
 }

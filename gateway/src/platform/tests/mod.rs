@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{request::Caller, *};
 use crate::{
+    accounting::Accounts,
     client::{ClientAddress, Scheme},
     identity::Denied,
     security::Security,
@@ -26,15 +27,19 @@ use crate::{
 };
 
 mod config;
+mod credits;
 mod defined_roles;
 mod governing;
 mod hostile_clients;
 mod hostile_tokens;
 mod matrix;
+mod rate_limits;
 mod reload;
 mod roles_and_groups;
+mod routings;
 mod security;
 mod telemetry;
+mod tiers;
 mod tools;
 mod users;
 mod vault;
@@ -150,6 +155,7 @@ impl Fixture {
     }
 
     fn writing(settings: Settings, store: Store, writing: Writing) -> Self {
+        let sealer = Arc::new(settings.keys.sealer().unwrap());
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let security = Arc::new(Security::new(&settings));
         let persistence = Arc::new(Persistence::new(Arc::clone(&settings), Arc::clone(&store), security));
@@ -165,9 +171,12 @@ impl Fixture {
             connections: Gauge::default(),
             started: Instant::now(),
         };
+        let accounts = Arc::new(Accounts::new(&settings, Arc::clone(&identity), Arc::clone(&sealer)));
         let platform = Platform {
             settings,
             identity: Arc::clone(&identity),
+            accounts,
+            sealer,
             persistence: Arc::clone(&persistence),
             ready: is_ready,
             snapshot: Arc::default(),
@@ -235,6 +244,20 @@ impl Fixture {
     async fn status_with(&self, token: &str) -> u16 {
         self.call("GET", "/platform/authorization/status").bearer(token).send().await.status
     }
+}
+
+fn refusal(code: &str, message: &str) -> Value {
+    json!({ "error_code": code, "error_message": message })
+}
+
+/// A platform API over each kind of document store, with these settings changed.
+async fn in_either_store(changes: &[(&str, &str)]) -> Vec<(Fixture, Option<(Server, Server)>)> {
+    let servers = (Server::mongo(), Server::redis(&[]));
+    let unlimited = [("LOGIN_IP_RATE_LIMIT", "1000")];
+    let all: Vec<_> = unlimited.iter().chain(changes).copied().collect();
+    let settings = external(servers.1.port, servers.0.port, &all);
+    let store = Store::open(&settings).await.unwrap();
+    vec![(Fixture::with(changes).await, None), (Fixture::over(settings, store), Some(servers))]
 }
 
 fn amy() -> User {

@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
-
 #[tokio::test]
 async fn a_role_acts_on_tokens_that_were_issued_before() {
     let fixture = Fixture::usual().await;

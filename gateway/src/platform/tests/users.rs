@@ -8,10 +8,6 @@ fn bea() -> Value {
     json!({ "username": "bea", "email": "bea@example.com", "password": STRONG, "role": "developer", "groups": ["ALL"] })
 }
 
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
-
 async fn manager(fixture: &Fixture) -> String {
     fixture.with_role("manager", &[Permission::ManageUsers]).await
 }

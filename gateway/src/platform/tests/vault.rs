@@ -7,10 +7,6 @@ async fn with_key() -> Fixture {
     Fixture::with(&[("VAULT_KEY", "a key for the vault, of a decent length")]).await
 }
 
-fn refusal(code: &str, message: &str) -> Value {
-    json!({ "error_code": code, "error_message": message })
-}
-
 #[tokio::test]
 async fn an_entry_is_added_told_changed_and_deleted_and_its_value_never_told() {
     let fixture = with_key().await;
