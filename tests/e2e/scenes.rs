@@ -520,9 +520,9 @@ pub async fn apis_are_written_through_rest(cluster: &Cluster) -> anyhow::Result<
     rest.expect(Method::PUT, "/api/orders/v1", &change, 409, "whoever it was released to").await?;
     // Without force: there is nobody to conflict with.
     apply(FLEET, &file("examples/cluster/orders.yaml")?).await?;
+    every_pod_gives(cluster, "orders-v1", "/api/rest/orders/v1/items/7", 200).await?;
     rest.expect(Method::PUT, "/api/orders/v1", &change, 409, "is defined by kubectl").await?;
-    rest.expect(Method::GET, "/api/orders/v1", &Value::Null, 200, "Orders of the sample shop").await?;
-    every_pod_gives(cluster, "orders-v1", "/api/rest/orders/v1/items/7", 200).await
+    rest.expect(Method::GET, "/api/orders/v1", &Value::Null, 200, "Orders of the sample shop").await
 }
 
 pub async fn one_invalid_api_of_500(cluster: &Cluster) -> anyhow::Result<()> {

@@ -379,7 +379,7 @@ async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Call
 
 /// Takes over an API that somebody else defines in the cluster: from then on it is changed here.
 #[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/adopt", tag = "APIs", params(Key),
-    request_body = Adoption, responses((status = 200, description = "It is the platform's.", body = Message)),
+    request_body = Option<Adoption>, responses((status = 200, description = "It is the platform's.", body = Message)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn adopt(

@@ -444,7 +444,7 @@ pub(super) fn origin(platform: &Platform, name: &str) -> Option<Origin> {
 
 /// Takes over a role that somebody else defines in the cluster: from then on it is changed here.
 #[utoipa::path(post, path = "/platform/role/{role_name}/adopt", tag = "Roles", params(RoleName),
-    request_body = Adoption, responses((status = 200, description = "It is the platform's.", body = Message)),
+    request_body = Option<Adoption>, responses((status = 200, description = "It is the platform's.", body = Message)),
     security(("token" = ["manage_roles"])),
     extensions(("x-error-codes" = json!(["400 ROLE004", "403 ROLE010", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn adopt(
