@@ -687,7 +687,8 @@ mod tests {
             prop_assert_eq!(set(&mut again, &told), []);
             prop_assert_eq!(&again, &spec);
             let mut other = blank("orders", "v1");
-            set(&mut other, &Members::from_iter([("api_public".to_owned(), true.into()), ("active".to_owned(), false.into())]));
+            let more = [("api_public", true), ("active", false)].map(|(name, flag)| (name.to_owned(), flag.into()));
+            set(&mut other, &Members::from_iter(more));
             prop_assert_eq!(reset(&mut other, &told), []);
             prop_assert_eq!(&other, &spec);
         }
@@ -698,11 +699,14 @@ mod tests {
             spec.envelope = Some(true);
             let upstream = json!({ "tls": { "serverName": "a" }, "circuitBreaker": { "enabled": false } });
             spec.upstream = serde_json::from_value(upstream).unwrap();
-            spec.soap = serde_json::from_value(json!({ "wsSecurity": { "credentialsSecretRef": { "name": "s" } } })).unwrap();
+            let soap = json!({ "wsSecurity": { "credentialsSecretRef": { "name": "s" } } });
+            spec.soap = serde_json::from_value(soap).unwrap();
             spec.grpc = serde_json::from_value(json!({ "reflection": true })).unwrap();
             let before = spec.clone();
             prop_assert_eq!(set(&mut spec, &document), []);
-            let upstream = |spec: &DoormanApiSpec| spec.upstream.clone().map(|upstream| (upstream.tls, upstream.circuit_breaker));
+            let upstream = |spec: &DoormanApiSpec| {
+                spec.upstream.clone().map(|upstream| (upstream.tls, upstream.circuit_breaker))
+            };
             prop_assert_eq!(upstream(&spec), upstream(&before));
             prop_assert_eq!(spec.soap.unwrap().ws_security, before.soap.unwrap().ws_security);
             prop_assert_eq!((spec.grpc.unwrap().reflection, spec.envelope), (Some(true), Some(true)));

@@ -207,6 +207,14 @@ impl Known {
     }
 }
 
+/// A role by its name, as clients of exports read it.
+pub(super) async fn shown_of(platform: &Platform, name: &str) -> Result<Option<Map<String, Value>>, StoreError> {
+    Ok(Known::find(platform, name).await?.map(|role| match role {
+        Known::Defined(defined) => shown_defined(&defined),
+        Known::Stored(stored) => plain_document(&stored),
+    }))
+}
+
 /// Where this role is written, or why it is not.
 fn place<'a>(platform: &'a Platform, name: &str, known: Option<&Known>) -> Result<Place<'a>, Refusal> {
     place_of(platform, name, known.is_some_and(Known::is_admin))

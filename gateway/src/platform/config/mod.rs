@@ -203,9 +203,7 @@ async fn one(
             let key = ApiKey { name: (*name).to_owned(), version: (*version).to_owned() };
             Known::find(platform, &key).await?.map(|api| api.shown())
         }
-        (Collection::Roles, [name]) if platform.identity.defined_roles().contains_key(*name) => {
-            platform.identity.defined_roles().get(*name).map(roles::shown_defined)
-        }
+        (Collection::Roles, [name]) => roles::shown_of(platform, name).await?,
         _ => platform.identity.store().find(collection, key).await?.map(|found| plain_document(&found)),
     };
     Ok(found.ok_or_else(|| refused(StatusCode::NOT_FOUND, code, what))?.into())
@@ -556,16 +554,16 @@ fn time(snapshot: &Document) -> &str {
     snapshot.get_str("timestamp").unwrap_or_default()
 }
 
-/// Where an item is written, as it is and as it will be.
-fn of_cluster<'a>(
+/// Where an item is written; `states` are what it was and what it will be.
+fn place_of<'a>(
     platform: &'a Platform,
     (collection, key): &(Collection, Key),
     document: &Document,
-    after: Option<&Document>,
+    states: [Option<&Document>; 2],
 ) -> Result<Place<'a>, Refusal> {
     match collection {
         Collection::Apis | Collection::Endpoints => known::place(platform, &api_of(document)),
-        Collection::Roles => roles::place_of(platform, &key.concat(), is_admin(Some(document)) || is_admin(after)),
+        Collection::Roles => roles::place_of(platform, &key.concat(), states.into_iter().any(is_admin)),
         _ => Ok(Place::Documents),
     }
 }
@@ -607,7 +605,7 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
         if origins.contains_key(&place) && before.agrees(&after, &place) {
             continue;
         }
-        match of_cluster(&platform, &place, &document, after.0.get(&place))? {
+        match place_of(&platform, &place, &document, [before.0.get(&place), after.0.get(&place)])? {
             Place::Documents => stored.push((collection, document)),
             Place::Cluster(writer, object) if collection == Collection::Roles => {
                 objects.role((writer, object), &place.1, after.0.get(&place))?;
@@ -645,7 +643,7 @@ async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<An
     let snapshots = store.all(Collection::ConfigSnapshots).await?;
     let newest = snapshots.iter().max_by(|one, other| time(one).cmp(time(other)));
     let newest = newest.ok_or_else(|| refused(StatusCode::NOT_FOUND, "CFG404", "No snapshot found"))?;
-    let (before, mut after) = (Configuration::restorable(&platform).await?, Configuration::of_snapshot(newest));
+    let (mut before, mut after) = (Configuration::restorable(&platform).await?, Configuration::of_snapshot(newest));
     if let Some(name) = first_admins_role(store).await?
         && let Some(role) = before.get(Collection::Roles, &[&name])
     {
@@ -657,7 +655,6 @@ async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<An
         caller.must(&platform, Permission::ManageRoles, NO_IMPORT).await?;
     }
     check_roles(&changes, caller.is_admin(&platform).await?)?;
-    let (mut before, mut after) = (before, after);
     let objects = if matches!(platform.writing, Writing::Documents) {
         Objects::default()
     } else {
@@ -687,7 +684,7 @@ fn objects_to_restore<'a>(
     for place in &places {
         let (was, will_be) = (before.0.get(place), after.0.get(place));
         let Some(either) = will_be.or(was) else { continue };
-        match of_cluster(platform, place, either, was)? {
+        match place_of(platform, place, either, [was, will_be])? {
             Place::Cluster(writer, object) if place.0 == Collection::Roles => {
                 objects.role((writer, object), &place.1, will_be)?;
             }
