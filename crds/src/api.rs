@@ -17,7 +17,7 @@ mod parse;
 
 pub use cors::Cors;
 pub use parse::{
-    Access, Api, ApiKey, Breaker, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
+    Access, Api, ApiKey, Breaker, Credits, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
     UpstreamAddress, is_forbidden_address, parse,
 };
 

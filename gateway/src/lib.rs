@@ -1,5 +1,6 @@
 //! Doorman's data plane: proxies `/api` traffic and serves the management API under `/platform`.
 
+pub mod accounting;
 pub mod admin;
 pub mod client;
 pub mod crypt;
@@ -17,6 +18,7 @@ pub mod problem;
 pub mod protocols;
 pub mod reload;
 pub mod request;
+pub mod routings;
 pub mod security;
 pub mod server;
 pub mod settings;

@@ -127,6 +127,18 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("CFG406", "404", "There is no such group.", "See `GET /platform/config/export/groups`."),
     ("CFG407", "404", "There is no such routing.", "See `GET /platform/config/export/routings`."),
     (
+        "CRD500",
+        "500",
+        "The key that pays for calls upstream can't be decrypted, or is no header value.",
+        "Check `TOKEN_ENCRYPTION_KEY` and save the credit definition (or the user's key) again.",
+    ),
+    (
+        "CRD503",
+        "503",
+        "Credits can't be charged: the document store does not answer. Nothing was sent upstream.",
+        "See to the store; try again after `Retry-After`.",
+    ),
+    (
         "DEF409",
         "409",
         "The definition is somebody else's: the message names whom, or that the platform API may write none.",
@@ -166,7 +178,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Look at the gateway's log under the request id: it names the cause.",
     ),
     ("GTW010", "504", "The upstream took too long.", "See `HTTP_*_TIMEOUT` and the API's own timeouts."),
-    ("GTW008", "403", "The caller lacks the permission `manage_gateway`.", "Give the caller's role the permission."),
+    (
+        "GTW008",
+        "401, 403",
+        "The caller has no credit left for the API, or (clearing caches) lacks the permission `manage_gateway`.",
+        "Save credits for the user, or give the caller's role the permission.",
+    ),
     (
         "GTW011",
         "400, 431",
@@ -224,6 +241,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("MEM001", "400", "Only memory mode has memory dumps.", "Back up MongoDB instead."),
     ("MEM002", "400", "There is no key to encrypt dumps with.", "Set `MEM_ENCRYPTION_KEY`."),
     ("MEM003", "404", "There is no such dump.", "Name the file that the dump was answered with."),
+    (
+        "RATE_LIMIT_EXCEEDED",
+        "429",
+        "The caller's tier, or a rate limit rule, allows no more calls in this window.",
+        "Wait as long as `Retry-After` says, or have another tier assigned.",
+    ),
     ("REQ001", "413", "The body is larger than allowed.", "See `MAX_BODY_SIZE_BYTES` and the limits per protocol."),
     ("REQ004", "400", "The body ended early or is malformed.", "Send what `Content-Length` or the chunks announce."),
     ("REQ005", "408", "The body stopped coming.", "Send it without long pauses; see `HTTP_WRITE_TIMEOUT`."),
@@ -400,6 +423,7 @@ fn pages() -> [(&'static str, String); 3] {
     metrics.push_str("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
     let counted = Metrics::default();
     counted.request(200, std::time::Duration::ZERO);
+    counted.limited(&crate::accounting::Kind::Rate);
     let text = counted.render();
     for line in text.lines() {
         let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else { continue };
@@ -457,7 +481,7 @@ fn every_error_code_is_on_the_page() {
     let text = all_sources();
     let is_code = |word: &&str| {
         let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
-        ["IP_RATE_LIMIT", "API_AUTH"].contains(word)
+        ["IP_RATE_LIMIT", "API_AUTH", "RATE_LIMIT_EXCEEDED"].contains(word)
             || word.len() == letters.len() + 3
                 && (3..=5).contains(&letters.len())
                 && letters.chars().all(|c| c.is_ascii_uppercase())

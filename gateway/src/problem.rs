@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Byte length of an enveloped body, before compression.
 pub const X_BODY_LENGTH: HeaderName = HeaderName::from_static("x-body-length");
@@ -34,6 +35,8 @@ pub struct Problem {
     pub message: Cow<'static, str>,
     /// Headers that belong to the refusal, such as `Retry-After`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// A body of its own, which no envelope changes.
+    body: Option<Box<Value>>,
 }
 
 #[derive(Serialize)]
@@ -48,12 +51,12 @@ struct Body<'a> {
 impl Problem {
     /// A refusal with a code.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: Some(code), message: message.into(), headers: Vec::new() }
+        Self { status, code: Some(code), message: message.into(), headers: Vec::new(), body: None }
     }
 
     /// A refusal that the reference gives no code.
     pub fn without_code(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: None, message: message.into(), headers: Vec::new() }
+        Self { status, code: None, message: message.into(), headers: Vec::new(), body: None }
     }
 
     /// A body of more than `limit` bytes (RFC 9110 15.5.14).
@@ -81,13 +84,23 @@ impl Problem {
         self
     }
 
+    /// Answers with this body in place of the usual members.
+    #[must_use]
+    pub fn body(mut self, body: Value) -> Self {
+        self.body = Some(Box::new(body));
+        self
+    }
+
     /// The response in full; its status is the problem's in either envelope.
     pub fn response(&self, envelope: Envelope) -> Response<Bytes> {
-        let body = json(&Body {
-            status_code: (envelope == Envelope::Strict).then_some(self.status.as_u16()),
-            error_code: self.code,
-            error_message: &self.message,
-        });
+        let body = match &self.body {
+            Some(own) => json(own),
+            None => json(&Body {
+                status_code: (envelope == Envelope::Strict).then_some(self.status.as_u16()),
+                error_code: self.code,
+                error_message: &self.message,
+            }),
+        };
         let mut response = json_response(self.status, body);
         response.headers_mut().extend(self.headers.iter().cloned());
         response

@@ -18,6 +18,7 @@ use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::accounting::Accounts;
 use crate::admin;
 use crate::definitions::Definitions;
 use crate::definitions::directory::Directory;
@@ -31,6 +32,7 @@ use crate::persistence::Persistence;
 use crate::pipeline::{Gateway, RetryBudget};
 use crate::platform::{self, Platform};
 use crate::reload;
+use crate::routings::Routings;
 use crate::security::Security;
 use crate::settings::{PlatformDefinitions, Settings};
 use crate::snapshot::{Compiler, Snapshot};
@@ -68,7 +70,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         http2: settings.upstream.http2,
         allow_loopback: is_alone,
     });
-    let compiler = Compiler::new(pools);
+    let compiler = Compiler::new(pools.clone());
     let (port, admin_port) = (settings.server.port, settings.server.admin_port);
     let (drain, shutdown) = (settings.server.drain, settings.server.shutdown);
     let certificate =
@@ -79,6 +81,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
     let identity = Arc::new(Identity::new(&settings, store.clone())?);
+    let accounts = Arc::new(Accounts::new(&settings, identity.clone())?);
+    let routings = Arc::new(Routings::new(store.clone(), pools));
     let settings = Arc::new(settings);
     let security = Arc::new(Security::new(&settings));
     let persistence = Arc::new(Persistence::new(settings.clone(), store, security.clone()));
@@ -113,6 +117,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     let gateway = Arc::new(Gateway {
         security,
         identity,
+        accounts,
+        routings,
         platform,
         settings,
         snapshot,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -59,6 +60,15 @@ pub struct Api {
     pub retries: u32,
     /// When its upstreams are left alone, where that differs from the gateway's rules.
     pub breaker: Breaker,
+    /// What calls cost; `None`: nothing.
+    pub credits: Option<Credits>,
+}
+
+/// What calls cost: one credit each, from callers who are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credits {
+    /// The credit definition that balances are kept under; without one nobody has a balance.
+    pub group: Option<Arc<str>>,
 }
 
 /// When upstreams are left alone; `None` is as the gateway is set.
@@ -265,9 +275,9 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     unsupported(spec, &mut errors);
 
     let is_public = spec.public.unwrap_or(false);
-    if is_public && spec.credits.as_ref().is_some_and(|credits| credits.enabled) {
-        errors.push(FieldError::invalid("spec.credits.enabled", "a public API can't charge credits"));
-    }
+    // Of a public API nobody is charged; what pays upstream is sent all the same.
+    let credits = spec.credits.as_ref().filter(|credits| credits.enabled);
+    let credits = credits.map(|credits| Credits { group: credits.group.as_deref().map(Arc::from) });
     let servers = servers("spec.servers", spec.servers.as_deref().unwrap_or_default(), &mut errors);
     if spec.protocol == Protocol::SOAP && spec.servers.as_ref().is_none_or(Vec::is_empty) {
         errors.push(FieldError::invalid("spec.servers", "a SOAP API needs at least one server"));
@@ -304,6 +314,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         cors,
         retries,
         breaker,
+        credits,
     })
 }
 
@@ -336,7 +347,6 @@ fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
     let upstream = spec.upstream.as_ref();
     let present = [
         (upstream.is_some_and(|u| u.tls.is_some()), "spec.upstream.tls", NOT_YET),
-        (spec.credits.as_ref().is_some_and(|credits| credits.enabled), "spec.credits.enabled", NOT_YET),
         (spec.soap.is_some(), "spec.soap", NOT_YET),
         (spec.graphql.is_some(), "spec.graphql", NOT_YET),
         (spec.grpc.is_some(), "spec.grpc", NOT_YET),
@@ -564,11 +574,7 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
-        for changes in [
-            json!({"credits": {"enabled": true, "group": "g"}}),
-            json!({"requestTransform": {}}),
-            json!({"envelope": true}),
-        ] {
+        for changes in [json!({"requestTransform": {}}), json!({"envelope": true})] {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
             assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
         }

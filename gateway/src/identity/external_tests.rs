@@ -1,6 +1,6 @@
 //! Sign-in with external stores: what is cached, what every process learns, and what happens while a store is away.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use http::header::AUTHORIZATION;

@@ -9,16 +9,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use doorman_crds::role::Permission;
+use doorman_crds::role::{Permission, is_admin_role};
 use futures::future::{join3, try_join};
 use http::{HeaderMap, StatusCode};
 
 mod bearer;
-mod fresh;
 mod key_folder;
 mod keys;
 mod passwords;
@@ -31,13 +29,12 @@ pub use passwords::{Busy, Passwords, is_strong, needs_upgrade};
 use crate::{
     definitions::Origin,
     settings::Settings,
-    store::{Change, Collection, Role, Standing, Store, StoreError, User},
+    store::{
+        Change, Collection, Role, Standing, Store, StoreError, User,
+        fresh::{CACHE_LIFE, Fresh},
+    },
 };
-use fresh::Fresh;
 use key_folder::KeyFolder;
-
-/// How long an answer of an external store is believed when no news comes.
-pub const CACHE_LIFE: Duration = Duration::from_secs(30);
 
 /// A signed-in user. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,6 +233,11 @@ impl Identity {
         self.known.standings.get_or_load(username, || self.store.standing(username)).await
     }
 
+    /// The user of this name.
+    pub async fn user(&self, username: &str) -> Result<Option<Arc<User>>, StoreError> {
+        Ok(self.standing(username).await?.user)
+    }
+
     async fn is_revoked(&self, token: &Claims) -> Result<bool, StoreError> {
         if let Some(is_revoked) = self.store.is_token_revoked_now(&token.jti) {
             return Ok(is_revoked);
@@ -265,6 +267,11 @@ impl Identity {
     pub async fn may(&self, principal: &Principal, permission: Permission) -> Result<bool, Denied> {
         let role = self.role(&principal.role).await?;
         Ok(role.is_some_and(|role| role.permissions.contains(permission)))
+    }
+
+    /// Is this the name of an administrators' role?
+    pub async fn is_admin_role(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(is_admin_role(name) || self.role(name).await?.is_some_and(|role| role.is_admin()))
     }
 
     /// Has the user subscribed to this API (`name/version`)?

@@ -1,13 +1,17 @@
 //! The body of an answer, whoever made it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use smallvec::SmallVec;
+
 use super::patience::Patient;
+use crate::store::Store;
 use crate::upstream::ResponseBody;
 
 /// The body of an answer.
@@ -21,6 +25,33 @@ pub enum Body {
     Patient(Patient<ResponseBody>),
     /// From the management API.
     Platform(axum::body::Body),
+    /// One of unknown length whose bytes count against a limit.
+    Metered(Box<Metered>),
+}
+
+/// Counts the bytes of a body, and books them when it ends or is given up.
+#[derive(Debug)]
+pub struct Metered {
+    body: Body,
+    store: Arc<Store>,
+    counters: SmallVec<[(Arc<str>, u64); 2]>,
+    bytes: u64,
+}
+
+impl Metered {
+    pub(super) fn new(body: Body, store: Arc<Store>, counters: SmallVec<[(Arc<str>, u64); 2]>) -> Self {
+        Self { body, store, counters, bytes: 0 }
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        let (store, counters, bytes) = (self.store.clone(), std::mem::take(&mut self.counters), self.bytes);
+        // Without a runtime the process ends, and with it what is counted here.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { store.book(&counters, bytes).await });
+        }
+    }
 }
 
 impl Body {
@@ -40,6 +71,13 @@ impl HttpBody for Body {
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
             Self::Patient(body) => Pin::new(body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Metered(metered) => {
+                let polled = Pin::new(&mut metered.body).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    metered.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                polled
+            }
         }
     }
 
@@ -49,6 +87,7 @@ impl HttpBody for Body {
             Self::Upstream(body) => body.is_end_stream(),
             Self::Patient(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
+            Self::Metered(metered) => metered.body.is_end_stream(),
         }
     }
 
@@ -58,6 +97,7 @@ impl HttpBody for Body {
             Self::Upstream(body) => body.size_hint(),
             Self::Patient(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
+            Self::Metered(metered) => metered.body.size_hint(),
         }
     }
 }

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, StatusCode, header};
+use http::{HeaderName, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::{Body, Gateway, Observed};
+use crate::accounting::{ChargeError, Charged};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
@@ -29,6 +30,9 @@ const FAILED: [StatusCode; 4] = [
     StatusCode::GATEWAY_TIMEOUT,
 ];
 
+/// Names a routing (reference: gateway behaviour 9).
+const CLIENT_KEY: HeaderName = HeaderName::from_static("client-key");
+
 /// Everything about a call but its body.
 pub(super) struct Call<'a> {
     pub(super) parts: &'a Parts,
@@ -37,6 +41,8 @@ pub(super) struct Call<'a> {
     /// Decoded segments behind name and version.
     pub(super) path: &'a [std::borrow::Cow<'a, str>],
     pub(super) told: rest::Caller<'a>,
+    /// Whom the call is charged to.
+    pub(super) user: Option<&'a Arc<str>>,
     /// When the request came in.
     pub(super) arrived: Instant,
     /// Most bytes of the body.
@@ -113,16 +119,22 @@ impl Gateway {
             let (body, progress) = RequestBody::stream(body, call.limit);
             Upload::Once(Some(body), progress)
         };
-        let (server, mut leave) = choose(&call, rules)?;
+        let routed = self.routed(call.parts).await;
+        let (server, mut leave) = choose(&call, routed.as_deref(), rules)?;
+        // After everything that may refuse the call.
+        let charged = self.charge(&call).await?;
+        let told = rest::Caller { key: charged.key.as_ref(), ..call.told };
+        let mut is_sent = false;
         if api.api.retries > 0 {
             self.retries.earn();
         }
         let mut attempt = 0;
         loop {
             let body = upload.body();
-            let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, call.told, body)?;
+            let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, told, body)?;
             let sent = Instant::now();
             let answer = server.pool.send(request, &timeouts, upload.progress()).await;
+            is_sent |= answer.as_ref().err().is_none_or(|error| !error.is_before_sending());
             let has_failed = has_failed(&answer);
             judge(leave, &answer, has_failed, rules);
             if matches!(answer, Err(UpstreamError::Timeout(_))) {
@@ -144,6 +156,9 @@ impl Gateway {
                 tokio::time::sleep(self.pause(attempt)).await;
                 continue;
             }
+            if !is_sent {
+                self.accounts.give_back(charged).await;
+            }
             let progress = upload.progress();
             return match answer {
                 Ok(answer) => rest::client_response(call.parts, answer, api, call.arrived, sent),
@@ -155,6 +170,41 @@ impl Gateway {
                 Err(error) => Err(upstream_failed(api, &error)),
             };
         }
+    }
+
+    /// The servers of the call's client key, if it has one that is known.
+    async fn routed(&self, parts: &Parts) -> Option<Arc<Servers>> {
+        let key = parts.headers.get(CLIENT_KEY)?.to_str().ok()?;
+        self.routings.servers(key).await
+    }
+
+    /// Takes the credit that a call costs, if it costs one.
+    async fn charge(&self, call: &Call<'_>) -> Result<Charged, Problem> {
+        let Some(credits) = &call.api.api.credits else { return Ok(Charged::default()) };
+        let charged = match &credits.group {
+            Some(group) => self.accounts.charge(call.user, group).await,
+            None if call.user.is_none() => Ok(Charged::default()),
+            None => Err(ChargeError::Empty),
+        };
+        match &charged {
+            Ok(_) if call.user.is_some() => drop(self.metrics.credits_charged.inc()),
+            Err(error) => {
+                self.metrics.credits_refused.inc();
+                tracing::warn!(api = &*call.api.label, %error, "a call can't be charged");
+            }
+            Ok(_) => {}
+        }
+        charged.map_err(|error| match error {
+            ChargeError::Empty => Problem::new(StatusCode::UNAUTHORIZED, "GTW008", "User does not have any credits"),
+            ChargeError::Unusable(..) => {
+                let message = "The upstream's key can't be used; the credit definition must be set again";
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "CRD500", message)
+            }
+            ChargeError::Away(_) => {
+                let message = "Credits can't be charged at the moment; try again";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "CRD503", message).header(header::RETRY_AFTER, 1)
+            }
+        })
     }
 
     /// Full jitter, growing twofold.
@@ -225,9 +275,13 @@ fn may_be_repeated(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bo
 }
 
 /// The server whose turn it is, of those that are called at the moment.
-fn choose<'a>(call: &Call<'a>, rules: Option<BreakerRules>) -> Result<(&'a Server, Option<Leave>), Problem> {
+fn choose<'a>(
+    call: &Call<'a>,
+    routed: Option<&'a Servers>,
+    rules: Option<BreakerRules>,
+) -> Result<(&'a Server, Option<Leave>), Problem> {
     let own = call.endpoint.servers();
-    let servers: &Servers = if own.is_empty() { &call.api.servers } else { own };
+    let servers: &Servers = routed.unwrap_or(if own.is_empty() { &call.api.servers } else { own });
     for _ in 0..servers.len() {
         let Some(server) = servers.next() else { break };
         if rules.is_none() {

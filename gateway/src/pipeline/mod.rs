@@ -1,8 +1,11 @@
 //! A request's way through the gateway, in order, on one screen.
 //!
-//! parse -> find -> admit (address) -> identify -> admit (subscription, group, role) -> call -> respond. Each stage either passes the
-//! request on or ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer
-//! carries and observes the outcome.
+//! parse -> identify -> find -> admit (address, subscription, group, role) -> account (tier, rules, rate, throttle,
+//! bandwidth) -> call (charge, upstream) -> respond. Each stage either passes the request on or ends it with a
+//! [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer carries and observes the outcome.
+//!
+//! A request that is not let in is accounted for all the same: a tier counts every request of its user, and its refusal
+//! comes before every other (reference: gateway behaviour 2 and 7.4).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,24 +14,27 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use doorman_crds::api::IpRules;
-use doorman_crds::role::is_admin_role;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::client::{RequestId, Scheme};
-use crate::identity::{Denied, Identity, Principal};
+use crate::accounting::{Accounts, Facts, Shown};
+use crate::client::{ClientAddress, RequestId, Scheme};
+use crate::identity::{self, Denied, Identity, Principal};
+use crate::platform::SECURITY_SETTINGS;
 use crate::problem::{Envelope, Problem};
 use crate::protocols::rest;
 use crate::request::{self, Segments};
+use crate::routings::Routings;
 use crate::security::Security;
 use crate::settings::Settings;
-use crate::snapshot::{CompiledApi, Entry, Snapshot};
+use crate::snapshot::{CompiledApi, Entry, Match, Snapshot};
 use crate::telemetry::audit::{Action, Event};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traffic::{Protocol, Traffic};
 
+mod account;
 mod body;
 mod call;
 mod cors;
@@ -40,9 +46,6 @@ pub use body::Body;
 use call::Call;
 pub use call::RetryBudget;
 
-/// Where the security settings are changed.
-const SECURITY_SETTINGS: &str = "/platform/security/settings";
-
 /// Everything requests are handled with.
 pub struct Gateway {
     /// Settings of the process.
@@ -51,6 +54,10 @@ pub struct Gateway {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Who callers are.
     pub identity: Arc<Identity>,
+    /// What requests cost.
+    pub accounts: Arc<Accounts>,
+    /// Servers by client key.
+    pub routings: Arc<Routings>,
     /// Who may reach the gateway.
     pub security: Arc<Security>,
     /// The management API.
@@ -79,6 +86,7 @@ pub struct Peer {
 struct Arrival<'a> {
     parts: &'a Parts,
     peer: Peer,
+    client: ClientAddress,
     id: &'a HeaderValue,
     at: Instant,
 }
@@ -94,6 +102,8 @@ struct Observed {
     timeouts: u32,
     /// Attempts after the first.
     retries: u32,
+    /// How the limit stands that the client is told of.
+    limit: Option<Shown>,
 }
 
 impl Gateway {
@@ -103,18 +113,19 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
         let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
-        let arrival = Arrival { parts: &parts, peer, id: &id, at: arrived };
-        let mut response = match self.admit_to_the_gateway(&parts, peer) {
+        let client = self.security.active().client(&parts.headers, peer.address);
+        let arrival = Arrival { parts: &parts, peer, client, id: &id, at: arrived };
+        let mut response = match self.admit_to_the_gateway(arrival) {
             Ok(()) => {
                 let outcome = self.route(arrival, body, &mut observed).await;
                 outcome.unwrap_or_else(|problem| {
-                    self.audit(&problem, arrival, &observed);
+                    Self::audit(&problem, arrival, &observed);
                     respond::problem(&problem, Envelope::Loose)
                 })
             }
             // Always tells the status in the body (reference: platform API 1.7).
             Err(problem) => {
-                self.audit(&problem, arrival, &observed);
+                Self::audit(&problem, arrival, &observed);
                 respond::problem(&problem, Envelope::Strict)
             }
         };
@@ -122,13 +133,16 @@ impl Gateway {
             cors::decorate(&api.api.cors, &parts.headers, response.headers_mut());
         }
         self.add_headers(&mut response, &id);
-        self.observe(&parts, &response, peer, &id, arrived, &observed);
-        response
+        if let Some(limit) = &observed.limit {
+            account::show(limit, response.headers_mut());
+        }
+        self.observe(arrival, &response, &observed);
+        self.book(&parts, response, &observed).await
     }
 
     /// Refusals that belong in the audit trail (reference: gateway behaviour 21.4).
-    fn audit(&self, problem: &Problem, arrival: Arrival<'_>, observed: &Observed) {
-        let Arrival { parts, peer, id, .. } = arrival;
+    fn audit(problem: &Problem, arrival: Arrival<'_>, observed: &Observed) {
+        let Arrival { parts, client, id, .. } = arrival;
         let (action, reason) = match problem.code {
             Some("SEC010") => (Action::IpGlobalDeny, "not_in_whitelist"),
             Some("SEC011") => (Action::IpGlobalDeny, "blacklisted"),
@@ -137,7 +151,6 @@ impl Gateway {
             Some("REQ001") => (Action::RequestBodySizeExceeded, "too_large"),
             _ => return,
         };
-        let client = self.security.active().client(&parts.headers, peer.address);
         let address = client.effective.to_string();
         let path = parts.uri.path();
         let target = match action {
@@ -155,13 +168,12 @@ impl Gateway {
 
     /// The global address filter. The one path it leaves open is where it can be corrected; whoever calls that must hold
     /// a permission.
-    fn admit_to_the_gateway(&self, parts: &Parts, peer: Peer) -> Result<(), Problem> {
+    fn admit_to_the_gateway(&self, arrival: Arrival<'_>) -> Result<(), Problem> {
+        let Arrival { parts, peer, client, .. } = arrival;
         if parts.uri.path().trim_end_matches('/') == SECURITY_SETTINGS {
             return Ok(());
         }
-        let security = self.security.active();
-        security.admit(&parts.headers, peer.address).map_err(|refusal| {
-            let client = security.client(&parts.headers, peer.address);
+        self.security.active().admit(&parts.headers, peer.address).map_err(|refusal| {
             tracing::warn!(client_ip = %client.effective, reason = refusal.reason(), "An address was refused");
             Problem::new(StatusCode::FORBIDDEN, refusal.code(), refusal.message())
         })
@@ -181,11 +193,13 @@ impl Gateway {
             ["api", "rest", ..] => self.rest(arrival, body, &segments, observed).await,
             ["api", "health"] => {
                 observed.is_data_plane = false;
+                self.account_for_no_call(arrival, observed).await?;
                 Ok(respond::only(parts, &Method::GET, || respond::json(r#"{"status":"online"}"#)))
             }
             // The platform's, though their paths are not.
             ["api", "status" | "caches"] => {
                 observed.is_data_plane = false;
+                self.account_for_no_call(arrival, observed).await?;
                 Ok(self.platform(arrival, body).await)
             }
             ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
@@ -196,13 +210,13 @@ impl Gateway {
 
     /// The management API is a web application of its own; it never fails, it answers.
     async fn platform(&self, arrival: Arrival<'_>, body: Incoming) -> Response<Body> {
-        let Arrival { parts, peer, id, .. } = arrival;
+        let Arrival { parts, peer, client, id, .. } = arrival;
         let mut request = Request::new(axum::body::Body::new(body));
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
         *request.version_mut() = parts.version;
         request.headers_mut().clone_from(&parts.headers);
-        request.extensions_mut().insert(self.security.active().client(&parts.headers, peer.address));
+        request.extensions_mut().insert(client);
         request.extensions_mut().insert(peer.scheme);
         request.extensions_mut().insert(RequestId(id.clone()));
         match self.platform.clone().oneshot(request).await {
@@ -218,7 +232,7 @@ impl Gateway {
         segments: &Segments<'_>,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
-        let Arrival { parts, peer, id, at } = arrival;
+        let Arrival { parts, client, id, at, .. } = arrival;
         if parts.method == Method::OPTIONS {
             return Ok(self.preflight(parts, segments));
         }
@@ -228,25 +242,61 @@ impl Gateway {
         let settings = self.settings.live();
         let limit = settings.limits.of_path(parts.uri.path(), settings.limits.rest());
         drop(settings);
-        bounded(parts, limit)?;
 
+        let caller = self.caller(&parts.headers).await;
+        let known = caller.as_ref().and_then(|caller| caller.as_ref().ok());
+        observed.username = known.map(|principal| principal.username.clone());
         let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };
-        let snapshot = self.snapshot.load();
-        let api = find(&snapshot, name, version)?;
-        observed.api = Some(api.clone());
+        let found = find(&self.snapshot.load(), name, version);
+        observed.api = found.as_ref().ok().cloned();
+        let endpoint = found.as_ref().ok().and_then(|api| api.paths.find(method, path));
+        let let_in = match bounded(parts, limit) {
+            Ok(()) => self.let_in(arrival, &found, endpoint, caller.as_ref()).await,
+            Err(problem) => Err(problem),
+        };
+        let facts = Facts {
+            user: known.map(|principal| &*principal.username),
+            api: found.as_ref().ok().map(|api| &*api.label),
+            endpoint: endpoint.zip(found.as_ref().ok()).map(|(own, api)| own.name(api)),
+            address: client.effective,
+            is_call: true,
+        };
+        self.account(&facts, let_in.is_ok(), length(parts), observed).await?;
+        let endpoint = let_in?;
+        let api = found.as_ref().map_err(Clone::clone)?;
+        let user = known.filter(|_| api.api.needs_identity).map(|principal| &principal.username);
+        let told = rest::Caller { request_id: id, username: user.map(AsRef::as_ref), key: None };
+        self.call(Call { parts, api, endpoint, path, told, user, arrived: at, limit }, body, observed).await
+    }
+
+    /// Who calls, where the request has a token at all.
+    async fn caller(&self, headers: &HeaderMap) -> Option<Result<Principal, Denied>> {
+        identity::bearer(headers)?;
+        Some(self.identity.identify(headers).await)
+    }
+
+    /// All that can refuse a call before it is counted (reference: gateway behaviour 5).
+    async fn let_in<'a>(
+        &self,
+        arrival: Arrival<'_>,
+        found: &Result<Arc<CompiledApi>, Problem>,
+        endpoint: Option<Match<'a>>,
+        caller: Option<&Result<Principal, Denied>>,
+    ) -> Result<Match<'a>, Problem> {
+        let api = found.as_ref().map_err(Clone::clone)?;
         if let Some(rules) = &api.api.access.ip {
-            self.admit_address(rules, parts, peer)?;
+            self.admit_address(rules, arrival)?;
         }
-        let endpoint = api.paths.find(method, path).ok_or_else(|| {
+        let endpoint = endpoint.ok_or_else(|| {
             Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
         })?;
-        let caller = if api.api.needs_identity { Some(self.admit(&api, &parts.headers).await?) } else { None };
-        observed.username = caller.as_ref().map(|principal| principal.username.clone());
+        if api.api.needs_identity {
+            self.admit(api, caller).await?;
+        }
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
-        let told = rest::Caller { request_id: id, username: caller.as_ref().map(|principal| &*principal.username) };
-        self.call(Call { parts, api: &api, endpoint, path, told, arrived: at, limit }, body, observed).await
+        Ok(endpoint)
     }
 
     /// What a browser may do; needs no token and tells nothing of APIs that don't exist.
@@ -262,13 +312,17 @@ impl Gateway {
         answer
     }
 
-    /// Identifies the caller, then asks for subscription, group and role (reference: gateway behaviour 5, step 6).
-    async fn admit(&self, api: &CompiledApi, headers: &HeaderMap) -> Result<Principal, Problem> {
+    /// Asks for a token, subscription, group and role (reference: gateway behaviour 5, step 6).
+    async fn admit(&self, api: &CompiledApi, caller: Option<&Result<Principal, Denied>>) -> Result<(), Problem> {
         let denied = |denied: Denied| Problem::new(denied.status(), denied.reason(), denied.reason());
         let access = &api.api.access;
-        let principal = self.identity.identify(headers).await.map_err(denied)?;
+        let principal = match caller {
+            Some(Ok(principal)) => principal,
+            Some(Err(why)) => return Err(denied(*why)),
+            None => return Err(denied(Denied::Unauthorized)),
+        };
         if !self.identity.is_subscribed(&principal.username, &api.label).await.map_err(denied)?
-            && !self.needs_no_subscription(&principal).await.map_err(denied)?
+            && !self.needs_no_subscription(principal).await.map_err(denied)?
         {
             let text = "You are not subscribed to this resource";
             return Err(Problem::new(StatusCode::FORBIDDEN, text, text));
@@ -280,28 +334,24 @@ impl Gateway {
         if !access.roles.is_empty() && !access.roles.iter().any(|role| **role == *principal.role) {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW014", "Forbidden: role not allowed for this API"));
         }
-        Ok(principal)
+        Ok(())
     }
 
     /// Administrators, where the settings say so (reference: gateway behaviour 6.5).
     async fn needs_no_subscription(&self, principal: &Principal) -> Result<bool, Denied> {
-        if self.settings.limits.admin_needs_subscription {
-            return Ok(false);
-        }
-        let role = self.identity.role(&principal.role).await?;
-        Ok(is_admin_role(&principal.role) || role.is_some_and(|role| role.is_admin()))
+        Ok(!self.settings.limits.admin_needs_subscription && self.identity.is_admin_role(&principal.role).await?)
     }
 
     /// Reference: gateway behaviour 6.3; the deny list is looked at first.
-    fn admit_address(&self, rules: &IpRules, parts: &Parts, peer: Peer) -> Result<(), Problem> {
+    fn admit_address(&self, rules: &IpRules, arrival: Arrival<'_>) -> Result<(), Problem> {
+        let Arrival { parts, peer, client, .. } = arrival;
         let security = self.security.active();
-        let client = security.client(&parts.headers, peer.address);
-        let address = if rules.trust_forwarded_for == Some(false) { client.peer } else { client.effective };
+        let address = security.address_for_api(&parts.headers, &client, rules.trust_forwarded_for);
         let restricted = |code| Err(Problem::new(StatusCode::FORBIDDEN, code, "IP restricted"));
         if rules.deny.iter().any(|net| net.contains(&address)) {
             return restricted("API011");
         }
-        if security.skips_address_rules(&parts.headers, peer.address) {
+        if security.skips_rules_of_apis(&parts.headers, peer.address) {
             return Ok(());
         }
         if rules.only_allowed && !rules.allow.iter().any(|net| net.contains(&address)) {
@@ -329,7 +379,11 @@ fn unknown_api() -> Problem {
 
 /// Refuses a body that says itself that it is too large; what says nothing is counted while it is read.
 fn bounded(parts: &Parts, limit: u64) -> Result<(), Problem> {
-    let length =
-        parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit) { Err(Problem::too_large(limit)) } else { Ok(()) }
+    if length(parts) > limit { Err(Problem::too_large(limit)) } else { Ok(()) }
+}
+
+/// Bytes of the body, where the request tells.
+fn length(parts: &Parts) -> u64 {
+    let length = parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    length.unwrap_or_default()
 }

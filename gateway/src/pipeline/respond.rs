@@ -1,17 +1,16 @@
 //! Answers of the gateway itself, and what every answer carries.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::REFERRER_POLICY;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
-use super::{Body, Gateway, Observed, Peer};
+use super::{Arrival, Body, Gateway, Observed, length};
 use crate::problem::{Envelope, Problem};
 use crate::protocols::rest::X_REQUEST_ID;
 use crate::telemetry::traffic::Call;
@@ -100,16 +99,9 @@ impl Gateway {
     }
 
     /// Counts and logs an answered request.
-    pub(super) fn observe(
-        &self,
-        parts: &Parts,
-        response: &Response<Body>,
-        peer: Peer,
-        id: &HeaderValue,
-        arrived: Instant,
-        observed: &Observed,
-    ) {
-        let elapsed = arrived.elapsed();
+    pub(super) fn observe(&self, arrival: Arrival<'_>, response: &Response<Body>, observed: &Observed) {
+        let Arrival { parts, client, id, at, .. } = arrival;
+        let elapsed = at.elapsed();
         let status = response.status().as_u16();
         let is_synthetic = SYNTHETIC.iter().any(|name| {
             let value = parts.headers.get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -123,7 +115,7 @@ impl Gateway {
             self.traffic.record(&Call {
                 status,
                 elapsed,
-                bytes_in: size(&parts.headers) + length(&parts.headers).unwrap_or_default(),
+                bytes_in: size(&parts.headers) + length(parts),
                 bytes_out: size(response.headers()) + response.body().size_hint().exact().unwrap_or_default(),
                 protocol: observed.protocol,
                 api,
@@ -137,7 +129,7 @@ impl Gateway {
         tracing::info!(
             request_id = id.to_str().unwrap_or_default(),
             username,
-            client_ip = %self.security.active().client(&parts.headers, peer.address).effective,
+            client_ip = %client.effective,
             api,
             "Endpoint: {} {} | status_code: {status} | Total time: {}ms",
             parts.method,
@@ -148,11 +140,6 @@ impl Gateway {
 }
 
 /// Bytes of names and values.
-fn size(headers: &HeaderMap) -> u64 {
+pub(super) fn size(headers: &HeaderMap) -> u64 {
     headers.iter().map(|(name, value)| name.as_str().len() as u64 + value.len() as u64).sum()
-}
-
-/// Bytes of a body, if they are told beforehand.
-fn length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -24,7 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 async fn clear(State(platform): State<Platform>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageGateway, NO_CLEAR).await?;
     let store = platform.identity.store();
-    store.reset_counters();
+    store.reset_counters().await?;
     store.announce(Change::Everything).await;
     tracing::info!(by = %caller.0.principal.username, "All caches were cleared");
     Ok(Answer::message("All caches cleared"))

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response, routing::get};
-use doorman_crds::role::is_admin_role;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
@@ -45,6 +44,8 @@ mod users;
 mod validations;
 mod vault;
 mod wire;
+
+pub use security::SETTINGS as SECURITY_SETTINGS;
 
 use crate::{
     definitions::documents::Progress,
@@ -93,7 +94,7 @@ impl Platform {
 
     /// Is this the name of an administrators' role?
     async fn is_admin_role(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(is_admin_role(name) || self.identity.role(name).await?.is_some_and(|role| role.is_admin()))
+        self.identity.is_admin_role(name).await
     }
 
     /// Is this an administrator, whom only administrators may see or change?

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Where the settings are; the one path that the address filter leaves open.
-pub(super) const SETTINGS: &str = "/platform/security/settings";
+pub const SETTINGS: &str = "/platform/security/settings";
 
 const NO_READ: (&str, &str) = ("SEC001", "You do not have permission to view security settings");
 const NO_UPDATE: (&str, &str) = ("SEC002", "You do not have permission to update security settings");

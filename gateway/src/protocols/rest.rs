@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
+use crate::accounting::UpstreamKey;
 use crate::pipeline::Body;
 use crate::problem::Problem;
 use crate::snapshot::{CompiledApi, Match, Server};
@@ -55,6 +56,8 @@ pub struct Caller<'a> {
     pub request_id: &'a HeaderValue,
     /// Name of the signed-in user.
     pub username: Option<&'a str>,
+    /// What the upstream is paid with.
+    pub key: Option<&'a UpstreamKey>,
 }
 
 /// Builds the upstream request from the parsed form of the call.
@@ -104,6 +107,9 @@ pub fn upstream_request(
     if let Some(user) = caller.username.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(X_USER_EMAIL, user.clone());
         headers.insert(X_DOORMAN_USER, user);
+    }
+    if let Some((name, value)) = caller.key {
+        headers.insert(name, value.clone());
     }
 
     let mut request = Request::new(body);

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use super::{Effective, SecuritySettings};
 use crate::{
-    client::{ClientAddress, Trust, is_forwarded},
+    client::{ClientAddress, Trust, effective, is_forwarded},
     networks::Networks,
 };
 
@@ -21,10 +21,13 @@ pub struct Active {
     /// What is in force.
     pub effective: Effective,
     pub(super) trust: Trust,
+    /// Whose headers an API believes that says it believes them.
+    pub(super) trust_of_apis: Trust,
     /// `None`: all are let in.
     pub(super) allow: Option<Networks>,
     pub(super) deny: Networks,
     pub(super) in_docker: bool,
+    pub(super) is_production: bool,
 }
 
 /// Why an address is not let in.
@@ -71,6 +74,30 @@ impl Active {
     /// The addresses of who sent this.
     pub fn client(&self, headers: &HeaderMap, peer: IpAddr) -> ClientAddress {
         ClientAddress::new(headers, &self.trust, peer)
+    }
+
+    /// The address that an API's rules are about; `trusts`: what the API says of forwarding headers, if anything.
+    pub fn address_for_api(&self, headers: &HeaderMap, client: &ClientAddress, trusts: Option<bool>) -> IpAddr {
+        match trusts {
+            None => client.effective,
+            Some(false) => client.peer,
+            Some(true) => effective(headers, &self.trust_of_apis, client.peer),
+        }
+    }
+
+    /// Is it a caller that skips an API's address rules? Outside production so does one who names this machine as the
+    /// host: through a port that a container engine maps, local callers don't come from a local address.
+    pub fn skips_rules_of_apis(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+        let names_this_machine = || {
+            let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let name = host.split(':').next().unwrap_or_default();
+            name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1"
+        };
+        self.skips_address_rules(headers, peer)
+            || (!self.is_production
+                && self.effective.allow_localhost_bypass
+                && !is_forwarded(headers)
+                && names_this_machine())
     }
 
     /// Is it a caller on this machine that skips the address rules?

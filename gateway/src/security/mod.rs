@@ -103,14 +103,16 @@ impl Pins {
     fn compile(&self, stored: SecuritySettings) -> Active {
         let effective = self.effective(&stored);
         let proxies = listed(&effective.xff_trusted_proxies, "xff_trusted_proxies");
-        let trust = match (effective.trust_x_forwarded_for, effective.xff_trusted_proxies.is_empty()) {
-            (true, true) if !self.is_production => Trust::Everyone,
-            (true, false) => Trust::Listed(proxies),
-            _ => Trust::Nobody,
+        let trust_of_apis = match effective.xff_trusted_proxies.is_empty() {
+            false => Trust::Listed(proxies),
+            true if self.is_production => Trust::Nobody,
+            true => Trust::Everyone,
         };
+        let trust = if effective.trust_x_forwarded_for { trust_of_apis.clone() } else { Trust::Nobody };
         let allow = (!effective.ip_whitelist.is_empty()).then(|| listed(&effective.ip_whitelist, "ip_whitelist"));
         let deny = listed(&effective.ip_blacklist, "ip_blacklist");
-        Active { stored, trust, allow, deny, in_docker: self.in_docker, effective }
+        let (in_docker, is_production) = (self.in_docker, self.is_production);
+        Active { stored, effective, trust, trust_of_apis, allow, deny, in_docker, is_production }
     }
 }
 

@@ -397,7 +397,7 @@ settings! {
             "Comma list of paths without body limit, exact or ending with `*`.";
         body_unlimited: bool = "DISABLE_BODY_SIZE_LIMIT", "false", Doorman Used:
             "Switches all body limits off.";
-        skip_tiers: bool = "SKIP_TIER_RATE_LIMIT", "false", Doorman NotYet:
+        skip_tiers: bool = "SKIP_TIER_RATE_LIMIT", "false", Doorman Used:
             "No limits by tier.";
         admin_needs_subscription: bool = "ENFORCE_ADMIN_SUBSCRIPTION", "true", Doorman Used:
             "Administrators need a subscription as everyone does.";

@@ -113,7 +113,7 @@ pub struct Server {
 }
 
 impl Servers {
-    fn compile(addresses: &[api::UpstreamAddress], pools: &Pools) -> Self {
+    pub(crate) fn compile(addresses: &[api::UpstreamAddress], pools: &Pools) -> Self {
         let servers = addresses
             .iter()
             .filter_map(|address| {

@@ -7,7 +7,8 @@ use doorman_crds::api::{Endpoint, Method, UpstreamAddress};
 use doorman_crds::path::{PathTemplate, Segment};
 use smallvec::SmallVec;
 
-use super::Servers;
+use super::{CompiledApi, Servers};
+use crate::accounting::EndpointName;
 use crate::request::push_segment;
 
 /// The endpoints of one API.
@@ -27,6 +28,7 @@ struct Node {
 /// What a matched call turns into.
 #[derive(Debug)]
 pub struct Target {
+    method: Method,
     /// Path template as metrics and logs show it.
     pub label: Box<str>,
     /// Own servers; empty means the API's.
@@ -60,6 +62,7 @@ impl Paths {
         for endpoint in endpoints {
             let index = paths.targets.len();
             paths.targets.push(Target {
+                method: endpoint.method,
                 label: endpoint.client_path.to_string().into(),
                 servers: servers(endpoint.servers.as_deref().unwrap_or_default()),
                 path: UpstreamPath::compile(&endpoint.client_path, &endpoint.upstream_path),
@@ -132,6 +135,11 @@ impl<'a> Match<'a> {
     /// Path template as metrics and logs show it.
     pub fn label(self) -> &'a str {
         &self.0.label
+    }
+
+    /// What rules call it, among the endpoints of this API.
+    pub fn name(self, api: &'a CompiledApi) -> EndpointName<'a> {
+        EndpointName { method: self.0.method.as_str(), api: &api.label, path: &self.0.label }
     }
 
     /// Own servers; empty means the API's.

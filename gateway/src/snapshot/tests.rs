@@ -2,16 +2,9 @@ use super::*;
 use crate::upstream::PoolOptions;
 use doorman_crds::DoormanRole;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 fn compiler() -> Compiler {
-    Compiler::new(Pools::new(PoolOptions {
-        max_connections: 1,
-        max_idle: 1,
-        idle_life: Duration::from_secs(1),
-        http2: false,
-        allow_loopback: true,
-    }))
+    Compiler::new(Pools::new(PoolOptions::local()))
 }
 
 /// An API object; `created` orders claimants of one name.

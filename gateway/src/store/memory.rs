@@ -11,6 +11,8 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{
     StoreError, Window,
     collection::{Collection, Key, Listing},
+    counters::{Counter, Counters, Taken},
+    credits::{self, Balance},
 };
 
 /// Expired entries are swept when a map has grown to this, and then whenever it has doubled.
@@ -158,6 +160,28 @@ impl Documents {
         is_changed
     }
 
+    /// Takes one credit of a group from a balance, if there is one.
+    pub(super) fn take_credit(&self, username: &str, group: &str) -> Option<Balance> {
+        self.change_credits(username, group, |available| (available > 0).then(|| available - 1))
+    }
+
+    /// Puts a credit back.
+    pub(super) fn return_credit(&self, username: &str, group: &str) -> Option<Balance> {
+        self.change_credits(username, group, |available| available.checked_add(1))
+    }
+
+    fn change_credits(&self, username: &str, group: &str, change: impl Fn(i64) -> Option<i64>) -> Option<Balance> {
+        let key = vec![username.to_owned()];
+        let mut tables = self.write();
+        let table = tables.get_mut(&Collection::UserCredits)?;
+        let mut document = Document::clone(table.documents.get(&key)?);
+        let balance = credits::in_document_mut(&mut document, group)?;
+        balance.insert(credits::AVAILABLE, change(credits::available(balance)?)?);
+        let balance = Balance::of(balance);
+        table.documents.insert(key, Arc::new(document));
+        Some(balance)
+    }
+
     /// Was there such a document?
     pub(super) fn remove(&self, collection: Collection, key: &[&str]) -> bool {
         self.write().get_mut(&collection).and_then(|table| table.take(collection, &owned(key))).is_some()
@@ -235,6 +259,7 @@ impl<K: Eq + Hash, V> Expiring<K, V> {
 #[derive(Default)]
 pub struct Shared {
     counters: Mutex<Expiring<String, u64>>,
+    limits: Mutex<Counters>,
     revoked_tokens: RwLock<Expiring<String, Arc<str>>>,
     revoked_users: RwLock<HashSet<String>>,
     csrf: Mutex<Expiring<String, String>>,
@@ -259,6 +284,21 @@ impl Shared {
         if let Some(count) = counters.get(&key, now).copied() {
             counters.insert(key, count.saturating_sub(1), window.end(), now);
         }
+    }
+
+    pub(super) fn take(&self, counters: &[Counter], now: u64) -> Taken {
+        locked(&self.limits).take(counters, now)
+    }
+
+    pub(super) fn book(&self, booked: &[(Arc<str>, u64)], add: u64, now: u64) {
+        let mut limits = locked(&self.limits);
+        for (key, until) in booked {
+            limits.book(key, *until, add, now);
+        }
+    }
+
+    pub(super) fn totals(&self, keys: &[Arc<str>]) -> Vec<u64> {
+        locked(&self.limits).totals(keys)
     }
 
     pub(super) fn revoke_token(&self, username: &str, jti: &str, until: u64, now: u64) {
@@ -316,9 +356,10 @@ impl Shared {
         }
     }
 
-    /// Starts all counters again.
+    /// Starts the counters of requests again.
     pub(super) fn reset_counters(&self) {
         *locked(&self.counters) = Expiring::default();
+        locked(&self.limits).reset();
     }
 
     pub(super) fn remember_csrf(&self, username: &str, token: &str, until: u64, now: u64) {
@@ -331,6 +372,7 @@ impl Shared {
 
     pub(super) fn sweep(&self, now: u64) {
         locked(&self.counters).sweep(now);
+        locked(&self.limits).sweep();
         locked(&self.csrf).sweep(now);
         self.revoked_tokens.write().unwrap_or_else(PoisonError::into_inner).sweep(now);
     }

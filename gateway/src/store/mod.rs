@@ -16,12 +16,15 @@ use std::{
 
 use futures::{StreamExt, future::join};
 use mongodb::bson::Document;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::Counter as Metric;
 use tokio::sync::watch;
 
 mod advice;
 mod collection;
+mod counters;
+mod credits;
 pub mod documents;
+pub(crate) mod fresh;
 mod memory;
 mod mongo;
 pub mod outage;
@@ -33,6 +36,8 @@ pub(crate) mod servers;
 mod tests;
 
 pub use collection::{Change, Collection, Listing};
+pub use counters::{Counter, Reading, Span, Taken, braced};
+pub use credits::{BALANCES, Balance, is_group_name};
 pub use documents::{Group, Password, Permissions, Role, User, plain, plain_document};
 pub use seed::ADMIN;
 
@@ -654,10 +659,57 @@ impl Store {
         }
     }
 
-    /// How often a limit was decided without Redis.
-    pub(crate) fn fallbacks(&self) -> Counter {
+    /// Measures a request by these counters, in one round trip: all are counted, or none when one refuses. While Redis is
+    /// away, each process counts for itself, or it is an error, as `DOORMAN_LIMITS_FAIL_MODE` says.
+    pub async fn take(&self, counters: &[Counter]) -> Result<Taken, StoreError> {
         match &self.shared {
-            Shared::Memory(_) => Counter::default(),
+            Shared::Memory(shared) => Ok(shared.take(counters, now())),
+            Shared::Redis(shared) if let Err(played) = self.shared() => shared.take_without(played, counters, now()),
+            Shared::Redis(shared) => shared.take(counters, now()).await,
+        }
+    }
+
+    /// Counts this on calendar counters, each until its second, whatever their limits are.
+    pub async fn book(&self, booked: &[(Arc<str>, u64)], add: u64) {
+        match &self.shared {
+            Shared::Memory(shared) => shared.book(booked, add, now()),
+            Shared::Redis(shared) => shared.book(booked, add, now()).await,
+        }
+    }
+
+    /// What calendar counters hold.
+    pub async fn totals(&self, keys: &[Arc<str>]) -> Result<Vec<u64>, StoreError> {
+        match self.shared()? {
+            Shared::Memory(shared) => Ok(shared.totals(keys)),
+            Shared::Redis(shared) => shared.totals(keys).await,
+        }
+    }
+
+    /// Takes one credit of a group from a user's balance. `None`: there is none left. After an error it may have been
+    /// taken; it was not given to anyone.
+    pub async fn take_credit(&self, username: &str, group: &str) -> Result<Option<Balance>, StoreError> {
+        match self.documents()? {
+            // Nothing is kept under such a name.
+            _ if !is_group_name(group) => Ok(None),
+            Documents::Memory(documents) => Ok(documents.take_credit(username, group)),
+            Documents::Mongo(documents) => documents.take_credit(username, group).await,
+        }
+    }
+
+    /// Puts a credit back that paid for nothing.
+    pub async fn return_credit(&self, username: &str, group: &str) -> Result<(), StoreError> {
+        match self.documents()? {
+            _ if !is_group_name(group) => {}
+            Documents::Memory(documents) => drop(documents.return_credit(username, group)),
+            Documents::Mongo(documents) => documents.return_credit(username, group).await?,
+        }
+        Ok(())
+    }
+
+    /// How often a limit was decided without Redis.
+    pub(crate) fn fallbacks(&self) -> Metric {
+        match &self.shared {
+            Shared::Memory(_) => Metric::default(),
             Shared::Redis(shared) => shared.fallbacks(),
         }
     }
@@ -706,10 +758,14 @@ impl Store {
         }
     }
 
-    /// Starts every counter in this process again.
-    pub fn reset_counters(&self) {
-        if let Shared::Memory(shared) = &self.shared {
-            shared.reset_counters();
+    /// Starts every counter of requests again, in all processes; what bytes and quotas have used up stays.
+    pub async fn reset_counters(&self) -> Result<(), StoreError> {
+        match self.shared()? {
+            Shared::Memory(shared) => {
+                shared.reset_counters();
+                Ok(())
+            }
+            Shared::Redis(shared) => shared.reset_counters().await,
         }
     }
 

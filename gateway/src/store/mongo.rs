@@ -17,6 +17,7 @@ use super::{
     StoreError,
     advice::Advised,
     collection::{Collection as Kind, Listing},
+    credits::{self, AVAILABLE, BALANCES, Balance},
 };
 use crate::settings::Storage;
 
@@ -176,6 +177,27 @@ impl Documents {
             Err(StoreError::Taken) => Ok(within(async { update().await }).await?.modified_count > 0),
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes one credit of a group from a balance, if there is one. After an error it may have been taken.
+    pub(super) async fn take_credit(&self, username: &str, group: &str) -> Result<Option<Balance>, StoreError> {
+        let available = format!("{BALANCES}.{group}.{AVAILABLE}");
+        let (filter, update) =
+            (doc! { "username": username, &available: { "$gte": 1 } }, doc! { "$inc": { &available: -1 } });
+        let credits = self.collection(Kind::UserCredits);
+        let found = within(async { credits.find_one_and_update(filter, update).await }).await?;
+        Ok(found.map(|document| {
+            let own = credits::in_document(&document, group);
+            own.map_or(Balance { user_key: None }, Balance::of)
+        }))
+    }
+
+    /// Puts a credit back.
+    pub(super) async fn return_credit(&self, username: &str, group: &str) -> Result<(), StoreError> {
+        let available = format!("{BALANCES}.{group}.{AVAILABLE}");
+        let filter = doc! { "username": username, &available: { "$exists": true } };
+        let update = doc! { "$inc": { &available: 1 } };
+        within(async { self.collection(Kind::UserCredits).update_one(filter, update).await.map(|_| ()) }).await
     }
 
     pub(super) async fn remove(&self, kind: Kind, key: &[&str]) -> Result<bool, StoreError> {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::Counter as Metric;
 use redis::{
     Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, aio::ConnectionLike,
     cluster_async::ClusterConnection,
@@ -20,6 +20,7 @@ use self::{
 use super::{StoreError, Window, advice::Advised, memory};
 use crate::settings::{FailMode, Storage};
 
+mod limits;
 mod link;
 mod servers;
 #[cfg(test)]
@@ -62,7 +63,7 @@ pub struct Shared {
     /// Counts while Redis is away: a limit per process is better than none.
     meanwhile: memory::Shared,
     /// How often that was so.
-    fallbacks: Counter,
+    fallbacks: Metric,
 }
 
 fn token_key(username: &str, jti: &str) -> String {
@@ -112,7 +113,7 @@ impl Shared {
             connection: connection.map_err(StoreError::shared)?,
             fail_mode: storage.limits_fail_mode,
             meanwhile: memory::Shared::default(),
-            fallbacks: Counter::default(),
+            fallbacks: Metric::default(),
         };
         shared.ping().await?;
         Ok(shared)
@@ -130,7 +131,7 @@ impl Shared {
     }
 
     /// How often a limit was decided without Redis.
-    pub(super) fn fallbacks(&self) -> Counter {
+    pub(super) fn fallbacks(&self) -> Metric {
         self.fallbacks.clone()
     }
 

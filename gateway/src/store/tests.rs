@@ -190,6 +190,61 @@ mod mongo_parts {
         assert_eq!(&*store.user_for_login("amy@example.com").await.unwrap().unwrap().email, "odd@example.com");
     }
 
+    async fn credits(store: &Store) -> i64 {
+        let found = store.find(Collection::UserCredits, &["amy"]).await.unwrap().unwrap();
+        let balance = found.get_document(BALANCES).unwrap().get_document("basic").unwrap();
+        credits::available(balance).unwrap()
+    }
+
+    async fn give(store: &Store, number: i64) {
+        let balance = doc! { "tier_name": "t", "available_credits": number, "user_api_key": "own" };
+        store.save(Collection::UserCredits, doc! { "username": "amy", BALANCES: { "basic": balance } }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_balance_is_never_overdrawn_however_many_take_at_once() {
+        let (mongo, redis) = (Server::mongo(), Server::redis(&[]));
+        let settings = external(redis.port, mongo.port, &[]);
+        for store in [Store::open(&settings).await.unwrap(), Store::in_memory()] {
+            give(&store, 5).await;
+            let taken = futures::future::join_all((0..20).map(|_| store.take_credit("amy", "basic"))).await;
+            let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).collect();
+            assert_eq!((taken.len(), credits(&store).await), (5, 0), "{store:?}");
+            assert_eq!(taken[0].user_key.as_deref(), Some("own"));
+            store.return_credit("amy", "basic").await.unwrap();
+            assert_eq!(credits(&store).await, 1);
+            for (user, group) in [("bob", "basic"), ("amy", "other"), ("amy", "ba.sic"), ("amy", "$basic"), ("amy", "")]
+            {
+                assert_eq!(store.take_credit(user, group).await.unwrap(), None, "{user} {group}");
+                store.return_credit(user, group).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn while_the_database_dies_and_comes_back_no_credit_is_given_twice() {
+        let (mut mongo, redis) = (Server::mongo(), Server::redis(&[]));
+        let settings = external(redis.port, mongo.port, &[]);
+        let stores = [Store::open(&settings).await.unwrap(), Store::open(&settings).await.unwrap()];
+        give(&stores[0], 300).await;
+        let given = std::sync::atomic::AtomicU32::new(0);
+        let spend = async |store: &Store| {
+            for _ in 0..200 {
+                if let Ok(Some(_)) = store.take_credit("amy", "basic").await {
+                    given.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        };
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            mongo.restart();
+        };
+        futures::join!(spend(&stores[0]), spend(&stores[1]), kill);
+        let (given, left) = (i64::from(given.into_inner()), credits(&stores[0]).await);
+        // What was taken when the database died may have been given to nobody.
+        assert!(given + left <= 300 && given + left >= 290, "{given} given, {left} left");
+    }
+
     #[tokio::test]
     async fn a_start_whose_administrator_has_anothers_address_says_so() {
         let mongo = Server::mongo();

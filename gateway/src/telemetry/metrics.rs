@@ -10,10 +10,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::accounting::Kind;
+
 /// Label of a status code.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
     code: u16,
+}
+
+/// Label of a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Limit {
+    limit: &'static str,
 }
 
 /// Everything that is counted.
@@ -22,6 +30,11 @@ pub struct Metrics {
     registry: Registry,
     duration: Histogram,
     requests: Family<Code, Counter>,
+    limited: Family<Limit, Counter>,
+    /// Credits taken from balances.
+    pub credits_charged: Counter,
+    /// Calls that could not be charged.
+    pub credits_refused: Counter,
     /// Upstream attempts that took too long.
     pub upstream_timeouts: Counter,
     /// Upstream attempts after the first of a call.
@@ -51,6 +64,9 @@ impl Metrics {
             registry: Registry::default(),
             duration: Histogram::new(buckets),
             requests: Family::default(),
+            limited: Family::default(),
+            credits_charged: Counter::default(),
+            credits_refused: Counter::default(),
             upstream_timeouts: Counter::default(),
             retries: Counter::default(),
             log_records_dropped,
@@ -78,6 +94,9 @@ impl Metrics {
             "Limits decided while Redis was away: counted in the process, or refused with DOORMAN_LIMITS_FAIL_MODE=Closed",
             limits_without_redis,
         );
+        r.register("doorman_limited", "Calls refused because a limit was reached", self.limited.clone());
+        r.register("doorman_credits_charged", "Credits taken from balances", self.credits_charged.clone());
+        r.register("doorman_credits_refused", "Calls that could not be charged", self.credits_refused.clone());
         r.register("doorman_snapshots", "Snapshots put into service", self.snapshots.clone());
         self
     }
@@ -86,6 +105,18 @@ impl Metrics {
     pub fn request(&self, code: u16, elapsed: Duration) {
         self.duration.observe(elapsed.as_secs_f64());
         self.requests.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts a call that a limit refused.
+    pub fn limited(&self, kind: &Kind) {
+        let limit = match kind {
+            Kind::Tier(_) => "tier",
+            Kind::Rule(_) => "rule",
+            Kind::Rate => "rate",
+            Kind::Throttle => "throttle",
+            Kind::Bandwidth => "bandwidth",
+        };
+        self.limited.get_or_create(&Limit { limit }).inc();
     }
 
     /// The text Prometheus scrapes (OpenMetrics 1.0).

@@ -24,7 +24,7 @@ pub use pool::Pool;
 pub enum UpstreamError {
     /// A time limit passed.
     #[error("no answer in time: {0}")]
-    Timeout(&'static str),
+    Timeout(Phase),
     /// The name did not resolve or no connection could be opened.
     #[error("can't connect: {0}")]
     Connect(String),
@@ -42,6 +42,41 @@ pub enum UpstreamError {
     Connection(#[from] hyper::Error),
 }
 
+/// What a call was at when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for one of the connections there may be.
+    Connection,
+    /// Opening a connection.
+    Connecting,
+    /// Sending the request.
+    Sending,
+    /// Waiting for the answer.
+    Answer,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Connection => "waiting for a free connection",
+            Self::Connecting => "connecting",
+            Self::Sending => "sending the request",
+            Self::Answer => "waiting for the answer",
+        })
+    }
+}
+
+impl UpstreamError {
+    /// Can't the upstream have seen anything of the request?
+    pub fn is_before_sending(&self) -> bool {
+        match self {
+            Self::Timeout(phase) => matches!(phase, Phase::Connection | Phase::Connecting),
+            Self::Connect(_) | Self::Forbidden(_) | Self::Target(_) => true,
+            Self::ClientStalled | Self::Connection(_) => false,
+        }
+    }
+}
+
 /// What pools need to know of the settings.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
@@ -55,6 +90,15 @@ pub struct PoolOptions {
     pub http2: bool,
     /// Whether loopback addresses may be called; not in a cluster, where loopback is the pod itself.
     pub allow_loopback: bool,
+}
+
+#[cfg(test)]
+impl PoolOptions {
+    /// For tests, whose upstreams are on this machine.
+    pub(crate) fn local() -> Self {
+        let idle_life = Duration::from_secs(10);
+        Self { max_connections: 10, max_idle: 10, idle_life, http2: false, allow_loopback: true }
+    }
 }
 
 /// Upper bounds of one call.

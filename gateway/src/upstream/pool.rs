@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::breaker::Breaker;
 use super::connect::{Stream, connect};
-use super::{CallTimeouts, PoolOptions, UpstreamError};
+use super::{CallTimeouts, Phase, PoolOptions, UpstreamError};
 
 /// All connections to one address.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl Pool {
                         Ok(Ok(())) => return Ok((Connection::Http2(sender), true)),
                         // It has ended meanwhile; a new one takes its place.
                         Ok(Err(_)) => {}
-                        Err(_) => return Err(UpstreamError::Timeout("waiting for a free stream")),
+                        Err(_) => return Err(UpstreamError::Timeout(Phase::Connection)),
                     }
                 }
             }
@@ -171,12 +171,12 @@ impl Pool {
             Ok(permit) => permit,
             Err(_) => match timeout(timeouts.pool, self.permits.clone().acquire_owned()).await {
                 Ok(Ok(permit)) => permit,
-                _ => return Err(UpstreamError::Timeout("waiting for a free connection")),
+                _ => return Err(UpstreamError::Timeout(Phase::Connection)),
             },
         };
         match timeout(timeouts.connect, self.open(permit)).await {
             Ok(opened) => opened.map(|connection| (connection, false)),
-            Err(_) => Err(UpstreamError::Timeout("connecting")),
+            Err(_) => Err(UpstreamError::Timeout(Phase::Connecting)),
         }
     }
 
@@ -282,16 +282,13 @@ where
         if let Ok(outcome) = tokio::time::timeout_at(deadline, answer.as_mut()).await {
             return Ok(outcome);
         }
-        let Some(progress) = progress else { return Err(UpstreamError::Timeout("waiting for the answer")) };
-        let (bound, what) = if progress.is_sent() {
-            (timeouts.read, "waiting for the answer")
-        } else {
-            (timeouts.write, "sending the request")
-        };
+        let Some(progress) = progress else { return Err(UpstreamError::Timeout(Phase::Answer)) };
+        let (bound, phase) =
+            if progress.is_sent() { (timeouts.read, Phase::Answer) } else { (timeouts.write, Phase::Sending) };
         let later = progress.last() + bound;
         if later <= Instant::now() {
             let is_client = !progress.is_sent() && progress.waits_for_client();
-            return Err(if is_client { UpstreamError::ClientStalled } else { UpstreamError::Timeout(what) });
+            return Err(if is_client { UpstreamError::ClientStalled } else { UpstreamError::Timeout(phase) });
         }
         deadline = later;
     }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/FerretDB/FerretDB/ferretdb"
@@ -31,9 +32,16 @@ func main() {
 
 	// Below errors it logs every connection that ends early, as each probe of a pod does.
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	// In a folder of its own: paths of sockets are short.
+	folder, err := os.MkdirTemp("", "mongo-wire-")
+	if err != nil {
+		log.Fatalf("mongo-wire: %v", err)
+	}
+	defer os.RemoveAll(folder)
+	socket := filepath.Join(folder, "socket")
 	server, err := ferretdb.New(&ferretdb.Config{
 		Listener: ferretdb.ListenerConfig{
-			TCP: *listen, TLS: *tlsListen, TLSCertFile: *tlsCert, TLSKeyFile: *tlsKey, TLSCAFile: *tlsCA,
+			Unix: socket, TLS: *tlsListen, TLSCertFile: *tlsCert, TLSKeyFile: *tlsKey, TLSCAFile: *tlsCA,
 		},
 		Logger:    logger,
 		Handler:   "sqlite",
@@ -45,7 +53,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	log.Printf("mongo-wire: serving %s %s from %s", *listen, *tlsListen, *data)
+	if *listen != "" {
+		go func() {
+			if err := serveAtomically(ctx, *listen, socket); err != nil {
+				log.Fatalf("mongo-wire: %v", err)
+			}
+		}()
+	}
 	if err := server.Run(ctx); err != nil {
-		log.Fatalf("mongo-wire: %v", err)
+		log.Printf("mongo-wire: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 //! The ways to Redis, against real servers: one, behind Sentinels, a cluster; with passwords and over TLS.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use ::redis::{Commands, ConnectionLike};
 use futures::FutureExt;
@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     settings::Settings,
     store::{
-        Store, now,
+        Counter, Span, Store, Taken, now,
         servers::{Certificates, Server, external, free_port, with_redis},
         thrice,
     },
@@ -408,6 +408,18 @@ mod cluster {
         }
         news_travels(&one, &two).await;
 
+        // Their counters lie on different nodes.
+        let counter = |key: &str, limit| Counter::of_requests(key, Span::Sliding(Duration::from_secs(60)), limit);
+        let counters = [counter("{amy}", 1_000), counter("{bob}", 50), counter("{global}", 2_000)];
+        let stores = [one, two];
+        assert!(limits::admitted(&stores, &counters, 300).await <= 50);
+        let rest = limits::admitted(&stores[..1], &counters, 50).await;
+        let taken = stores[0].take(&counters).await.unwrap();
+        assert_eq!((taken.refused, taken.readings[1].used), (Some(1), 50), "{rest} of the rest");
+        assert_eq!((taken.readings[0].used, taken.readings[2].used), (50, 50), "what is refused is given back");
+        stores[1].reset_counters().await.unwrap();
+        let [one, two] = stores;
+
         nodes[0].stop();
         eventually("all users are known again", async || {
             for user in &users {
@@ -484,6 +496,89 @@ mod limits {
         assert_eq!(open.count("a", window, 12_345).await.unwrap(), 2);
         assert!(matches!(closed.count("a", window, 12_345).await, Err(StoreError::Shared(_))));
         assert_eq!((open.fallbacks().get(), closed.fallbacks().get()), (2, 1));
+        let counter = [per_minute("a", 1)];
+        assert_eq!(open.take(&counter).await.unwrap().refused, None);
+        assert_eq!(open.take(&counter).await.unwrap().refused, Some(0));
+        assert!(matches!(closed.take(&counter).await, Err(StoreError::Shared(_))));
+        server.restart();
+        eventually("Redis counts again", async || closed.take(&counter).await.is_ok()).await;
+        assert_eq!(closed.take(&counter).await.unwrap().refused, Some(0), "the script is known again");
+    }
+
+    fn per_minute(key: &str, limit: u64) -> Counter {
+        Counter::of_requests(key, Span::Sliding(Duration::from_secs(60)), limit)
+    }
+
+    /// How many of so many requests, sent to these processes at once, are let through.
+    pub(super) async fn admitted(stores: &[Store], counters: &[Counter], requests: usize) -> usize {
+        let requests = (0..requests).map(|number| stores[number % stores.len()].take(counters));
+        let taken = futures::future::join_all(requests).await;
+        taken.into_iter().filter(|taken| taken.as_ref().unwrap().refused.is_none()).count()
+    }
+
+    #[tokio::test]
+    async fn a_limit_is_exact_across_processes_and_what_is_refused_counts_nowhere() {
+        let server = Server::redis(&[]);
+        let settings = external(server.port, NOBODY, &[]);
+        let stores = [with_redis(&settings).await, with_redis(&settings).await, with_redis(&settings).await];
+        let counters = [per_minute("wide:{amy}", 1_000), per_minute("narrow:{amy}", 100)];
+        assert_eq!(admitted(&stores, &counters, 500).await, 100);
+        let readings = stores[0].take(&counters).await.unwrap().readings;
+        assert_eq!((readings[0].used, readings[1].used), (100, 100));
+        let frees_in = readings[1].frees_in;
+        assert!(Duration::from_secs(50) < frees_in && frees_in <= Duration::from_secs(61), "{frees_in:?}");
+        let left: i64 = client(server.port).pttl("narrow:{amy}").unwrap();
+        assert!((50_000..=62_000).contains(&left), "{left}");
+        stores[0].reset_counters().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_window_frees_what_it_took() {
+        let server = Server::redis(&[]);
+        let store = with_redis(&external(server.port, NOBODY, &[])).await;
+        let counter = [Counter::of_requests("a", Span::Sliding(Duration::from_millis(400)), 2)];
+        let start = Instant::now();
+        assert_eq!(admitted(std::slice::from_ref(&store), &counter, 5).await, 2);
+        eventually("there is room again", async || store.take(&counter).await.unwrap().refused.is_none()).await;
+        assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn counters_start_again_when_told_to_and_bytes_do_not() {
+        let server = Server::redis(&[]);
+        let store = with_redis(&external(server.port, NOBODY, &[])).await;
+        let counter = [per_minute("rate_limit:{amy}:60", 1)];
+        assert_eq!(store.take(&counter).await.unwrap().refused, None);
+        let bytes: Arc<str> = "bandwidth_usage:{amy}:60:0".into();
+        store.book(&[(bytes.clone(), now() + 60)], 7).await;
+        store.book(&[(bytes.clone(), now() + 60)], 8).await;
+        store.reset_counters().await.unwrap();
+        assert_eq!(store.take(&counter).await.unwrap().refused, None);
+        assert_eq!(store.totals(&[bytes, "none".into()]).await.unwrap(), [15, 0]);
+    }
+
+    /// What one process decides is what all decide.
+    #[tokio::test]
+    async fn redis_and_memory_decide_alike() {
+        let server = Server::redis(&[]);
+        let (redis, memory) = (with_redis(&external(server.port, NOBODY, &[])).await, Store::in_memory());
+        let end = now() + 3_600;
+        for step in 0..400 {
+            let counters: Vec<_> = (0..fastrand::usize(1..5))
+                .map(|_| {
+                    let number = fastrand::u64(0..6);
+                    let (need, add) = (fastrand::u64(1..3), fastrand::u64(0..3));
+                    let span = match number % 2 {
+                        0 => Span::Sliding(Duration::from_secs(3_600 * (1 + number))),
+                        _ => Span::Until(end),
+                    };
+                    Counter { key: format!("k{number}").into(), span, limit: 5 + 7 * number, need, add }
+                })
+                .collect();
+            let (one, other) = (redis.take(&counters).await.unwrap(), memory.take(&counters).await.unwrap());
+            let used = |taken: &Taken| taken.readings.iter().map(|reading| reading.used).collect::<Vec<_>>();
+            assert_eq!((one.refused, used(&one)), (other.refused, used(&other)), "step {step}: {counters:?}");
+        }
     }
 }
 

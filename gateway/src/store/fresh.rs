@@ -8,8 +8,10 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
-use crate::store::StoreError;
+use super::StoreError;
 
+/// How long an answer of an external store is believed when no news comes.
+pub const CACHE_LIFE: Duration = Duration::from_secs(30);
 /// How long a failure stands for an answer.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
@@ -20,23 +22,23 @@ struct Entry<V> {
 }
 
 /// See the module's own words.
-pub(super) struct Fresh<V> {
+pub(crate) struct Fresh<V> {
     entries: Cache<String, Entry<V>>,
     life: Duration,
 }
 
 impl<V: Clone> Fresh<V> {
-    pub(super) fn new(capacity: usize, life: Duration) -> Self {
+    pub(crate) fn new(capacity: usize, life: Duration) -> Self {
         Self { entries: Cache::new(capacity), life }
     }
 
     /// What is known and still believed; never waits.
-    pub(super) fn get(&self, key: &str) -> Option<Result<V, StoreError>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Result<V, StoreError>> {
         self.entries.get(key).filter(|entry| entry.until > Instant::now()).map(|entry| entry.answer)
     }
 
     /// What is known, else what the store says.
-    pub(super) async fn get_or_load<F: Future<Output = Result<V, StoreError>>>(
+    pub(crate) async fn get_or_load<F: Future<Output = Result<V, StoreError>>>(
         &self,
         key: &str,
         load: impl FnOnce() -> F,
@@ -61,11 +63,11 @@ impl<V: Clone> Fresh<V> {
         }
     }
 
-    pub(super) fn forget(&self, key: &str) {
+    pub(crate) fn forget(&self, key: &str) {
         self.entries.remove(key);
     }
 
-    pub(super) fn forget_all(&self) {
+    pub(crate) fn forget_all(&self) {
         self.entries.clear();
     }
 }

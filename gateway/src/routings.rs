@@ -1,0 +1,133 @@
+//! Servers by client key: a call that carries a known `client-key` goes to the servers of that key, whatever its API
+//! (reference: gateway behaviour 9).
+//!
+//! In: stored routings. Out: servers for a key. What always holds: a key that isn't known costs no question to the
+//! store; a routing that didn't change keeps its servers and whose turn it is; while the store is away what was known
+//! last goes on.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use mongodb::bson::{Bson, Document};
+
+use crate::{
+    snapshot::Servers,
+    store::{
+        Change, Collection, Store,
+        fresh::{CACHE_LIFE, Fresh},
+    },
+    upstream::Pools,
+};
+
+/// The one entry of the cache.
+const ALL: &str = "";
+
+type Table = HashMap<Box<str>, Routing>;
+
+#[derive(Debug)]
+struct Routing {
+    addresses: Vec<String>,
+    servers: Arc<Servers>,
+}
+
+/// All routings.
+pub struct Routings {
+    store: Arc<Store>,
+    pools: Pools,
+    known: Arc<Fresh<Arc<Table>>>,
+    last: ArcSwap<Table>,
+}
+
+impl Routings {
+    /// Over this store; connections are those of these pools.
+    pub fn new(store: Arc<Store>, pools: Pools) -> Self {
+        let known = Arc::new(Fresh::new(1, CACHE_LIFE));
+        let forgetting = known.clone();
+        store.on_change(move |change| {
+            if matches!(change, Change::Everything | Change::Document(Collection::Routings, _)) {
+                forgetting.forget_all();
+            }
+        });
+        Self { store, pools, known, last: ArcSwap::default() }
+    }
+
+    /// The servers of a key. `None`: it names no routing, or one without a server that can be called.
+    pub async fn servers(&self, key: &str) -> Option<Arc<Servers>> {
+        let known = match self.known.get(ALL) {
+            Some(known) => known,
+            None => self.known.get_or_load(ALL, || self.load()).await,
+        };
+        let table = known.unwrap_or_else(|error| {
+            tracing::warn!(%error, "routings can't be read; those that were known last go on");
+            self.last.load_full()
+        });
+        let servers = &table.get(key)?.servers;
+        (!servers.is_empty()).then(|| servers.clone())
+    }
+
+    async fn load(&self) -> Result<Arc<Table>, crate::store::StoreError> {
+        let found = self.store.all(Collection::Routings).await?;
+        let last = self.last.load();
+        let table: Arc<Table> = Arc::new(found.iter().filter_map(|own| self.routing(own, &last)).collect());
+        self.last.store(table.clone());
+        Ok(table)
+    }
+
+    fn routing(&self, document: &Document, last: &Table) -> Option<(Box<str>, Routing)> {
+        let key = document.get_str("client_key").ok().filter(|key| !key.is_empty())?;
+        let servers = document.get_array("routing_servers").ok().into_iter().flatten();
+        let addresses: Vec<String> = servers.filter_map(Bson::as_str).map(str::to_owned).collect();
+        let servers = match last.get(key) {
+            Some(before) if before.addresses == addresses => before.servers.clone(),
+            _ => Arc::new(self.compile(key, &addresses)),
+        };
+        Some((key.into(), Routing { addresses, servers }))
+    }
+
+    fn compile(&self, key: &str, addresses: &[String]) -> Servers {
+        let parse = |text: &String| {
+            let parsed = text.parse();
+            parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called")).ok()
+        };
+        Servers::compile(&addresses.iter().filter_map(parse).collect::<Vec<_>>(), &self.pools)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::doc;
+
+    use super::*;
+    use crate::{store::outage::Backend, upstream::PoolOptions};
+
+    async fn save(store: &Store, key: &str, servers: &[&str]) {
+        store.save(Collection::Routings, doc! { "client_key": key, "routing_servers": servers }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_key_leads_to_its_servers_as_soon_as_they_are_stored() {
+        let store = Arc::new(Store::in_memory());
+        let routings = Routings::new(store.clone(), Pools::new(PoolOptions::local()));
+        assert!(routings.servers("beta").await.is_none());
+        save(&store, "beta", &["http://one:80", "http://two:80", "no url"]).await;
+        save(&store, "empty", &[]).await;
+        let servers = routings.servers("beta").await.unwrap();
+        assert_eq!(servers.len(), 2);
+        assert!(routings.servers("empty").await.is_none());
+        save(&store, "other", &["http://three:80"]).await;
+        assert!(Arc::ptr_eq(&servers, &routings.servers("beta").await.unwrap()), "whose turn it is stays");
+        store.remove(Collection::Routings, &["beta"]).await.unwrap();
+        assert!(routings.servers("beta").await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_known_last_goes_on_while_the_store_is_away() {
+        let store = Arc::new(Store::in_memory());
+        let routings = Routings::new(store.clone(), Pools::new(PoolOptions::local()));
+        save(&store, "beta", &["http://one:80"]).await;
+        routings.servers("beta").await.unwrap();
+        store.outages().begin(Backend::Documents, std::time::Duration::from_secs(60));
+        store.announce(Change::Everything).await;
+        assert!(routings.servers("beta").await.is_some());
+    }
+}
