@@ -112,6 +112,10 @@ pub struct DoormanApiSpec {
     /// Settings for gRPC upstreams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcSpec>,
+    /// Path of the OpenAPI document on the upstream, for people and tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub openapi_url: Option<String>,
     /// Changes to requests before they go upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_transform: Option<TransformSpec>,

@@ -284,12 +284,39 @@ async fn manifests_are_followed_and_a_broken_one_harms_nobody() -> Result<()> {
     Ok(())
 }
 
+/// The administrator's token.
+async fn sign_in(gateway: &GatewayProcess) -> Result<String> {
+    let login = serde_json::json!({"email": "admin@doorman.dev", "password": ADMIN_PASSWORD});
+    let answer = Client::new().post(gateway.url("/platform/authorization")).json(&login).send().await?;
+    Ok(answer.json::<Value>().await?["access_token"].as_str().context("no token")?.to_owned())
+}
+
+#[tokio::test]
+async fn an_api_of_a_manifest_is_read_through_the_platform_api_and_changed_in_its_file() -> Result<()> {
+    let (gateway, upstream) = started("")?;
+    let token = sign_in(&gateway).await?;
+    let send = |method: reqwest::Method, path: &str, body: Value| {
+        Client::new().request(method, gateway.url(path)).bearer_auth(&token).json(&body).send()
+    };
+    let api_of =
+        async || anyhow::Ok(send(reqwest::Method::GET, "/platform/api/a/v1", Value::Null).await?.json().await?);
+    let shown: Value = api_of().await?;
+    assert_eq!(shown["managed_by"], "manifest a.yaml", "{shown}");
+    let answer = send(reqwest::Method::PUT, "/platform/api/a/v1", serde_json::json!({ "active": false })).await?;
+    assert_eq!(answer.status(), 409);
+    let message = answer.json::<Value>().await?["error_message"].clone();
+    assert_eq!(message, "API a/v1 is defined by manifest a.yaml; change it there");
+    gateway.write_manifest("a.yaml", &api("a", upstream.address(), "  active: false\n"))?;
+    eventually(gateway.url("/api/rest/a/v1/echo"), |status, _| status == 403).await?;
+    let changed: Value = api_of().await?;
+    assert_eq!((&changed["active"], &changed["api_id"]), (&Value::Bool(false), &shown["api_id"]));
+    Ok(())
+}
+
 #[tokio::test]
 async fn roles_come_from_manifests_and_from_the_platform_api_and_open_apis() -> Result<()> {
     let (gateway, _upstream) = started("  access: {roles: [admin, ops]}\n")?;
-    let login = serde_json::json!({"email": "admin@doorman.dev", "password": ADMIN_PASSWORD});
-    let answer = Client::new().post(gateway.url("/platform/authorization")).json(&login).send().await?;
-    let token = answer.json::<Value>().await?["access_token"].as_str().context("no token")?.to_owned();
+    let token = sign_in(&gateway).await?;
     let send = |method: reqwest::Method, path: &str, body: Value| {
         Client::new().request(method, gateway.url(path)).bearer_auth(&token).json(&body).send()
     };

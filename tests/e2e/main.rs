@@ -26,6 +26,7 @@ const SCENES: &[(&str, Scene)] = &[
     ("another_operator_takes_over", |c| Box::pin(scenes::another_operator_takes_over(c))),
     ("fleet_scales_and_rolls_under_load", |c| Box::pin(scenes::fleet_scales_and_rolls_under_load(c))),
     ("programmed_means_served_by_every_pod", |c| Box::pin(scenes::programmed_means_served_by_every_pod(c))),
+    ("apis_are_written_through_rest", |c| Box::pin(scenes::apis_are_written_through_rest(c))),
     ("one_invalid_api_of_500", |c| Box::pin(scenes::one_invalid_api_of_500(c))),
     ("gateways_live_without_operator_and_api_server", |c| {
         Box::pin(scenes::gateways_live_without_operator_and_api_server(c))

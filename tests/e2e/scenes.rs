@@ -153,7 +153,7 @@ pub async fn install_and_call(cluster: &Cluster) -> anyhow::Result<()> {
     let private = format!("{url}/api/rest/ledger/v1/entries");
     let (status, text) = cluster.get(&private, None).await?;
     ensure_eq(status, 401, &text)?;
-    let token = sign_in(cluster, &url).await?;
+    let token = sign_in(cluster, FIRST, &url).await?;
     let (status, text) = cluster.get(&private, Some(&token)).await?;
     ensure_eq(status, 403, &text)?;
     let subscription = json!({ "username": "admin", "api_name": "ledger", "api_version": "v1" });
@@ -163,9 +163,9 @@ pub async fn install_and_call(cluster: &Cluster) -> anyhow::Result<()> {
     ensure_eq(status, 200, &text)
 }
 
-/// The token of the first gateway's administrator.
-async fn sign_in(cluster: &Cluster, url: &str) -> anyhow::Result<String> {
-    let password = cluster.secret(FIRST, "edge-admin", "DOORMAN_ADMIN_PASSWORD").await?;
+/// The token of a gateway's administrator.
+async fn sign_in(cluster: &Cluster, namespace: &str, url: &str) -> anyhow::Result<String> {
+    let password = cluster.secret(namespace, "edge-admin", "DOORMAN_ADMIN_PASSWORD").await?;
     let login = json!({ "email": "admin@doorman.dev", "password": password });
     let answer = cluster.http.post(format!("{url}/platform/authorization")).json(&login).send().await?;
     let answer: Value = answer.error_for_status()?.json().await?;
@@ -270,7 +270,7 @@ pub async fn what_others_own_is_left_alone(cluster: &Cluster) -> anyhow::Result<
     kubectl(&["delete", "doormangateway", "taken", "-n", FIRST]).await.map(drop)
 }
 
-/// The platform API of the first gateway, used by its administrator.
+/// The platform API of a gateway, used by its administrator.
 struct Rest<'a> {
     cluster: &'a Cluster,
     url: String,
@@ -278,16 +278,16 @@ struct Rest<'a> {
 }
 
 impl<'a> Rest<'a> {
-    async fn new(cluster: &'a Cluster) -> anyhow::Result<Self> {
-        let url = cluster.url(FIRST, NAME).await?;
+    async fn new(cluster: &'a Cluster, namespace: &str) -> anyhow::Result<Self> {
+        let url = cluster.url(namespace, NAME).await?;
         cluster.wait_for_status(&format!("{url}/platform/monitor/readiness"), 200).await?;
-        let token = sign_in(cluster, &url).await?;
+        let token = sign_in(cluster, namespace, &url).await?;
         Ok(Self { cluster, url, token })
     }
 
     /// Sends this and expects that status, and this in the body.
     async fn expect(&self, method: Method, path: &str, body: &Value, status: u16, part: &str) -> anyhow::Result<()> {
-        let request = self.cluster.http.request(method.clone(), format!("{}/platform/role{path}", self.url));
+        let request = self.cluster.http.request(method.clone(), format!("{}/platform{path}", self.url));
         let answer = request.bearer_auth(&self.token).json(body).send().await?;
         let (found, text) = (answer.status().as_u16(), answer.text().await?);
         ensure!(found == status && text.contains(part), "{method} {path}: {found} {text} instead of {status} {part:?}");
@@ -299,48 +299,48 @@ pub async fn roles_are_written_through_rest(cluster: &Cluster) -> anyhow::Result
     let account = format!("system:serviceaccount:{FIRST}:{NAME}");
     let may_write = async || cluster.may(&account, ("patch", "doorman.dev", "doormanroles"), FIRST).await;
     let new = json!({ "role_name": "auditor", "role_description": "Looks", "view_logs": true });
-    let rest = Rest::new(cluster).await?;
-    rest.expect(Method::POST, "", &new, 409, "spec.platform.definitions is ReadOnly").await?;
+    let rest = Rest::new(cluster, FIRST).await?;
+    rest.expect(Method::POST, "/role", &new, 409, "spec.platform.definitions is ReadOnly").await?;
     ensure!(!may_write().await?, "a gateway may write that should not");
 
     patch::<DoormanGateway>(cluster, FIRST, NAME, &json!({ "spec": { "platform": { "definitions": "ReadWrite" } } }))
         .await?;
     cluster.wait_true::<DoormanGateway>(FIRST, NAME, "Ready").await?;
     ensure!(may_write().await?, "the gateway may not write");
-    let rest = Rest::new(cluster).await?;
-    rest.expect(Method::POST, "", &new, 201, "Role created successfully").await?;
+    let rest = Rest::new(cluster, FIRST).await?;
+    rest.expect(Method::POST, "/role", &new, 201, "Role created successfully").await?;
     // Served when it was answered.
-    rest.expect(Method::GET, "/auditor", &Value::Null, 200, "\"managed_by\":\"doorman-platform\"").await?;
+    rest.expect(Method::GET, "/role/auditor", &Value::Null, 200, "\"managed_by\":\"doorman-platform\"").await?;
     let role = cluster.wait_true::<DoormanRole>(FIRST, "auditor", "Ready").await?;
     ensure!(role["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "doorman-platform", "{role}");
     ensure_eq(&role["spec"]["gatewayRefs"], &json!([{ "name": NAME }]), "gatewayRefs")?;
-    rest.expect(Method::POST, "", &new, 400, "ROLE001").await?;
+    rest.expect(Method::POST, "/role", &new, 400, "ROLE001").await?;
 
     let change = json!({ "manage_users": true, "view_logs": false });
-    rest.expect(Method::PUT, "/auditor", &change, 200, "\"manage_users\":true").await?;
+    rest.expect(Method::PUT, "/role/auditor", &change, 200, "\"manage_users\":true").await?;
     let permissions = async || {
         anyhow::Ok(cluster.api::<DoormanRole>(FIRST).get("auditor").await?.data["spec"]["permissions"].clone())
     };
     ensure_eq(permissions().await?, json!(["ManageUsers"]), "permissions")?;
 
     // What others have applied is theirs, and so is what they have taken over.
-    rest.expect(Method::PUT, "/bookkeeper", &change, 409, "is defined by kubectl").await?;
-    rest.expect(Method::DELETE, "/bookkeeper", &Value::Null, 409, "is defined by kubectl").await?;
+    rest.expect(Method::PUT, "/role/bookkeeper", &change, 409, "is defined by kubectl").await?;
+    rest.expect(Method::DELETE, "/role/bookkeeper", &Value::Null, 409, "is defined by kubectl").await?;
     let label = "app.kubernetes.io/managed-by";
     kubectl(&["label", "doormanrole", "auditor", "-n", FIRST, &format!("{label}-")]).await?;
-    rest.expect(Method::PUT, "/auditor", &change, 409, "is defined by").await?;
+    rest.expect(Method::PUT, "/role/auditor", &change, 409, "is defined by").await?;
     kubectl(&["label", "doormanrole", "auditor", "-n", FIRST, &format!("{label}=doorman-platform")]).await?;
     let back = json!({ "view_logs": true });
-    rest.expect(Method::PUT, "/auditor", &back, 200, "\"view_logs\":true").await?;
+    rest.expect(Method::PUT, "/role/auditor", &back, 200, "\"view_logs\":true").await?;
     let own = json!({ "spec": { "permissions": ["ExportLogs"] } }).to_string();
     kubectl(&["patch", "doormanrole", "auditor", "-n", FIRST, "--type=merge", "-p", &own]).await?;
-    rest.expect(Method::PUT, "/auditor", &back, 409, "is defined by kubectl").await?;
+    rest.expect(Method::PUT, "/role/auditor", &back, 409, "is defined by kubectl").await?;
     ensure_eq(permissions().await?, json!(["ExportLogs"]), "permissions")?;
     kubectl(&["delete", "doormanrole", "auditor", "-n", FIRST]).await?;
 
     let odd = json!({ "role_name": "Night Shift" });
-    rest.expect(Method::POST, "", &odd, 201, "Role created successfully").await?;
-    rest.expect(Method::DELETE, "/Night%20Shift", &Value::Null, 200, "Role deleted successfully").await?;
+    rest.expect(Method::POST, "/role", &odd, 201, "Role created successfully").await?;
+    rest.expect(Method::DELETE, "/role/Night%20Shift", &Value::Null, 200, "Role deleted successfully").await?;
     let own = ListParams::default().labels(&format!("{label}=doorman-platform"));
     let left = cluster.api::<DoormanRole>(FIRST).list(&own).await?;
     ensure!(left.items.is_empty(), "a deleted role is still an object");
@@ -348,7 +348,7 @@ pub async fn roles_are_written_through_rest(cluster: &Cluster) -> anyhow::Result
     patch::<DoormanGateway>(cluster, FIRST, NAME, &json!({ "spec": { "platform": null } })).await?;
     cluster.wait_true::<DoormanGateway>(FIRST, NAME, "Ready").await?;
     ensure!(!may_write().await?, "the right to write has outlived the field");
-    Rest::new(cluster).await?.expect(Method::POST, "", &new, 409, "ReadOnly").await
+    Rest::new(cluster, FIRST).await?.expect(Method::POST, "/role", &new, 409, "ReadOnly").await
 }
 
 /// Waits until another than this one leads, and a change after that is programmed.
@@ -464,6 +464,65 @@ pub async fn programmed_means_served_by_every_pod(cluster: &Cluster) -> anyhow::
         "  {CHANGES} changes, each seen on every pod ({asked} looks) at Programmed=True; the slowest took {slowest:.1?}"
     );
     Ok(())
+}
+
+/// The status that every pod gives, once the object is programmed in this state.
+async fn every_pod_gives(cluster: &Cluster, name: &str, path: &str, status: u16) -> anyhow::Result<()> {
+    let generation = cluster.api::<DoormanApi>(FLEET).get(name).await?.metadata.generation.context("no generation")?;
+    let is_programmed = |api: &Value| is_true(api, "Programmed") && api["metadata"]["generation"] == generation;
+    cluster.wait::<DoormanApi>(FLEET, name, "Programmed=True", is_programmed).await?;
+    let pods = cluster.pods(FLEET).await?;
+    let answers = try_join_all(pods.iter().map(|pod| cluster.ask_pod(pod, path))).await?;
+    ensure!(answers.len() == 3 && answers.iter().all(|answer| *answer == status), "{path}: {answers:?} not {status}");
+    Ok(())
+}
+
+pub async fn apis_are_written_through_rest(cluster: &Cluster) -> anyhow::Result<()> {
+    patch::<DoormanGateway>(cluster, FLEET, NAME, &json!({ "spec": { "platform": { "definitions": "ReadWrite" } } }))
+        .await?;
+    three_ready(cluster).await?;
+    let rest = Rest::new(cluster, FLEET).await?;
+    let new = json!({ "api_name": "stock", "api_version": "v1", "api_type": "SOAP", "api_public": true,
+        "api_servers": ["http://sample-upstream:7000"] });
+    rest.expect(Method::POST, "/api", &new, 201, "\"managed_by\":\"doorman-platform\"").await?;
+    rest.expect(Method::POST, "/api", &new, 200, "API already exists").await?;
+    let endpoint = |uri: &str| {
+        json!({ "api_name": "stock", "api_version": "v1", "endpoint_method": "GET", "endpoint_uri": uri,
+            "endpoint_description": "x" })
+    };
+    rest.expect(Method::POST, "/endpoint", &endpoint("/items"), 201, "Endpoint created").await?;
+    every_pod_gives(cluster, "stock-v1", "/api/rest/stock/v1/items", 200).await?;
+    let label = "app.kubernetes.io/managed-by=doorman-platform";
+    let listed = kubectl(&["get", "doormanapis", "-n", FLEET, "-l", label, "-o", "name"]).await?;
+    ensure_eq(listed.trim(), "doormanapi.doorman.dev/stock-v1", "what the platform owns")?;
+
+    // On whichever pod each of them arrives.
+    let start = Instant::now();
+    let many: Vec<Value> = (0..30).map(|number| endpoint(&format!("/many/{number}"))).collect();
+    try_join_all(many.iter().map(|one| rest.expect(Method::POST, "/endpoint", one, 201, "created"))).await?;
+    let object = cluster.api::<DoormanApi>(FLEET).get("stock-v1").await?;
+    ensure_eq(object.data["spec"]["endpoints"].as_array().map(Vec::len), Some(31), "endpoints")?;
+    println!("  {} endpoints added at once on 3 pods in {:.1?}", many.len(), start.elapsed());
+    rest.expect(Method::PUT, "/api/stock/v1", &json!({ "active": false }), 200, "updated").await?;
+    every_pod_gives(cluster, "stock-v1", "/api/rest/stock/v1/many/29", 403).await?;
+    let servers = json!({ "api_servers": vec!["http://sample-upstream:7000"; 65] });
+    rest.expect(Method::PUT, "/api/stock/v1", &servers, 422, "spec.servers").await?;
+    rest.expect(Method::DELETE, "/api/stock/v1", &Value::Null, 200, "deleted").await?;
+    ensure!(cluster.api::<DoormanApi>(FLEET).get_opt("stock-v1").await?.is_none(), "a deleted API is still an object");
+
+    // What kubectl has applied is its own until it is adopted, and again once it was released.
+    let change = json!({ "api_description": "Changed by REST" });
+    rest.expect(Method::PUT, "/api/orders/v1", &change, 409, "is defined by").await?;
+    rest.expect(Method::POST, "/api/orders/v1/adopt", &json!({}), 200, "adopted").await?;
+    rest.expect(Method::PUT, "/api/orders/v1", &change, 200, "updated").await?;
+    rest.expect(Method::GET, "/api/orders/v1", &Value::Null, 200, "Changed by REST").await?;
+    rest.expect(Method::POST, "/api/orders/v1/release", &json!({}), 200, "released").await?;
+    rest.expect(Method::PUT, "/api/orders/v1", &change, 409, "whoever it was released to").await?;
+    // Without force: there is nobody to conflict with.
+    apply(FLEET, &file("examples/cluster/orders.yaml")?).await?;
+    every_pod_gives(cluster, "orders-v1", "/api/rest/orders/v1/items/7", 200).await?;
+    rest.expect(Method::PUT, "/api/orders/v1", &change, 409, "is defined by kubectl").await?;
+    rest.expect(Method::GET, "/api/orders/v1", &Value::Null, 200, "Orders of the sample shop").await
 }
 
 pub async fn one_invalid_api_of_500(cluster: &Cluster) -> anyhow::Result<()> {

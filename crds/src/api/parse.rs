@@ -346,7 +346,6 @@ fn segment(field: &str, text: &str, max: usize, errors: &mut Vec<FieldError>) {
 fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
     let upstream = spec.upstream.as_ref();
     let present = [
-        (spec.protocol != Protocol::REST, "spec.protocol", "only REST is served by this version"),
         (upstream.is_some_and(|u| u.tls.is_some()), "spec.upstream.tls", NOT_YET),
         (spec.soap.is_some(), "spec.soap", NOT_YET),
         (spec.graphql.is_some(), "spec.graphql", NOT_YET),
@@ -575,9 +574,16 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
-        for changes in [json!({"protocol": "GRPC"}), json!({"requestTransform": {}}), json!({"envelope": true})] {
+        for changes in [json!({"requestTransform": {}}), json!({"envelope": true})] {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
             assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn the_protocol_is_a_label() {
+        for (label, protocol) in [("SOAP", Protocol::SOAP), ("GraphQL", Protocol::GraphQL), ("GRPC", Protocol::GRPC)] {
+            assert_eq!(parse(&spec(json!({"protocol": label}))).unwrap().protocol, protocol);
         }
     }
 

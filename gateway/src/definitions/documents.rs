@@ -9,15 +9,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use doorman_crds::DoormanApi;
+use doorman_crds::api::Protocol;
 use doorman_crds::revision::Rejection;
+use doorman_crds::{DoormanApi, DoormanApiSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mongodb::bson::{Bson, Document};
-use serde_json::{Map, Value, json};
+use mongodb::bson::Document;
 use tokio::sync::watch;
 
+use super::fields::{self, Misfit};
 use super::{Definitions, ObjectId};
-use crate::store::{Change, Collection, Listing, Store, StoreError};
+use crate::store::{Change, Collection, Listing, Store, StoreError, plain_document};
 
 /// What stands for the namespace of stored objects; behind every real one, so that a manifest wins a conflict.
 const NAMESPACE: &str = "~documents";
@@ -218,7 +219,26 @@ fn key(document: &Document) -> Key {
     (text("api_name"), text("api_version"))
 }
 
-/// The object that a stored API and its endpoints are.
+/// Whether an object stands for stored documents.
+pub fn is_stored(meta: &ObjectMeta) -> bool {
+    meta.namespace.as_deref() == Some(NAMESPACE)
+}
+
+/// The spec that a stored API and its endpoints are, and what of them has no place in one.
+pub fn spec(
+    api: &Document,
+    endpoints: &[Arc<Document>],
+    validations: &[Arc<Document>],
+) -> (DoormanApiSpec, Vec<Misfit>) {
+    let endpoints: Vec<_> = endpoints.iter().map(|endpoint| plain_document(endpoint)).collect();
+    let validation = |id: &str| {
+        let found = validations.iter().find(|validation| text(validation, "endpoint_id") == Some(id))?;
+        Some(plain_document(found))
+    };
+    fields::spec(&plain_document(api), &endpoints, validation)
+}
+
+/// The object that a stored API and its endpoints are. What has no place in an object is of no use to traffic.
 fn object(
     api: &Document,
     endpoints: &[Arc<Document>],
@@ -226,18 +246,27 @@ fn object(
 ) -> Result<Arc<DoormanApi>, Rejection> {
     let (name, version) = key(api);
     let id = id(&name, &version);
-    let spec = spec(api, endpoints, validations);
+    let (mut spec, misfits) = spec(api, endpoints, validations);
+    if let Some(misfit) = misfits.iter().find(|misfit| matches!(misfit, Misfit::Kind { .. })) {
+        return Err(Rejection {
+            kind: "DoormanApi".into(),
+            namespace: id.0,
+            name: id.1,
+            reason: "Unreadable".into(),
+            message: misfit.to_string(),
+        });
+    }
+    // Members that this version does not act on; existing databases are full of them.
+    (spec.soap, spec.graphql, spec.grpc, spec.request_transform, spec.response_transform) =
+        (None, None, None, None, None);
+    // The stored type is a label, and endpoints may have servers of their own.
+    if spec.servers.is_none() {
+        spec.protocol = Protocol::REST;
+    }
     let mut hasher = DefaultHasher::new();
-    spec.to_string().hash(&mut hasher);
+    serde_json::json!(spec).to_string().hash(&mut hasher);
     // There is no API server to count generations: the content stands for it.
     let generation = i64::try_from(hasher.finish() >> 1).unwrap_or_default();
-    let spec = serde_path_to_error::deserialize(&spec).map_err(|error| Rejection {
-        kind: "DoormanApi".into(),
-        namespace: id.0.clone(),
-        name: id.1.clone(),
-        reason: "Unreadable".into(),
-        message: format!("spec.{}: {}", error.path(), error.inner()),
-    })?;
     let metadata = ObjectMeta {
         uid: Some(format!("DoormanApi/{}/{}", id.0, id.1)),
         name: Some(id.1),
@@ -248,166 +277,13 @@ fn object(
     Ok(Arc::new(DoormanApi { metadata, spec, status: None }))
 }
 
-/// A member that is there and not null.
-fn given<'a>(document: &'a Document, member: &str) -> Option<&'a Bson> {
-    document.get(member).filter(|value| **value != Bson::Null)
-}
-
-fn list(document: &Document, member: &str) -> Option<Value> {
-    let items = given(document, member)?.as_array()?;
-    Some(items.iter().filter_map(Bson::as_str).map(Value::from).collect())
-}
-
-fn flag(document: &Document, member: &str) -> Option<bool> {
-    given(document, member)?.as_bool()
-}
-
 fn text<'a>(document: &'a Document, member: &str) -> Option<&'a str> {
-    given(document, member)?.as_str().filter(|text| !text.is_empty())
-}
-
-fn number(document: &Document, member: &str) -> Option<f64> {
-    match given(document, member)? {
-        Bson::Int32(number) => Some(f64::from(*number)),
-        Bson::Int64(number) => Some(*number as f64),
-        Bson::Double(number) => Some(*number),
-        _ => None,
-    }
-}
-
-/// Members that have a value.
-fn members<const N: usize>(members: [(&str, Option<Value>); N]) -> Option<Value> {
-    let given: Map<String, Value> =
-        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-    (!given.is_empty()).then_some(Value::Object(given))
-}
-
-/// The spec in its JSON form (reference: gateway behaviour 4.2).
-fn spec(api: &Document, endpoints: &[Arc<Document>], validations: &[Arc<Document>]) -> Value {
-    let millis =
-        |member| number(api, member).filter(|seconds| *seconds > 0.0).map(|s| json!((s * 1000.0).ceil() as i32));
-    let ip_mode = match text(api, "api_ip_mode") {
-        Some(mode) if mode.eq_ignore_ascii_case("whitelist") => "Whitelist",
-        _ => "AllowAll",
-    };
-    let (allow, deny) = (list(api, "api_ip_whitelist"), list(api, "api_ip_blacklist"));
-    let has_ip_rules = ip_mode == "Whitelist" || deny.is_some();
-    let ip = members([
-        ("mode", Some(ip_mode.into())),
-        ("allow", allow),
-        ("deny", deny),
-        ("trustForwardedFor", flag(api, "api_trust_x_forwarded_for").map(Value::from)),
-    ]);
-    let credits = flag(api, "api_credits_enabled").filter(|enabled| *enabled).map(|enabled| {
-        let group = text(api, "api_credit_group").map(Value::from);
-        members([("enabled", Some(enabled.into())), ("group", group)]).unwrap_or_default()
-    });
-    let retries = number(api, "api_allowed_retry_count").filter(|n| *n > 0.0);
-    let origins = list(api, "api_cors_allow_origins");
-    let methods = list(api, "api_cors_allow_methods");
-    let names = list(api, "api_cors_allow_headers");
-    let credentials = flag(api, "api_cors_allow_credentials").filter(|allowed| *allowed);
-    let cors = members([
-        ("allowOrigins", origins),
-        ("allowMethods", methods),
-        ("allowHeaders", names),
-        ("allowCredentials", credentials.map(Value::from)),
-        ("exposeHeaders", list(api, "api_cors_expose_headers")),
-    ]);
-    let served: Vec<Value> = endpoints.iter().filter_map(|endpoint| endpoint_spec(endpoint, validations)).collect();
-    let spec = members([
-        ("name", Some(key(api).0.into())),
-        ("version", Some(key(api).1.into())),
-        // The stored type is a label: what counts is the prefix that a call comes by.
-        ("protocol", Some("REST".into())),
-        ("active", flag(api, "active").map(Value::from)),
-        ("public", flag(api, "api_public").map(Value::from)),
-        ("authRequired", flag(api, "api_auth_required").map(Value::from)),
-        ("servers", list(api, "api_servers")),
-        ("endpoints", Some(served.into())),
-        (
-            "access",
-            members([
-                ("roles", list(api, "api_allowed_roles")),
-                // A protected API that names no group lets nobody in.
-                ("groups", Some(list(api, "api_allowed_groups").unwrap_or_else(|| json!([])))),
-                ("ip", ip.filter(|_| has_ip_rules)),
-            ]),
-        ),
-        ("cors", cors),
-        (
-            "headers",
-            members([
-                ("allowed", list(api, "api_allowed_headers")),
-                ("authorizationFieldSwap", text(api, "api_authorization_field_swap").map(Value::from)),
-            ]),
-        ),
-        (
-            "upstream",
-            members([
-                (
-                    "timeouts",
-                    members([
-                        ("connectMillis", millis("api_connect_timeout")),
-                        ("readMillis", millis("api_read_timeout")),
-                        ("writeMillis", millis("api_write_timeout")),
-                        ("poolMillis", millis("api_pool_timeout")),
-                    ]),
-                ),
-                ("retries", retries.map(|n| json!({ "attempts": n.min(10.0) as i32 }))),
-            ]),
-        ),
-        ("credits", credits),
-    ]);
-    spec.unwrap_or_default()
-}
-
-/// An endpoint; `None`: one of a method that is never proxied.
-fn endpoint_spec(endpoint: &Document, validations: &[Arc<Document>]) -> Option<Value> {
-    let method = text(endpoint, "endpoint_method")?.to_ascii_uppercase();
-    if !["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"].contains(&method.as_str()) {
-        return None;
-    }
-    let slashed = |uri: &str| Value::from(if uri.starts_with('/') { uri.to_owned() } else { format!("/{uri}") });
-    let id = text(endpoint, "endpoint_id");
-    let validation = validations.iter().find(|validation| id.is_some() && text(validation, "endpoint_id") == id);
-    members([
-        ("method", Some(method.into())),
-        ("uri", text(endpoint, "endpoint_uri").map(slashed)),
-        ("clientUri", text(endpoint, "client_uri").map(slashed)),
-        ("servers", list(endpoint, "endpoint_servers")),
-        ("validation", validation.and_then(|validation| validation_spec(validation))),
-    ])
-}
-
-/// What an endpoint demands of bodies; wrapped once, or not at all in older databases.
-fn validation_spec(validation: &Document) -> Option<Value> {
-    let schema = given(validation, "validation_schema")?.as_document()?;
-    let rules = schema.get_document("validation_schema").unwrap_or(schema);
-    let is_enabled = flag(validation, "validation_enabled").unwrap_or(true);
-    let rules = rules.iter().filter_map(|(path, rule)| Some((path.clone(), rule_spec(rule.as_document()?))));
-    Some(json!({ "enabled": is_enabled, "rules": rules.collect::<Map<_, _>>() }))
-}
-
-fn rule_spec(rule: &Document) -> Value {
-    let plain = |member| given(rule, member).map(crate::store::plain);
-    let spec = members([
-        ("required", Some(flag(rule, "required").unwrap_or(false).into())),
-        ("type", Some(text(rule, "type").unwrap_or_default().into())),
-        ("min", plain("min")),
-        ("max", plain("max")),
-        ("pattern", plain("pattern")),
-        ("enum", plain("enum")),
-        ("format", plain("format")),
-        ("nestedSchema", plain("nested_schema")),
-        ("arrayItems", plain("array_items")),
-    ]);
-    spec.unwrap_or_default()
+    document.get_str(member).ok().filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::doc;
+    use mongodb::bson::{Bson, doc};
 
     use super::*;
 

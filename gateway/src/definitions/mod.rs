@@ -13,6 +13,7 @@ use doorman_crds::{DoormanApi, DoormanRole};
 pub mod directory;
 mod disk;
 pub mod documents;
+pub mod fields;
 pub mod kubernetes;
 mod owner;
 pub mod writer;

@@ -12,6 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectM
 pub const PLATFORM: &str = "doorman-platform";
 /// The label that tells whose an object is.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The annotation of an object that the platform API has given away; it counts until somebody writes to the spec.
+pub const RELEASED: &str = "doorman.dev/released";
 
 /// Labels and annotations that tools leave on what they apply.
 const MARKS: [(&str, &str); 5] = [
@@ -68,10 +70,23 @@ impl Owner {
         if let Some((_, tool)) = MARKS.iter().find(|(mark, _)| has(mark)) {
             return Self::Other((*tool).into());
         }
+        let is_released = meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(RELEASED));
+        if is_released && by_spec.is_none() && label.is_none() {
+            return Self::Other("whoever it was released to".into());
+        }
         let by_any = || others(meta).find_map(|entry| entry.manager.as_deref());
         match label.filter(|label| !label.is_empty()).or(by_spec).or_else(by_any) {
             Some(manager) => Self::managed_by(manager),
             None => Self::Other("somebody in the cluster".into()),
+        }
+    }
+
+    /// The tool that keeps an object as it is somewhere else, and would take every change back.
+    pub fn keeper(&self) -> Option<&str> {
+        let tools = ["Argo CD", "Flux", "Helm"];
+        match self {
+            Self::Other(name) => tools.into_iter().find(|tool| **tool == **name),
+            Self::Platform | Self::File(_) => None,
         }
     }
 
@@ -89,6 +104,17 @@ fn others(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
 
 fn is_other(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() != Some(PLATFORM) && entry.subresource.as_deref().unwrap_or_default().is_empty()
+}
+
+/// What is left of managed fields when those of others, but for the status, are taken away.
+pub(super) fn without_others(meta: &ObjectMeta) -> Vec<ManagedFieldsEntry> {
+    meta.managed_fields.iter().flatten().filter(|entry| !is_other(entry)).cloned().collect()
+}
+
+/// What is left of them when the platform API's are taken away.
+pub(super) fn without_platform(meta: &ObjectMeta) -> Vec<ManagedFieldsEntry> {
+    let is_ours = |entry: &&ManagedFieldsEntry| entry.manager.as_deref() == Some(PLATFORM);
+    meta.managed_fields.iter().flatten().filter(|entry| !is_ours(entry)).cloned().collect()
 }
 
 /// An entry without its fields is one that [`keep_owner`] has left: the owner's.
@@ -178,6 +204,9 @@ mod tests {
             (json!({ "labels": { "kustomize.toolkit.fluxcd.io/name": "shop" } }), "Flux"),
             (json!({ "managedFields": [entry("kustomize-controller", "f:spec", "")] }), "Flux"),
             (json!({}), "somebody in the cluster"),
+            (json!({ "annotations": { RELEASED: "" }, "managedFields": [status] }), "whoever it was released to"),
+            (json!({ "annotations": { RELEASED: "" }, "managedFields": [entry("kubectl", "f:spec", "")] }), "kubectl"),
+            (json!({ "annotations": { RELEASED: "", "meta.helm.sh/release-name": "a" } }), "Helm"),
         ] {
             let mut meta = meta(object.clone());
             assert_eq!(Owner::of(&meta).to_string(), owner, "{object}");

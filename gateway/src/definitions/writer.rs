@@ -1,36 +1,41 @@
 //! Definitions that the platform API writes: through the API server, by server-side apply, under one field manager.
 //!
 //! In: how an object should be, given how it is. Out: which state of it the API server has taken. What always holds:
-//! nothing is forced; an object that is not the platform's own (see [`Owner`]) is left as it is; a change is made on
-//! the state that was looked at, or not at all; no answer of the API server is waited for longer than [`PATIENCE`].
+//! but for an adoption nothing is forced, and an object that is not the platform's own (see [`Owner`]) is left as it is; a
+//! change is made on the state that was looked at, or not at all; no answer of the API server is waited for longer than
+//! [`PATIENCE`].
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use doorman_crds::DoormanRole;
 use doorman_crds::gateway::GatewayRef;
 use doorman_crds::selection::Selection;
+use doorman_crds::{DoormanApi, DoormanRole};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::Status;
+use kube::core::object::HasSpec;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{sleep, timeout};
 
-use super::owner::{MANAGED_BY, Origin, Owner, PLATFORM};
+use super::owner::{MANAGED_BY, Origin, Owner, PLATFORM, RELEASED, without_others, without_platform};
 
 /// Longest wait for one answer of the API server.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait until this process serves what was written.
 pub const SERVED: Duration = Duration::from_secs(5);
 /// How often a change is made anew because somebody else was faster; each status of the operator counts as one.
-const TRIES: usize = 5;
+const TRIES: usize = 10;
+/// Longest wait for the changes that came before.
+const TURN: Duration = Duration::from_secs(10);
 /// Longest name of an object; it fits where a DNS label must.
 const MAX_NAME: usize = 63;
 
@@ -47,15 +52,44 @@ pub enum Writing {
 
 /// A kind that the platform API may write.
 pub trait Definition:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + HasSpec<Spec: Clone + Serialize + Send + Sync>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
 {
-    /// The gateways that take the object; `None`: all.
-    fn gateway_refs(&self) -> Option<&[GatewayRef]>;
+    /// What its objects define, as people call them.
+    const KINDS: &'static str;
+
+    /// The gateways that take an object of this spec; `None`: all.
+    fn gateway_refs(spec: &mut Self::Spec) -> &mut Option<Vec<GatewayRef>>;
+
+    /// What it defines, as people call it: `Role ops`.
+    fn called(spec: &Self::Spec) -> String;
 }
 
 impl Definition for DoormanRole {
-    fn gateway_refs(&self) -> Option<&[GatewayRef]> {
-        self.spec.gateway_refs.as_deref()
+    const KINDS: &'static str = "Roles";
+
+    fn gateway_refs(spec: &mut Self::Spec) -> &mut Option<Vec<GatewayRef>> {
+        &mut spec.gateway_refs
+    }
+
+    fn called(spec: &Self::Spec) -> String {
+        format!("Role {}", spec.name)
+    }
+}
+
+impl Definition for DoormanApi {
+    const KINDS: &'static str = "APIs";
+
+    fn gateway_refs(spec: &mut Self::Spec) -> &mut Option<Vec<GatewayRef>> {
+        &mut spec.gateway_refs
+    }
+
+    fn called(spec: &Self::Spec) -> String {
+        format!("API {}/{}", spec.name, spec.version)
     }
 }
 
@@ -74,6 +108,9 @@ pub enum WriteError {
         /// Its name.
         name: String,
     },
+    /// The object is kept by a tool that would take it back.
+    #[error("{0} keeps it and would take it back")]
+    Kept(String),
     /// The API server finds fault with it, in these words.
     #[error("the API server refuses it: {0}")]
     Refused(String),
@@ -94,6 +131,8 @@ pub struct Writer {
     client: Client,
     selection: Arc<Selection>,
     served: watch::Receiver<()>,
+    /// Changes of one process are made one after the other: each is made on the state that the one before has left.
+    turns: Arc<Semaphore>,
 }
 
 impl Debug for Writer {
@@ -105,7 +144,7 @@ impl Debug for Writer {
 impl Writer {
     /// Writes for the gateway of this selection; `served` tells of each snapshot that is served from now on.
     pub fn new(client: Client, selection: Selection, served: watch::Receiver<()>) -> Self {
-        Self { client, selection: Arc::new(selection), served }
+        Self { client, selection: Arc::new(selection), served, turns: Arc::new(Semaphore::new(1)) }
     }
 
     /// Where it writes.
@@ -122,24 +161,131 @@ impl Writer {
         Api::namespaced(self.client.clone(), self.namespace())
     }
 
-    /// Creates the object of this name, or changes it to what `make` makes of it as it is now.
+    /// Creates the object of this name, or changes it to what `make` makes of it as it is now; `what` it must define.
+    /// `None`: `make` leaves it as it is.
     ///
     /// # Errors
     /// What `make` says, or a [`WriteError`]; then nothing was written, unless the API server is away.
     pub async fn write<K: Definition, E: From<WriteError>>(
         &self,
         name: &str,
-        make: impl Fn(Option<&K>) -> Result<K, E>,
-    ) -> Result<Origin, E> {
-        for _ in 0..TRIES {
+        what: &str,
+        make: impl Fn(Option<&K::Spec>) -> Result<Option<K::Spec>, E>,
+    ) -> Result<Option<Origin>, E> {
+        self.change::<K, E>(name, what, &make, &PatchParams::apply(PLATFORM)).await
+    }
+
+    /// Asks the API server what it would say to [`Self::write`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn check<K: Definition, E: From<WriteError>>(
+        &self,
+        name: &str,
+        what: &str,
+        make: impl Fn(Option<&K::Spec>) -> Result<Option<K::Spec>, E>,
+    ) -> Result<(), E> {
+        self.change::<K, E>(name, what, &make, &PatchParams::apply(PLATFORM).dry_run()).await.map(drop)
+    }
+
+    async fn change<K: Definition, E: From<WriteError>>(
+        &self,
+        name: &str,
+        what: &str,
+        make: &impl Fn(Option<&K::Spec>) -> Result<Option<K::Spec>, E>,
+        parameters: &PatchParams,
+    ) -> Result<Option<Origin>, E> {
+        let _turn = self.turn().await?;
+        for tried in 0..TRIES {
             let found = self.find::<K>(name).await?;
-            let wanted = make(found.as_ref())?;
-            match self.apply(name, found.as_ref(), &wanted).await {
-                Err(WriteError::Changed) => {}
-                other => return Ok(other?),
+            if let Some(other) = found.as_ref().map(|found| K::called(found.spec())).filter(|other| other != what) {
+                return Err(self.owned::<K>(name, &other).into());
+            }
+            let Some(mut wanted) = make(found.as_ref().map(HasSpec::spec))? else { return Ok(None) };
+            *K::gateway_refs(&mut wanted) = match &found {
+                Some(found) => refs::<K>(found),
+                None => Some(vec![self.gateway_ref()]),
+            };
+            match self.apply(name, found.as_ref(), &wanted, parameters).await {
+                Err(WriteError::Changed) => pause(tried).await,
+                other => return Ok(other.map(|object: K| Some(Origin::of(object.meta(), None)))?),
             }
         }
         Err(WriteError::Changed.into())
+    }
+
+    /// Takes over an object of somebody else in the namespace of the gateway. One that a tool keeps as it is elsewhere
+    /// only when `is_forced`.
+    ///
+    /// # Errors
+    /// [`WriteError`]; then the object is not the platform's yet.
+    pub async fn adopt<K: Definition>(&self, name: &str, is_forced: bool) -> Result<Origin, WriteError> {
+        let _turn = self.turn().await?;
+        for tried in 0..TRIES {
+            let found = self.get::<K>(name).await?.ok_or(WriteError::Changed)?;
+            self.must_be_of_this_gateway(name, &found)?;
+            let owner = Owner::of(found.meta());
+            if owner == Owner::Platform {
+                return Ok(Origin::of(found.meta(), None));
+            }
+            if let Some(tool) = owner.keeper().filter(|_| !is_forced) {
+                return Err(WriteError::Kept(tool.to_owned()));
+            }
+            match self.take_over(name, &found).await {
+                Err(WriteError::Changed) => pause(tried).await,
+                other => return other,
+            }
+        }
+        Err(WriteError::Changed)
+    }
+
+    /// First every field becomes the platform's too, then nobody else's; so no field is nobody's in between.
+    async fn take_over<K: Definition>(&self, name: &str, found: &K) -> Result<Origin, WriteError> {
+        let forced = PatchParams::apply(PLATFORM).force();
+        let applied: K = self.apply(name, Some(found), found.spec(), &forced).await?;
+        let fields = without_others(applied.meta());
+        let metadata = json!({ "managedFields": fields, "annotations": { RELEASED: null } });
+        self.merge(name, &applied, metadata).await
+    }
+
+    /// Gives an object of the platform away: whoever applies it next meets no conflict and is its owner.
+    ///
+    /// # Errors
+    /// [`WriteError`]; then the object is the platform's still.
+    pub async fn release<K: Definition>(&self, name: &str) -> Result<Origin, WriteError> {
+        let _turn = self.turn().await?;
+        for tried in 0..TRIES {
+            let found = self.find::<K>(name).await?.ok_or(WriteError::Changed)?;
+            let mut fields = without_platform(found.meta());
+            // An object whose fields are all nobody's is taken by the API server for one that was there before it kept
+            // count, and the next apply would conflict with that.
+            fields.push(ManagedFieldsEntry {
+                manager: Some(PLATFORM.to_owned()),
+                operation: Some("Update".to_owned()),
+                api_version: Some(K::api_version(&()).into_owned()),
+                fields_type: Some("FieldsV1".to_owned()),
+                fields_v1: Some(FieldsV1(
+                    json!({ "f:metadata": { "f:annotations": { format!("f:{RELEASED}"): {} } } }),
+                )),
+                ..ManagedFieldsEntry::default()
+            });
+            let metadata = json!({ "managedFields": fields, "annotations": { RELEASED: "true" },
+                "labels": { MANAGED_BY: null } });
+            match self.merge(name, &found, metadata).await {
+                Err(WriteError::Changed) => pause(tried).await,
+                other => return other,
+            }
+        }
+        Err(WriteError::Changed)
+    }
+
+    /// Changes metadata of an object that is as it was found.
+    async fn merge<K: Definition>(&self, name: &str, found: &K, mut metadata: Value) -> Result<Origin, WriteError> {
+        metadata["resourceVersion"] = json!(found.meta().resource_version);
+        let parameters = PatchParams { field_manager: Some(PLATFORM.to_owned()), ..PatchParams::default() };
+        let patch = json!({ "metadata": metadata });
+        let object = self.ask(name, self.api::<K>().patch(name, &parameters, &Patch::Merge(&patch))).await?;
+        Ok(Origin::of(object.meta(), None))
     }
 
     /// Deletes the object of this name; `None`: there was none.
@@ -147,7 +293,8 @@ impl Writer {
     /// # Errors
     /// [`WriteError`]; then nothing was deleted, unless the API server is away.
     pub async fn delete<K: Definition>(&self, name: &str) -> Result<Option<Origin>, WriteError> {
-        for _ in 0..TRIES {
+        let _turn = self.turn().await?;
+        for tried in 0..TRIES {
             let Some(found) = self.find::<K>(name).await? else { return Ok(None) };
             let meta = found.meta();
             let preconditions =
@@ -155,7 +302,7 @@ impl Writer {
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match self.ask(name, self.api::<K>().delete(name, &parameters)).await {
                 Ok(_) => return Ok(Some(Origin::of(meta, None))),
-                Err(WriteError::Changed) => {}
+                Err(WriteError::Changed) => pause(tried).await,
                 Err(error) => return Err(error),
             }
         }
@@ -168,23 +315,41 @@ impl Writer {
         matches!(timeout(SERVED, served.wait_for(|()| holds())).await, Ok(Ok(_)))
     }
 
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, WriteError> {
+        let turn = timeout(TURN, self.turns.acquire()).await.ok().and_then(Result::ok);
+        turn.ok_or_else(|| WriteError::Away(format!("other changes have kept it busy for {TURN:?}")))
+    }
+
+    async fn get<K: Definition>(&self, name: &str) -> Result<Option<K>, WriteError> {
+        self.ask(name, self.api::<K>().get_opt(name)).await
+    }
+
     /// The object of this name as the API server has it now, if it is this gateway's to write.
     async fn find<K: Definition>(&self, name: &str) -> Result<Option<K>, WriteError> {
-        let Some(found) = self.ask(name, self.api::<K>().get_opt(name)).await? else { return Ok(None) };
+        let Some(found) = self.get::<K>(name).await? else { return Ok(None) };
         let owner = Owner::of(found.meta());
         if owner != Owner::Platform {
             return Err(self.owned::<K>(name, &owner.to_string()));
         }
-        let is_own = |one: &GatewayRef| {
-            one.name == self.selection.name && one.namespace.as_deref().unwrap_or(self.namespace()) == self.namespace()
-        };
-        if found.gateway_refs().is_some_and(|refs| !refs.iter().any(is_own)) {
-            return Err(self.owned::<K>(name, "another gateway"));
-        }
+        self.must_be_of_this_gateway(name, &found)?;
         Ok(Some(found))
     }
 
-    async fn apply<K: Definition>(&self, name: &str, found: Option<&K>, wanted: &K) -> Result<Origin, WriteError> {
+    fn must_be_of_this_gateway<K: Definition>(&self, name: &str, found: &K) -> Result<(), WriteError> {
+        let is_own = |one: &GatewayRef| {
+            one.name == self.selection.name && one.namespace.as_deref().unwrap_or(self.namespace()) == self.namespace()
+        };
+        let is_ours = refs::<K>(found).is_none_or(|refs| refs.iter().any(is_own));
+        if is_ours { Ok(()) } else { Err(self.owned::<K>(name, "another gateway")) }
+    }
+
+    async fn apply<K: Definition>(
+        &self,
+        name: &str,
+        found: Option<&K>,
+        spec: &K::Spec,
+        parameters: &PatchParams,
+    ) -> Result<K, WriteError> {
         // What the gateway would not take would never be served.
         let mut labels: BTreeMap<String, String> =
             self.selection.selector.as_ref().and_then(|selector| selector.match_labels.clone()).unwrap_or_default();
@@ -193,16 +358,14 @@ impl Writer {
         if let Some(version) = found.and_then(|found| found.meta().resource_version.clone()) {
             metadata["resourceVersion"] = version.into();
         }
-        let mut manifest = serde_json::to_value(wanted).map_err(|error| WriteError::Refused(error.to_string()))?;
         let patch = json!({
             "apiVersion": K::api_version(&()),
             "kind": K::kind(&()),
             "metadata": metadata,
-            "spec": manifest["spec"].take(),
+            "spec": spec,
         });
-        let parameters = PatchParams::apply(PLATFORM);
-        let written = self.ask(name, self.api::<K>().patch(name, &parameters, &Patch::Apply(&patch))).await;
-        written.map(|object: K| Origin::of(object.meta(), None)).map_err(|error| match error {
+        let written = self.ask(name, self.api::<K>().patch(name, parameters, &Patch::Apply(&patch))).await;
+        written.map_err(|error| match error {
             WriteError::Owned { owner, .. } => self.owned::<K>(name, &owner),
             other => other,
         })
@@ -251,6 +414,23 @@ fn holder(status: &Status) -> Option<Owner> {
     let causes = &status.details.as_ref()?.causes;
     let cause = causes.iter().find(|cause| cause.reason == "FieldManagerConflict")?;
     Some(Owner::managed_by(cause.message.split('"').nth(1).unwrap_or("another field manager")))
+}
+
+/// The gateways that an object names.
+fn refs<K: Definition>(object: &K) -> Option<Vec<GatewayRef>> {
+    K::gateway_refs(&mut object.spec().clone()).take()
+}
+
+/// Others are making their changes: the more often that happens, the longer they may need.
+async fn pause(tried: usize) {
+    sleep(Duration::from_millis(fastrand::u64(0..=4 << tried.min(6)))).await;
+}
+
+/// The name of the object that defines an API. No two APIs have the same: the last hyphen of a plain one begins the
+/// version.
+pub fn api_object_name(name: &str, version: &str) -> String {
+    let between = if version.contains('-') { '/' } else { '-' };
+    object_name(&format!("{name}{between}{version}"))
 }
 
 /// The name of the object that defines something of this name: the same where it can be, else made plain, with a hash.
@@ -306,6 +486,14 @@ mod tests {
             assert!(object.starts_with(start) && object.len() > start.len() + 7, "{name}: {object}");
         }
         assert_ne!(object_name("Ops"), object_name("OPS"));
+    }
+
+    #[test]
+    fn no_two_apis_have_the_same_object() {
+        assert_eq!(api_object_name("orders", "v1"), "orders-v1");
+        assert_eq!(api_object_name("a-b", "c"), "a-b-c");
+        assert_ne!(api_object_name("a", "b-c"), "a-b-c");
+        assert_ne!(api_object_name("Orders", "v1"), api_object_name("orders", "v1"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! APIs: `/platform/api` (reference: platform API 8).
 
 use axum::extract::State;
-use doorman_crds::role::Permission;
+use doorman_crds::{DoormanApi, DoormanApiSpec, api::ApiKey, role::Permission};
 use http::StatusCode;
 use mongodb::bson::{Bson, Document, doc};
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,15 @@ use uuid::Uuid;
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, refused},
-    definitions::{must_be_stored_here, of_manifest},
-    request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
+    definitions::{
+        Adoption, Place, adopt as adopt_object, must_fit, not_written, release as release_object, until_served,
+    },
+    known::{self, Known, called},
+    request::{Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent},
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::{
+    definitions::fields,
     identity::Denied,
     problem::Problem,
     store::{Collection, StoreError, plain_document},
@@ -34,6 +38,8 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
         .routes(routes!(create, list))
         .routes(routes!(list_all))
         .routes(routes!(read, update, delete))
+        .routes(routes!(adopt))
+        .routes(routes!(release))
 }
 
 /// An API to add.
@@ -200,14 +206,10 @@ fn unknown() -> Refusal {
     refused(StatusCode::BAD_REQUEST, "API003", "API does not exist for the requested name and version")
 }
 
-/// Is there such an API among those that are served, or would be if they could?
-fn is_served(platform: &Platform, name: &str, version: &str) -> bool {
-    platform.snapshot.load().find(name, version).is_some()
-}
-
-/// What is not stored is a manifest's, or nowhere.
-fn missing(platform: &Platform, name: &str, version: &str) -> Refusal {
-    if is_served(platform, name, version) { of_manifest(name, version) } else { unknown() }
+impl From<Key> for ApiKey {
+    fn from(Key { api_name, api_version }: Key) -> Self {
+        Self { name: api_name, version: api_version }
+    }
 }
 
 /// A public API has nobody to charge.
@@ -215,31 +217,50 @@ fn charged_to_nobody() -> Refusal {
     refused(StatusCode::BAD_REQUEST, "API013", "Public API cannot have credits enabled")
 }
 
+/// Refuses an API that is for all and charges its callers.
+fn must_have_payers(spec: &DoormanApiSpec) -> Result<(), Refusal> {
+    let is_charged = spec.public == Some(true) && spec.credits.as_ref().is_some_and(|credits| credits.enabled);
+    if is_charged { Err(charged_to_nobody()) } else { Ok(()) }
+}
+
 /// Adds an API. One of this name and version that exists is left as it is, which is no failure.
 #[utoipa::path(post, path = "/platform/api", tag = "APIs", request_body = NewApi,
     responses((status = 201, description = "The API was added.", body = Created),
         (status = 200, description = "It exists; nothing was changed.", body = Message)),
-    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "403 API007", "409 DEF409"]))))]
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "403 API007", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_CREATE).await?;
-    must_be_stored_here(&platform.writing, "APIs")?;
     let is = |flag: Option<Flag>| flag.is_some_and(|flag| flag.0);
     if is(new.fields.api_public) && is(new.fields.api_credits_enabled) {
         return Err(charged_to_nobody());
     }
+    let exists = || Answer::message("API already exists");
+    let key = ApiKey { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
+    let place = known::place(&platform, &key)?;
+    let store = platform.identity.store();
+    if let Place::Cluster(writer, object) = place {
+        if Known::find(&platform, &key).await?.is_some() {
+            return Ok(exists());
+        }
+        let mut spec = fields::blank(&key.name, &key.version);
+        must_fit(&fields::set(&mut spec, &plain_document(&given(&new))))?;
+        let make = |found: Option<&DoormanApiSpec>| Ok(found.is_none().then(|| spec.clone()));
+        if !known::write(&platform, (writer, &object), &key, make).await? {
+            return Ok(exists());
+        }
+        // Somebody else's may have come first.
+        known::place(&platform, &key)?;
+        let api = Known::find(&platform, &key).await?.ok_or_else(unknown)?.shown();
+        return Ok(Answer::data(json!({ "api": api })).with(StatusCode::CREATED));
+    }
     let mut document = defaults();
     document.extend(given(&new));
     document.insert("api_id", Uuid::new_v4().to_string());
-    document.insert("api_path", format!("/{}/{}", new.api_name.0, new.api_version.0));
-    let (name, version) = (new.api_name.0.as_str(), new.api_version.0.as_str());
-    let store = platform.identity.store();
-    if store.find(Collection::Apis, &[name, version]).await?.is_none() && is_served(&platform, name, version) {
-        return Err(of_manifest(name, version));
-    }
+    document.insert("api_path", format!("/{}/{}", key.name, key.version));
     match store.insert(Collection::Apis, document.clone()).await {
         Ok(()) => {}
-        Err(StoreError::Taken) => return Ok(Answer::message("API already exists")),
+        Err(StoreError::Taken) => return Ok(exists()),
         Err(error) => return Err(error.into()),
     }
     platform.until_served().await;
@@ -257,8 +278,8 @@ async fn list_all(
 ) -> Result<Answer, Refusal> {
     caller.map_err(|denied| Problem::new(denied.status(), NOT_SIGNED_IN, denied.reason()))?;
     let page = query.page(&platform, PAGE_SIZE)?;
-    let (found, total) = platform.identity.store().list(Collection::Apis, &page.listing()).await?;
-    Ok(Answer::data(page.of("apis", found.iter().map(|api| plain_document(api).into()).collect(), total)))
+    let (found, total) = Known::page(&platform, page).await?;
+    Ok(Answer::data(page.of("apis", found.iter().map(|api| api.shown().into()).collect(), total)))
 }
 
 /// The same as `/platform/api/all`.
@@ -278,8 +299,8 @@ async fn list(
     responses((status = 200, description = "The API.", body = Value)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 API003"]))))]
 async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Caller) -> Result<Answer, Refusal> {
-    let found = platform.identity.store().find(Collection::Apis, &[&key.api_name, &key.api_version]).await?;
-    Ok(Answer::data(plain_document(&*found.ok_or_else(unknown)?)))
+    let found = Known::find(&platform, &key.into()).await?;
+    Ok(Answer::data(found.ok_or_else(unknown)?.shown()))
 }
 
 /// Changes an API; the next call sees it.
@@ -287,49 +308,104 @@ async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Calle
     request_body = ApiUpdate, responses((status = 200, description = "The API was changed.", body = Message)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "403 API008",
-        "409 DEF409"]))))]
+        "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<ApiUpdate>) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
-    must_be_stored_here(&platform.writing, "APIs")?;
     let path = format!("/{}/{}", key.api_name, key.api_version);
-    if update.api_name.as_ref().is_some_and(|name| name.0 != key.api_name)
-        || update.api_version.as_ref().is_some_and(|version| version.0 != key.api_version)
+    let key = ApiKey::from(key);
+    let place = known::place(&platform, &key)?;
+    if update.api_name.as_ref().is_some_and(|name| name.0 != key.name)
+        || update.api_version.as_ref().is_some_and(|version| version.0 != key.version)
         || update.api_path.as_ref().is_some_and(|given| given.0 != path)
     {
         return Err(refused(StatusCode::BAD_REQUEST, "API005", "API name and version cannot be updated"));
     }
-    let store = platform.identity.store();
-    let key = [key.api_name.as_str(), key.api_version.as_str()];
-    let Some(stored) = store.find(Collection::Apis, &key).await? else {
-        return Err(missing(&platform, key[0], key[1]));
-    };
+    let updated = || Answer::message("API updated successfully");
+    let (members, no_data) = (given(&update), || refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
+    if let Place::Cluster(writer, object) = place {
+        let members = plain_document(&members);
+        let change = |spec: &mut DoormanApiSpec| {
+            must_fit(&fields::set(spec, &members))?;
+            must_have_payers(spec)?;
+            if members.is_empty() { Err(no_data()) } else { Ok(true) }
+        };
+        known::change(&platform, (writer, &object), &key, unknown, change).await?;
+        return Ok(updated());
+    }
+    let (store, key) = (platform.identity.store(), [key.name.as_str(), key.version.as_str()]);
+    let stored = store.find(Collection::Apis, &key).await?.ok_or_else(unknown)?;
     let will_be = |given: Option<Flag>, member| given.map_or(stored.get_bool(member).unwrap_or(false), |flag| flag.0);
     let fields = &update.fields;
     if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
         return Err(charged_to_nobody());
     }
-    let members = given(&update);
     if members.is_empty() {
-        return Err(refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
+        return Err(no_data());
     }
     if !store.set(Collection::Apis, &key, members).await? {
         return Err(unknown());
     }
     platform.until_served().await;
-    Ok(Answer::message("API updated successfully"))
+    Ok(updated())
 }
 
-/// Deletes an API; its endpoints and subscriptions stay for one of the same name and version.
+/// Deletes an API; subscriptions stay for one of the same name and version, and so do stored endpoints.
 #[utoipa::path(delete, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
     responses((status = 200, description = "The API was deleted.", body = Message)),
-    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409"]))))]
+    security(("token" = ["manage_apis"])),
+    extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DELETE).await?;
-    must_be_stored_here(&platform.writing, "APIs")?;
-    if !platform.identity.store().remove(Collection::Apis, &[&key.api_name, &key.api_version]).await? {
-        return Err(missing(&platform, &key.api_name, &key.api_version));
+    let key = ApiKey::from(key);
+    let mut was_there = false;
+    if let Place::Cluster(writer, object) = known::place(&platform, &key)? {
+        let deleted = writer.delete::<DoormanApi>(&object).await;
+        let deleted = deleted.map_err(|error| not_written(&called(&key), error))?;
+        if let Some(deleted) = &deleted {
+            let is_gone = || known::origin(&platform, &key).is_none_or(|served| served.uid != deleted.uid);
+            until_served(writer, &called(&key), is_gone).await?;
+        }
+        was_there = deleted.is_some();
+    }
+    // What an older database holds goes with it.
+    was_there |= platform.identity.store().remove(Collection::Apis, &[&key.name, &key.version]).await?;
+    if !was_there {
+        return Err(unknown());
     }
     platform.until_served().await;
     Ok(Answer::message("API deleted successfully"))
+}
+
+/// Takes over an API that somebody else defines in the cluster: from then on it is changed here.
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/adopt", tag = "APIs", params(Key),
+    request_body = Option<Adoption>, responses((status = 200, description = "It is the platform's.", body = Message)),
+    security(("token" = ["manage_apis"])),
+    extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
+async fn adopt(
+    State(platform): State<Platform>,
+    At(key): At<Key>,
+    MaybeSent(sent): MaybeSent<Adoption>,
+) -> Result<Answer, Refusal> {
+    let Sent { caller, body: adoption } = sent;
+    caller?.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
+    let key = ApiKey::from(key);
+    Known::find(&platform, &key).await?.ok_or_else(unknown)?;
+    let served = || known::origin(&platform, &key);
+    adopt_object::<DoormanApi>(&platform, &called(&key), &adoption, served).await?;
+    Ok(Answer::message("API adopted successfully"))
+}
+
+/// Gives an API of the platform away: from then on it is whose manifest is applied next, and not changed here.
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/release", tag = "APIs", params(Key),
+    responses((status = 200, description = "It is not the platform's any more.", body = Message)),
+    security(("token" = ["manage_apis"])),
+    extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
+async fn release(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+    caller.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
+    let key = ApiKey::from(key);
+    Known::find(&platform, &key).await?.ok_or_else(unknown)?;
+    let served = || known::origin(&platform, &key);
+    release_object::<DoormanApi>(&platform, &called(&key), served).await?;
+    Ok(Answer::message("API released successfully"))
 }

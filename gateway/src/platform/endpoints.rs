@@ -1,7 +1,7 @@
 //! Endpoints of APIs: `/platform/endpoint` (reference: platform API 9).
 
 use axum::extract::State;
-use doorman_crds::role::Permission;
+use doorman_crds::{DoormanApiSpec, api::ApiKey as Api, role::Permission};
 use mongodb::bson::{Bson, Document};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,11 +12,15 @@ use uuid::Uuid;
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, bad},
-    definitions::must_be_stored_here,
+    definitions::{Place, must_fit, unfit},
+    known::{self, is_at},
     request::{At, Caller, Sent},
     wire::{AnyText, Text, given},
 };
-use crate::store::{Collection, Listing, StoreError, plain_document};
+use crate::{
+    definitions::fields,
+    store::{Collection, StoreError, plain_document},
+};
 
 const NO_CREATE: (&str, &str) = ("END010", "You do not have permission to create endpoints");
 const NO_UPDATE: (&str, &str) = ("END011", "You do not have permission to update endpoints");
@@ -116,42 +120,74 @@ fn text<'a>(document: &'a Document, member: &str) -> Option<&'a str> {
     document.get_str(member).ok()
 }
 
-/// Every endpoint of an API.
-async fn of_api(platform: &Platform, name: &str, version: &str) -> Result<Vec<std::sync::Arc<Document>>, StoreError> {
-    let mut listing = Listing::with("api_name", name);
-    listing.equal.push(("api_version", version.into()));
-    platform.identity.store().list(Collection::Endpoints, &listing).await.map(|(found, _)| found)
+impl Key {
+    fn api(&self) -> Api {
+        Api { name: self.api_name.clone(), version: self.api_version.clone() }
+    }
+
+    fn uri(&self) -> String {
+        format!("/{}", self.uri)
+    }
 }
 
-/// Would clients reach another endpoint by this path?
+/// Would clients reach another stored endpoint by this path?
 async fn is_taken(platform: &Platform, key: [&str; 4], client_uri: &str) -> Result<bool, StoreError> {
     let [method, name, version, uri] = key;
-    Ok(of_api(platform, name, version).await?.iter().any(|other| {
-        text(other, "endpoint_method") == Some(method)
-            && text(other, "endpoint_uri") != Some(uri)
-            && text(other, "client_uri").or_else(|| text(other, "endpoint_uri")) == Some(client_uri)
+    let api = Api { name: name.to_owned(), version: version.to_owned() };
+    Ok(known::endpoints(platform, &api).await?.iter().any(|other| {
+        let text = |member: &str| other.get(member).and_then(Value::as_str);
+        text("endpoint_method") == Some(method)
+            && text("endpoint_uri") != Some(uri)
+            && text("client_uri").or_else(|| text("endpoint_uri")) == Some(client_uri)
     }))
+}
+
+/// The same of an object.
+fn is_taken_in(spec: &DoormanApiSpec, (method, uri): (&str, &str), client_uri: &str) -> bool {
+    spec.endpoints.iter().flatten().any(|other| {
+        other.method.as_str() == method
+            && other.uri != uri
+            && *other.client_uri.as_ref().unwrap_or(&other.uri) == fields::slashed(client_uri)
+    })
 }
 
 /// Adds an endpoint to an API.
 #[utoipa::path(post, path = "/platform/endpoint", tag = "Endpoints", request_body = NewEndpoint,
     responses((status = 201, description = "The endpoint was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "403 END010", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "403 END010", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
-    must_be_stored_here(&platform.writing, "Endpoints")?;
     let store = platform.identity.store();
     let exists = || bad("END001", "Endpoint already exists for the requested API name, version and URI");
     let (name, version) = (new.api_name.0.as_str(), new.api_version.0.as_str());
     let key = [new.endpoint_method.0.as_str(), name, version, new.endpoint_uri.0.as_str()];
+    let no_api = || bad("END002", "API does not exist for the requested name and version");
+    let api = Api { name: name.to_owned(), version: version.to_owned() };
+    if let Place::Cluster(writer, object) = known::place(&platform, &api)? {
+        let method = fields::method(key[0]).map_err(|misfit| unfit(&misfit))?;
+        let mut endpoint = fields::blank_endpoint(method, key[3]);
+        must_fit(&fields::set_endpoint(&mut endpoint, &plain_document(&given(&new))))?;
+        let change = |spec: &mut DoormanApiSpec| {
+            if spec.endpoints.iter().flatten().any(|other| is_at(other, key[0], key[3])) {
+                return Err(exists());
+            }
+            let client_uri = endpoint.client_uri.as_deref();
+            if client_uri.is_some_and(|client_uri| is_taken_in(spec, (key[0], &endpoint.uri), client_uri)) {
+                return Err(bad("END001", CLIENT_URI_TAKEN));
+            }
+            spec.endpoints.get_or_insert_default().push(endpoint.clone());
+            Ok(true)
+        };
+        known::change(&platform, (writer, &object), &api, no_api, change).await?;
+        return Ok(Answer::created("Endpoint created successfully"));
+    }
     if store.find(Collection::Endpoints, &key).await?.is_some() {
         return Err(exists());
     }
-    let Some(api) = store.find(Collection::Apis, &[name, version]).await? else {
-        return Err(bad("END002", "API does not exist for the requested name and version"));
-    };
+    let api = store.find(Collection::Apis, &[name, version]).await?.ok_or_else(no_api)?;
     if let Some(client_uri) = &new.client_uri
         && is_taken(&platform, key, &client_uri.0).await?
     {
@@ -177,12 +213,11 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Re
     responses((status = 200, description = "The endpoints.", body = Endpoints)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 END005"]))))]
 async fn list(State(platform): State<Platform>, At(api): At<ApiKey>, _caller: Caller) -> Result<Answer, Refusal> {
-    let found = of_api(&platform, &api.api_name, &api.api_version).await?;
+    let found = known::endpoints(&platform, &Api { name: api.api_name, version: api.api_version }).await?;
     if found.is_empty() {
         return Err(bad("END005", "No endpoints found for the requested API name and version"));
     }
-    let endpoints: Vec<Value> = found.iter().map(|endpoint| plain_document(endpoint).into()).collect();
-    Ok(Answer::data(json!({ "endpoints": endpoints })))
+    Ok(Answer::data(json!({ "endpoints": found })))
 }
 
 /// Reads an endpoint.
@@ -190,10 +225,8 @@ async fn list(State(platform): State<Platform>, At(api): At<ApiKey>, _caller: Ca
     params(Key), responses((status = 200, description = "The endpoint.", body = Value)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 END004"]))))]
 async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Caller) -> Result<Answer, Refusal> {
-    let uri = format!("/{}", key.uri);
-    let key = [key.method.as_str(), &key.api_name, &key.api_version, &uri];
-    let found = platform.identity.store().find(Collection::Endpoints, &key).await?;
-    Ok(Answer::data(plain_document(&*found.ok_or_else(|| unknown("END004"))?)))
+    let found = known::endpoint(&platform, &key.api(), (&key.method, &key.uri())).await?;
+    Ok(Answer::data(found.ok_or_else(|| unknown("END004"))?))
 }
 
 /// Reads the endpoint at an API's root.
@@ -209,7 +242,8 @@ async fn read_root(state: State<Platform>, At(key): At<RootKey>, caller: Caller)
     params(Key), request_body = EndpointUpdate,
     responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn update(
     State(platform): State<Platform>,
     At(key): At<Key>,
@@ -217,43 +251,71 @@ async fn update(
 ) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_UPDATE).await?;
-    must_be_stored_here(&platform.writing, "Endpoints")?;
-    let uri = format!("/{}", key.uri);
+    let (api, uri) = (key.api(), key.uri());
     let key = [key.method.as_str(), &key.api_name, &key.api_version, &uri];
+    let place = known::place(&platform, &api)?;
     let named = [
         update.endpoint_method.as_ref().map(|text| &text.0),
         update.api_name.as_ref().map(|text| &text.0),
         update.api_version.as_ref().map(|text| &text.0),
         update.endpoint_uri.as_ref().map(|text| &text.0),
     ];
+    let is_renamed = named.into_iter().zip(key).any(|(named, own)| named.is_some_and(|named| named != own));
+    let renamed = || bad("END006", "API method, name, version and URI cannot be updated");
+    let (members, no_data) = (given(&update), || bad("END007", "No data to update"));
+    let updated = || Answer::message("Endpoint updated successfully");
+    if let Place::Cluster(writer, object) = place {
+        let members = plain_document(&members);
+        let change = |spec: &mut DoormanApiSpec| {
+            let find =
+                |spec: &DoormanApiSpec| spec.endpoints.iter().flatten().position(|one| is_at(one, key[0], key[3]));
+            let place = find(spec).ok_or_else(|| unknown("END008"))?;
+            let client_uri = update.client_uri.as_ref();
+            if is_renamed {
+                return Err(renamed());
+            }
+            if client_uri.is_some_and(|client_uri| is_taken_in(spec, (key[0], key[3]), &client_uri.0)) {
+                return Err(bad("END006", CLIENT_URI_TAKEN));
+            }
+            if members.is_empty() {
+                return Err(no_data());
+            }
+            if let Some(endpoint) = spec.endpoints.iter_mut().flatten().nth(place) {
+                must_fit(&fields::set_endpoint(endpoint, &members))?;
+            }
+            Ok(true)
+        };
+        known::change(&platform, (writer, &object), &api, || unknown("END008"), change).await?;
+        return Ok(updated());
+    }
     let store = platform.identity.store();
     if store.find(Collection::Endpoints, &key).await?.is_none() {
         return Err(unknown("END008"));
     }
-    if named.into_iter().zip(key).any(|(named, own)| named.is_some_and(|named| named != own)) {
-        return Err(bad("END006", "API method, name, version and URI cannot be updated"));
+    if is_renamed {
+        return Err(renamed());
     }
     if let Some(client_uri) = &update.client_uri
         && is_taken(&platform, key, &client_uri.0).await?
     {
         return Err(bad("END006", CLIENT_URI_TAKEN));
     }
-    let members = given(&update);
     if members.is_empty() {
-        return Err(bad("END007", "No data to update"));
+        return Err(no_data());
     }
     if !store.set(Collection::Endpoints, &key, members).await? {
         return Err(unknown("END008"));
     }
     platform.until_served().await;
-    Ok(Answer::message("Endpoint updated successfully"))
+    Ok(updated())
 }
 
 /// Changes the endpoint at an API's root.
 #[utoipa::path(put, path = "/platform/endpoint/{method}/{api_name}/{api_version}", tag = "Endpoints", params(RootKey),
     request_body = EndpointUpdate, responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn update_root(
     state: State<Platform>,
     At(key): At<RootKey>,
@@ -265,23 +327,39 @@ async fn update_root(
 /// Deletes an endpoint and what it demands of bodies.
 #[utoipa::path(delete, path = "/platform/endpoint/{method}/{api_name}/{api_version}/{*uri}", tag = "Endpoints",
     params(Key), responses((status = 200, description = "The endpoint was deleted.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_DELETE).await?;
-    must_be_stored_here(&platform.writing, "Endpoints")?;
-    let uri = format!("/{}", key.uri);
+    let (api, uri) = (key.api(), key.uri());
     let key = [key.method.as_str(), &key.api_name, &key.api_version, &uri];
+    let deleted = || Answer::message("Endpoint deleted successfully");
+    if let Place::Cluster(writer, object) = known::place(&platform, &api)? {
+        let change = |spec: &mut DoormanApiSpec| {
+            let mut endpoints = spec.endpoints.take().unwrap_or_default();
+            let before = endpoints.len();
+            endpoints.retain(|one| !is_at(one, key[0], key[3]));
+            if endpoints.len() == before {
+                return Err(unknown("END004"));
+            }
+            spec.endpoints = Some(endpoints).filter(|endpoints| !endpoints.is_empty());
+            Ok(true)
+        };
+        known::change(&platform, (writer, &object), &api, || unknown("END004"), change).await?;
+        return Ok(deleted());
+    }
     if !platform.identity.store().remove(Collection::Endpoints, &key).await? {
         return Err(unknown("END004"));
     }
     platform.until_served().await;
-    Ok(Answer::message("Endpoint deleted successfully"))
+    Ok(deleted())
 }
 
 /// Deletes the endpoint at an API's root.
 #[utoipa::path(delete, path = "/platform/endpoint/{method}/{api_name}/{api_version}", tag = "Endpoints",
     params(RootKey), responses((status = 200, description = "The endpoint was deleted.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn delete_root(state: State<Platform>, At(key): At<RootKey>, caller: Caller) -> Result<Answer, Refusal> {
     delete(state, At(key.into()), caller).await
 }

@@ -29,6 +29,7 @@ mod definitions;
 mod docs;
 mod endpoints;
 mod groups;
+mod known;
 mod logging;
 mod memory;
 mod monitor;

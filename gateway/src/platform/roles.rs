@@ -21,14 +21,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, refused},
-    definitions::{not_written, owned, read_only, until_served},
-    request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
+    definitions::{self, Adoption, Place, not_written, until_served},
+    request::{Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent},
     wire::{Flag, Text, given},
 };
 use crate::{
     definitions::{
-        Owner,
-        writer::{WriteError, Writer, Writing, object_name},
+        Origin,
+        writer::{WriteError, Writer, object_name},
     },
     identity::DefinedRole,
     problem::Problem,
@@ -44,6 +44,8 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
         .routes(routes!(create, list))
         .routes(routes!(list_all))
         .routes(routes!(read, update, delete))
+        .routes(routes!(adopt))
+        .routes(routes!(release))
 }
 
 /// The flags of a role; what is absent is not given.
@@ -147,7 +149,7 @@ fn shown(stored: &Document) -> Map<String, Value> {
 }
 
 /// A role that is defined, with its owner.
-fn shown_defined(defined: &DefinedRole) -> Map<String, Value> {
+pub(super) fn shown_defined(defined: &DefinedRole) -> Map<String, Value> {
     let mut shown = shown(&defined.role.to_document());
     shown.insert("managed_by".into(), defined.origin.owner.to_string().into());
     shown
@@ -155,6 +157,16 @@ fn shown_defined(defined: &DefinedRole) -> Map<String, Value> {
 
 fn is_admin(stored: &Document) -> bool {
     Role::from_document(stored).is_some_and(|role| role.is_admin())
+}
+
+/// A role as a definition.
+pub(super) fn spec(role: &Role) -> DoormanRoleSpec {
+    DoormanRoleSpec {
+        name: role.name.to_string(),
+        description: role.description.clone(),
+        permissions: Some(role.permissions.iter().collect()),
+        gateway_refs: None,
+    }
 }
 
 /// A role that there is.
@@ -191,53 +203,41 @@ impl Known {
             Self::Defined(defined) => defined.role.clone(),
             Self::Stored(stored) => Arc::new(Role::from_document(stored)?),
         };
-        Some(DoormanRoleSpec {
-            name: role.name.to_string(),
-            description: role.description.clone(),
-            permissions: Some(role.permissions.iter().collect()),
-            gateway_refs: None,
-        })
+        Some(spec(&role))
     }
 }
 
-/// Where a role is written.
-enum Place<'a> {
-    Documents,
-    /// To the object of this name.
-    Cluster(&'a Writer, String),
+/// A role by its name, as clients of exports read it.
+pub(super) async fn shown_of(platform: &Platform, name: &str) -> Result<Option<Map<String, Value>>, StoreError> {
+    Ok(Known::find(platform, name).await?.map(|role| match role {
+        Known::Defined(defined) => shown_defined(&defined),
+        Known::Stored(stored) => plain_document(&stored),
+    }))
 }
 
 /// Where this role is written, or why it is not.
 fn place<'a>(platform: &'a Platform, name: &str, known: Option<&Known>) -> Result<Place<'a>, Refusal> {
-    if is_admin_role(name) || known.is_some_and(Known::is_admin) {
-        return Ok(Place::Documents);
-    }
-    let refused = |defined: &DefinedRole| Err(owned(&called(name), "DoormanRole", &defined.origin));
-    match (&platform.writing, known) {
-        (Writing::ReadOnly, _) => Err(read_only("Roles")),
-        (Writing::Documents, Some(Known::Defined(defined))) => refused(defined),
-        (Writing::Documents, _) => Ok(Place::Documents),
-        (Writing::Cluster(writer), Some(Known::Defined(defined))) => {
-            let is_ours = defined.origin.owner == Owner::Platform && *defined.origin.namespace == *writer.namespace();
-            if is_ours { Ok(Place::Cluster(writer, defined.origin.name.to_string())) } else { refused(defined) }
-        }
-        (Writing::Cluster(writer), _) => Ok(Place::Cluster(writer, object_name(name))),
-    }
+    place_of(platform, name, known.is_some_and(Known::is_admin))
 }
 
-fn called(name: &str) -> String {
+/// The same, of a role that administrators have or not.
+pub(super) fn place_of<'a>(platform: &'a Platform, name: &str, is_admin: bool) -> Result<Place<'a>, Refusal> {
+    if is_admin_role(name) || is_admin {
+        return Ok(Place::Documents);
+    }
+    let origin = origin(platform, name);
+    definitions::place::<DoormanRole>(platform, &called(name), origin.as_ref(), || object_name(name))
+}
+
+pub(super) fn called(name: &str) -> String {
     format!("Role {name}")
 }
 
-/// Why a role was not written to the cluster.
-enum Unwritten {
-    Answer(Refusal),
-    Error(WriteError),
-}
-
-impl From<WriteError> for Unwritten {
-    fn from(error: WriteError) -> Self {
-        Self::Error(error)
+/// The role as a definition, if it can be one.
+pub(super) fn valid(spec: DoormanRoleSpec) -> Result<DoormanRoleSpec, Refusal> {
+    match verdict::all_of(&validate(&spec)) {
+        Ok(()) => Ok(spec),
+        Err(refusal) => Err(not_written(&called(&spec.name), WriteError::Refused(refusal.message))),
     }
 }
 
@@ -249,31 +249,18 @@ async fn write_object(
     name: &str,
     make: impl Fn(Option<&DoormanRoleSpec>) -> Result<DoormanRoleSpec, Refusal>,
 ) -> Result<(), Refusal> {
-    let make = |found: Option<&DoormanRole>| {
-        let own = found.map(|found| &found.spec);
-        if let Some(other) = own.filter(|own| own.name != name) {
-            let (owner, namespace) = (called(&other.name), writer.namespace().to_owned());
-            let kind = "DoormanRole".to_owned();
-            return Err(WriteError::Owned { owner, kind, namespace, name: object.to_owned() }.into());
-        }
-        let mut spec = make(own).map_err(Unwritten::Answer)?;
-        spec.gateway_refs = own.map_or_else(|| Some(vec![writer.gateway_ref()]), |own| own.gateway_refs.clone());
-        if let Err(refusal) = verdict::all_of(&validate(&spec)) {
-            return Err(WriteError::Refused(refusal.message).into());
-        }
-        Ok(DoormanRole::new(object, spec))
-    };
-    let written = writer.write(object, make).await.map_err(|unwritten| match unwritten {
-        Unwritten::Answer(refusal) => refusal,
-        Unwritten::Error(error) => not_written(&called(name), error),
-    })?;
-    let is_served =
-        || {
-            platform.identity.defined_roles().get(name).is_some_and(|served| {
-                served.origin.uid == written.uid && served.origin.generation >= written.generation
-            })
-        };
-    until_served(writer, &called(name), is_served).await
+    let make = |found: Option<&DoormanRoleSpec>| make(found).and_then(valid).map(Some);
+    match definitions::write_object::<DoormanRole>(writer, object, &called(name), make).await? {
+        Some(written) => until_served(writer, &called(name), || is_served(platform, name, &written)).await,
+        None => Ok(()),
+    }
+}
+
+/// Does this state of its object, or a later one, define this role?
+pub(super) fn is_served(platform: &Platform, name: &str, written: &Origin) -> bool {
+    let is_it =
+        |served: &DefinedRole| served.origin.uid == written.uid && served.origin.generation >= written.generation;
+    platform.identity.defined_roles().get(name).is_some_and(is_it)
 }
 
 /// Adds a role.
@@ -456,4 +443,44 @@ async fn delete(
         return Err(unknown(StatusCode::BAD_REQUEST));
     }
     Ok(Answer::message("Role deleted successfully"))
+}
+
+/// The object of a role as it is served.
+pub(super) fn origin(platform: &Platform, name: &str) -> Option<Origin> {
+    platform.identity.defined_roles().get(name).map(|defined| defined.origin.clone())
+}
+
+/// Takes over a role that somebody else defines in the cluster: from then on it is changed here.
+#[utoipa::path(post, path = "/platform/role/{role_name}/adopt", tag = "Roles", params(RoleName),
+    request_body = Option<Adoption>, responses((status = 200, description = "It is the platform's.", body = Message)),
+    security(("token" = ["manage_roles"])),
+    extensions(("x-error-codes" = json!(["400 ROLE004", "403 ROLE010", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
+async fn adopt(
+    State(platform): State<Platform>,
+    At(RoleName { role_name }): At<RoleName>,
+    MaybeSent(sent): MaybeSent<Adoption>,
+) -> Result<Answer, Refusal> {
+    let Sent { caller, body: adoption } = sent;
+    caller?.must(&platform, Permission::ManageRoles, NO_UPDATE).await?;
+    Known::find(&platform, &role_name).await?.ok_or_else(|| unknown(StatusCode::BAD_REQUEST))?;
+    let served = || origin(&platform, &role_name);
+    definitions::adopt::<DoormanRole>(&platform, &called(&role_name), &adoption, served).await?;
+    Ok(Answer::message("Role adopted successfully"))
+}
+
+/// Gives a role of the platform away: from then on it is whose manifest is applied next, and not changed here.
+#[utoipa::path(post, path = "/platform/role/{role_name}/release", tag = "Roles", params(RoleName),
+    responses((status = 200, description = "It is not the platform's any more.", body = Message)),
+    security(("token" = ["manage_roles"])),
+    extensions(("x-error-codes" = json!(["400 ROLE004", "403 ROLE010", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
+async fn release(
+    State(platform): State<Platform>,
+    At(RoleName { role_name }): At<RoleName>,
+    caller: Caller,
+) -> Result<Answer, Refusal> {
+    caller.must(&platform, Permission::ManageRoles, NO_UPDATE).await?;
+    Known::find(&platform, &role_name).await?.ok_or_else(|| unknown(StatusCode::BAD_REQUEST))?;
+    let served = || origin(&platform, &role_name);
+    definitions::release::<DoormanRole>(&platform, &called(&role_name), served).await?;
+    Ok(Answer::message("Role released successfully"))
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use doorman_crds::role::Permission;
+use doorman_crds::{DoormanApiSpec, api::ValidationSpec, role::Permission};
 use mongodb::bson::{Document, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,11 +14,18 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, bad},
-    definitions::must_be_stored_here,
+    definitions::{Place, must_fit, read_only},
+    known::{self, Located, is_at},
     request::{At, Caller, Sent, invalid},
     wire::{AnyText, Flag},
 };
-use crate::store::{Collection, Listing, StoreError, plain_document};
+use crate::{
+    definitions::{
+        fields,
+        writer::{Writer, Writing},
+    },
+    store::{Collection, StoreError, plain_document},
+};
 
 const NO_CREATE: (&str, &str) = ("END013", "You do not have permission to create endpoint validations");
 const NO_UPDATE: (&str, &str) = ("END014", "You do not have permission to update endpoint validations");
@@ -104,6 +111,10 @@ struct Key {
     endpoint_id: String,
 }
 
+fn unknown() -> Refusal {
+    bad("END018", "Endpoint validation does not exist")
+}
+
 /// The schema to store; refused when it can't be applied.
 fn stored(schema: &Schema) -> Result<Document, Refusal> {
     let rules = || schema.validation_schema.values();
@@ -113,48 +124,90 @@ fn stored(schema: &Schema) -> Result<Document, Refusal> {
     mongodb::bson::serialize_to_document(schema).map_err(|_| invalid().into())
 }
 
-async fn endpoint_exists(platform: &Platform, id: &str) -> Result<bool, StoreError> {
-    let listing = Listing { limit: Some(1), ..Listing::with("endpoint_id", id) };
-    Ok(platform.identity.store().list(Collection::Endpoints, &listing).await?.1 > 0)
+/// Where what an endpoint demands is written; an endpoint that nobody knows is looked for among the stored.
+fn place<'a>(platform: &'a Platform, located: Option<&Located>) -> Result<Place<'a>, Refusal> {
+    match (located, &platform.writing) {
+        (Some(located), _) => known::place(platform, &located.api),
+        (None, Writing::ReadOnly) => Err(read_only("Endpoint validations")),
+        (None, Writing::Documents | Writing::Cluster(_)) => Ok(Place::Documents),
+    }
+}
+
+/// Changes what the object of an API says of an endpoint's bodies. `change` tells whether it changed anything.
+async fn change_object(
+    platform: &Platform,
+    object: (&Writer, &str),
+    located: &Located,
+    missing: impl Fn() -> Refusal,
+    change: impl Fn(&mut Option<ValidationSpec>) -> Result<bool, Refusal>,
+) -> Result<(), Refusal> {
+    let change = |spec: &mut DoormanApiSpec| {
+        let mut endpoints = spec.endpoints.iter_mut().flatten();
+        let endpoint = endpoints.find(|one| is_at(one, &located.method, &located.uri)).ok_or_else(&missing)?;
+        change(&mut endpoint.validation)
+    };
+    known::change(platform, object, &located.api, &missing, change).await
+}
+
+/// The same as an object has it.
+fn spec_of(document: &fields::Members) -> Result<Option<ValidationSpec>, Refusal> {
+    let (spec, misfits) = fields::validation_spec(document);
+    must_fit(&misfits).map(|()| spec)
 }
 
 /// Adds what an endpoint demands of bodies.
 #[utoipa::path(post, path = "/platform/endpoint/endpoint/validation", tag = "Endpoint validations",
     request_body = NewValidation, responses((status = 201, description = "It was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn create_long(State(platform): State<Platform>, sent: Sent<NewValidation>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
-    must_be_stored_here(&platform.writing, "Endpoint validations")?;
+    let located = Located::find(&platform, &new.endpoint_id.0).await?;
+    let place = place(&platform, located.as_ref())?;
     if new.endpoint_id.0.is_empty() {
         return Err(bad("END013", "Endpoint ID is required"));
     }
     if new.validation_schema.validation_schema.is_empty() {
         return Err(bad("END014", "Validation schema is required"));
     }
-    if !endpoint_exists(&platform, &new.endpoint_id.0).await? {
-        return Err(bad("END015", "Endpoint does not exist"));
-    }
+    let no_endpoint = || bad("END015", "Endpoint does not exist");
+    let located = located.ok_or_else(no_endpoint)?;
+    let exists = || bad("END017", "Endpoint validation already exists");
+    let created = || Answer::created("Endpoint validation created successfully");
     let document = doc! {
         "endpoint_id": new.endpoint_id.0,
         "validation_enabled": new.validation_enabled.0,
         "validation_schema": stored(&new.validation_schema)?,
     };
+    if let Place::Cluster(writer, object) = place {
+        let spec = spec_of(&plain_document(&document))?;
+        let change = |validation: &mut Option<ValidationSpec>| {
+            if validation.is_some() {
+                return Err(exists());
+            }
+            validation.clone_from(&spec);
+            Ok(true)
+        };
+        change_object(&platform, (writer, &object), &located, no_endpoint, change).await?;
+        return Ok(created());
+    }
     match platform.identity.store().insert(Collection::EndpointValidations, document).await {
         Ok(()) => {}
-        Err(StoreError::Taken) => return Err(bad("END017", "Endpoint validation already exists")),
+        Err(StoreError::Taken) => return Err(exists()),
         Err(error) => return Err(error.into()),
     }
     platform.until_served().await;
-    Ok(Answer::created("Endpoint validation created successfully"))
+    Ok(created())
 }
 
 /// The same as `/platform/endpoint/endpoint/validation`.
 #[utoipa::path(post, path = "/platform/endpoint/validation", tag = "Endpoint validations",
     request_body = NewValidation, responses((status = 201, description = "It was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END013", "400 END014", "400 END015", "400 END017", "403 END013", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn create(state: State<Platform>, sent: Sent<NewValidation>) -> Result<Answer, Refusal> {
     create_long(state, sent).await
 }
@@ -164,9 +217,13 @@ async fn create(state: State<Platform>, sent: Sent<NewValidation>) -> Result<Ans
     params(Key), responses((status = 200, description = "What it demands.", body = Value)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 END018"]))))]
 async fn read_long(State(platform): State<Platform>, At(key): At<Key>, _caller: Caller) -> Result<Answer, Refusal> {
+    let located = Located::find(&platform, &key.endpoint_id).await?;
+    if let Some((_, endpoint)) = located.and_then(|located| located.defined) {
+        let demanded = endpoint.validation.ok_or_else(unknown)?;
+        return Ok(Answer::data(fields::validation(&key.endpoint_id, &demanded)));
+    }
     let found = platform.identity.store().find(Collection::EndpointValidations, &[&key.endpoint_id]).await?;
-    let found = found.ok_or_else(|| bad("END018", "Endpoint validation does not exist"))?;
-    Ok(Answer::data(plain_document(&found)))
+    Ok(Answer::data(plain_document(&*found.ok_or_else(unknown)?)))
 }
 
 /// The same as `/platform/endpoint/endpoint/validation/{endpoint_id}`.
@@ -182,7 +239,8 @@ async fn read(state: State<Platform>, at: At<Key>, caller: Caller) -> Result<Ans
     params(Key), request_body = ValidationUpdate,
     responses((status = 200, description = "It was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn update_long(
     State(platform): State<Platform>,
     At(key): At<Key>,
@@ -190,10 +248,10 @@ async fn update_long(
 ) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_UPDATE).await?;
-    must_be_stored_here(&platform.writing, "Endpoint validations")?;
-    if !endpoint_exists(&platform, &key.endpoint_id).await? {
-        return Err(bad("END022", "Endpoint does not exist"));
-    }
+    let located = Located::find(&platform, &key.endpoint_id).await?;
+    let place = place(&platform, located.as_ref())?;
+    let no_endpoint = || bad("END022", "Endpoint does not exist");
+    let located = located.ok_or_else(no_endpoint)?;
     let mut members = Document::new();
     if let Some(enabled) = update.validation_enabled {
         members.insert("validation_enabled", enabled.0);
@@ -204,19 +262,35 @@ async fn update_long(
         }
         members.insert("validation_schema", stored(schema)?);
     }
+    let updated = || Answer::message("Endpoint validation updated successfully");
+    if let Place::Cluster(writer, object) = place {
+        let members = plain_document(&members);
+        let change = |validation: &mut Option<ValidationSpec>| {
+            if members.is_empty() {
+                return Ok(false);
+            }
+            let mut document = fields::validation(&key.endpoint_id, validation.as_ref().ok_or_else(unknown)?);
+            document.extend(members.clone());
+            *validation = spec_of(&document)?;
+            Ok(true)
+        };
+        change_object(&platform, (writer, &object), &located, no_endpoint, change).await?;
+        return Ok(updated());
+    }
     let store = platform.identity.store();
     if !members.is_empty() && !store.set(Collection::EndpointValidations, &[&key.endpoint_id], members).await? {
-        return Err(bad("END018", "Endpoint validation does not exist"));
+        return Err(unknown());
     }
     platform.until_served().await;
-    Ok(Answer::message("Endpoint validation updated successfully"))
+    Ok(updated())
 }
 
 /// The same as `/platform/endpoint/endpoint/validation/{endpoint_id}`.
 #[utoipa::path(put, path = "/platform/endpoint/validation/{endpoint_id}", tag = "Endpoint validations", params(Key),
     request_body = ValidationUpdate, responses((status = 200, description = "It was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014", "409 DEF409"]))))]
+    extensions(("x-error-codes" = json!(["400 END018", "400 END021", "400 END022", "403 END014", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn update(state: State<Platform>, at: At<Key>, sent: Sent<ValidationUpdate>) -> Result<Answer, Refusal> {
     update_long(state, at, sent).await
 }
@@ -224,10 +298,16 @@ async fn update(state: State<Platform>, at: At<Key>, sent: Sent<ValidationUpdate
 /// Deletes what an endpoint demands of bodies, if it does.
 #[utoipa::path(delete, path = "/platform/endpoint/endpoint/validation/{endpoint_id}", tag = "Endpoint validations",
     params(Key), responses((status = 200, description = "It demands nothing now.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015", "409 DEF409"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn delete_long(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_DELETE).await?;
-    must_be_stored_here(&platform.writing, "Endpoint validations")?;
+    let located = Located::find(&platform, &key.endpoint_id).await?;
+    if let (Place::Cluster(writer, object), Some(located)) = (place(&platform, located.as_ref())?, &located) {
+        let change = |validation: &mut Option<ValidationSpec>| Ok(validation.take().is_some());
+        let no_endpoint = || bad("END018", "Endpoint does not exist");
+        change_object(&platform, (writer, &object), located, no_endpoint, change).await?;
+    }
     platform.identity.store().remove(Collection::EndpointValidations, &[&key.endpoint_id]).await?;
     platform.until_served().await;
     Ok(Answer::message("Endpoint validation deleted successfully"))
@@ -236,7 +316,8 @@ async fn delete_long(State(platform): State<Platform>, At(key): At<Key>, caller:
 /// The same as `/platform/endpoint/endpoint/validation/{endpoint_id}`.
 #[utoipa::path(delete, path = "/platform/endpoint/validation/{endpoint_id}", tag = "Endpoint validations",
     params(Key), responses((status = 200, description = "It demands nothing now.", body = Message)),
-    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015", "409 DEF409"]))))]
+    security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["403 END015", "409 DEF409", "503 DEF503",
+        "504 DEF504"]))))]
 async fn delete(state: State<Platform>, at: At<Key>, caller: Caller) -> Result<Answer, Refusal> {
     delete_long(state, at, caller).await
 }

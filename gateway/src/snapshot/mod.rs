@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use doorman_crds::api::{Access, Api, ApiKey};
 use doorman_crds::revision::{MAX_REJECTED, ObjectHash, Rejection, Revision, RevisionReport};
 use doorman_crds::verdict::{self, Refusal};
-use doorman_crds::{FieldError, api, role, selection};
+use doorman_crds::{DoormanApi, FieldError, api, role, selection};
 use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::definitions::documents::is_stored;
 use crate::definitions::{Definitions, Origin};
 use crate::identity::{DefinedRole, DefinedRoles};
 use crate::store::Role;
@@ -27,7 +28,9 @@ pub use paths::{Match, Paths};
 /// One consistent state of everything that decides about requests.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    apis: HashMap<Box<str>, Vec<(Box<str>, Entry)>>,
+    apis: HashMap<Box<str>, Vec<Version>>,
+    /// Objects that define what an older one defines already.
+    shadowed: Vec<Arc<DoormanApi>>,
     /// The roles that are defined.
     pub roles: Arc<DefinedRoles>,
     /// What this state is called towards the operator.
@@ -36,6 +39,35 @@ pub struct Snapshot {
     pub rejected: Vec<Rejection>,
     /// Number of APIs served.
     pub served: usize,
+}
+
+/// One version of an API.
+#[derive(Debug)]
+struct Version {
+    version: Box<str>,
+    entry: Entry,
+    definition: Definition,
+}
+
+/// What an API is defined by.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The object, shared with where it comes from.
+    pub object: Arc<DoormanApi>,
+    /// The file it is in, of a folder.
+    pub file: Option<Arc<str>>,
+}
+
+impl Definition {
+    /// Whose it is.
+    pub fn origin(&self) -> Origin {
+        Origin::of(&self.object.metadata, self.file.as_ref())
+    }
+
+    /// Its uid.
+    pub fn uid(&self) -> &str {
+        self.object.metadata.uid.as_deref().unwrap_or_default()
+    }
 }
 
 /// What is known under one name and version.
@@ -119,8 +151,32 @@ impl Servers {
 impl Snapshot {
     /// Looks an API up; no allocation.
     pub fn find(&self, name: &str, version: &str) -> Option<&Entry> {
-        let versions = self.apis.get(name)?;
-        versions.iter().find(|(v, _)| v.as_ref() == version).map(|(_, entry)| entry)
+        self.version(name, version).map(|found| &found.entry)
+    }
+
+    fn version(&self, name: &str, version: &str) -> Option<&Version> {
+        self.apis.get(name)?.iter().find(|one| *one.version == *version)
+    }
+
+    /// What defines an API, whether or not it can be served; not what is only stored.
+    pub fn definition(&self, name: &str, version: &str) -> Option<&Definition> {
+        self.version(name, version).map(|found| &found.definition).filter(|one| !is_stored(&one.object.metadata))
+    }
+
+    /// All that define an API, in no order.
+    pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        let all = self.apis.values().flatten().map(|version| &version.definition);
+        all.filter(|one| !is_stored(&one.object.metadata))
+    }
+
+    /// Has this object of an API been looked at, in this state or a later one, whatever came of it?
+    pub fn knows(&self, key: &ApiKey, object: &Origin) -> bool {
+        let is_it = |known: &Arc<DoormanApi>| {
+            let meta = &known.metadata;
+            meta.uid.as_deref() == Some(&*object.uid) && meta.generation.unwrap_or_default() >= object.generation
+        };
+        self.version(&key.name, &key.version).is_some_and(|found| is_it(&found.definition.object))
+            || self.shadowed.iter().any(is_it)
     }
 
     /// Who may call an API that is served.
@@ -133,7 +189,7 @@ impl Snapshot {
 
     /// All that can be called, in no order.
     pub fn apis(&self) -> impl Iterator<Item = &Arc<CompiledApi>> {
-        self.apis.values().flatten().filter_map(|(_, entry)| match entry {
+        self.apis.values().flatten().filter_map(|version| match &version.entry {
             Entry::Served(api) => Some(api),
             Entry::Unservable(_) => None,
         })
@@ -210,12 +266,17 @@ impl Compiler {
                 }
                 (Err(_), Ok(())) => None,
             };
-            if winner.is_none() {
+            if winner.is_some() {
+                snapshot.shadowed.push(object.clone());
+            } else {
                 owners.insert(name.clone(), shown(meta));
             }
             if let Some(entry) = entry {
                 snapshot.served += usize::from(matches!(entry, Entry::Served(_)));
-                snapshot.apis.entry(name.name.into()).or_default().push((name.version.into(), entry));
+                let file = definitions.files.get(&key.0).cloned();
+                let definition = Definition { object: object.clone(), file };
+                let version = Version { version: name.version.into(), entry, definition };
+                snapshot.apis.entry(name.name.into()).or_default().push(version);
             }
             self.apis.insert(key, (compiled, hash));
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::upstream::PoolOptions;
-use doorman_crds::{DoormanApi, DoormanRole};
+use doorman_crds::DoormanRole;
 use serde_json::{Value, json};
 
 fn compiler() -> Compiler {

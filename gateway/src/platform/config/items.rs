@@ -137,8 +137,9 @@ fn longest(member: &str) -> usize {
 
 /// The document to store. `None`: it lacks its key and is left out. The error reads on from the item's place.
 pub(super) fn document(collection: Collection, mut item: Map<String, Value>) -> Result<Option<Document>, String> {
-    // What belongs to another database.
+    // What belongs to another database, and what an export tells of defined ones.
     item.remove("_id");
+    item.remove("managed_by");
     for member in collection.key() {
         match item.get(*member) {
             None | Some(Value::Null) => return Ok(None),

@@ -10,9 +10,9 @@ use std::{
 };
 
 use axum::extract::State;
-use doorman_crds::role::Permission;
+use doorman_crds::{api::ApiKey, role::Permission};
 use http::StatusCode;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, doc, serialize_to_document};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -20,16 +20,22 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 mod items;
+mod objects;
+
+use objects::{ApiChange, Objects, api_of};
 
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, refused},
-    definitions::must_be_stored_here,
+    definitions::Place,
+    known::{self, Known},
     request::{Asked, Caller, Sent},
+    roles,
 };
 use crate::{
+    definitions::{Origin, Owner, fields::Members, writer::Writing},
     problem::Problem,
-    store::{ADMIN, Change, Collection, Listing, Moment, Role, Store, StoreError, plain_document},
+    store::{ADMIN, Change, Collection, Moment, Role, Store, StoreError, plain_document},
 };
 
 /// What an export of everything holds, in the order of an import.
@@ -129,24 +135,78 @@ fn asked(given: Option<&String>) -> Option<&str> {
     given.map(String::as_str).filter(|text| !text.is_empty())
 }
 
-fn shown(found: &[Arc<Document>]) -> Value {
-    found.iter().map(|document| Value::from(plain_document(document))).collect()
+/// What there is of one kind, and what defines it.
+struct Item {
+    document: Document,
+    origin: Option<Origin>,
 }
 
-async fn all(store: &Store, name: &str, collection: Collection) -> Result<Answer, Refusal> {
-    Ok(Answer::data(json!({ name: shown(&store.all(collection).await?) })))
+fn defined(shown: &Members, origin: &Origin) -> Option<Item> {
+    // Members of a spec have a stored form.
+    Some(Item { document: serialize_to_document(shown).ok()?, origin: Some(origin.clone()) })
+}
+
+/// All of one kind by key, whatever defines it; what is stored counts where nothing is defined.
+async fn items(platform: &Platform, collection: Collection) -> Result<BTreeMap<Key, Item>, StoreError> {
+    let stored = platform.identity.store().all(collection).await?;
+    let stored = stored.iter().filter_map(|document| {
+        let mut document = Document::clone(document);
+        document.remove("_id");
+        Some((collection.key_of(&document)?, Item { document, origin: None }))
+    });
+    let mut all: BTreeMap<Key, Item> = stored.collect();
+    let mut found = Vec::new();
+    match collection {
+        Collection::Apis => {
+            for one in known::defined(platform) {
+                let origin = one.origin();
+                found.push(defined(&Known::Defined(one).shown(), &origin));
+            }
+        }
+        Collection::Roles => {
+            let roles = platform.identity.defined_roles();
+            found.extend(roles.values().map(|role| defined(&roles::shown_defined(role), &role.origin)));
+        }
+        Collection::Endpoints => {
+            let definitions = known::defined(platform);
+            let apis: BTreeSet<ApiKey> = definitions.iter().map(known::key).collect();
+            all.retain(|_, item| !apis.contains(&api_of(&item.document)));
+            for one in definitions {
+                let origin = one.origin();
+                found.extend(known::defined_endpoints(&one).iter().map(|endpoint| defined(endpoint, &origin)));
+            }
+        }
+        _ => {}
+    }
+    let found = found.into_iter().flatten();
+    all.extend(found.filter_map(|item| Some((collection.key_of(&item.document)?, item))));
+    Ok(all)
+}
+
+async fn shown(platform: &Platform, collection: Collection) -> Result<Value, StoreError> {
+    Ok(items(platform, collection).await?.values().map(|item| Value::from(plain_document(&item.document))).collect())
+}
+
+async fn all(platform: &Platform, name: &str, collection: Collection) -> Result<Answer, Refusal> {
+    Ok(Answer::data(json!({ name: shown(platform, collection).await? })))
 }
 
 async fn one(
-    store: &Store,
+    platform: &Platform,
     collection: Collection,
     key: &[&str],
     code: &'static str,
     what: &'static str,
 ) -> Result<Value, Refusal> {
-    let found = store.find(collection, key).await?;
-    let found = found.ok_or_else(|| refused(StatusCode::NOT_FOUND, code, what))?;
-    Ok(plain_document(&found).into())
+    let found = match (collection, key) {
+        (Collection::Apis, [name, version]) => {
+            let key = ApiKey { name: (*name).to_owned(), version: (*version).to_owned() };
+            Known::find(platform, &key).await?.map(|api| api.shown())
+        }
+        (Collection::Roles, [name]) => roles::shown_of(platform, name).await?,
+        _ => platform.identity.store().find(collection, key).await?.map(|found| plain_document(&found)),
+    };
+    Ok(found.ok_or_else(|| refused(StatusCode::NOT_FOUND, code, what))?.into())
 }
 
 /// Exports APIs, endpoints, roles, groups and routings.
@@ -157,7 +217,7 @@ async fn export_all(State(platform): State<Platform>, caller: Caller) -> Result<
     caller.must(&platform, Permission::ManageGateway, NO_EXPORT).await?;
     let mut exported = Map::new();
     for (name, collection) in PARTS {
-        exported.insert(name.to_owned(), shown(&platform.identity.store().all(collection).await?));
+        exported.insert(name.to_owned(), shown(&platform, collection).await?);
     }
     Ok(Answer::data(exported))
 }
@@ -172,12 +232,11 @@ async fn export_apis(
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_APIS).await?;
-    let store = platform.identity.store();
     let (Some(name), Some(version)) = (asked(filter.api_name.as_ref()), asked(filter.api_version.as_ref())) else {
-        return all(store, "apis", Collection::Apis).await;
+        return all(&platform, "apis", Collection::Apis).await;
     };
-    let api = one(store, Collection::Apis, &[name, version], "CFG404", "API not found").await?;
-    Ok(Answer::data(json!({ "api": api, "endpoints": endpoints(store, &filter).await? })))
+    let api = one(&platform, Collection::Apis, &[name, version], "CFG404", "API not found").await?;
+    Ok(Answer::data(json!({ "api": api, "endpoints": endpoints(&platform, &filter).await? })))
 }
 
 /// Exports all roles, or one.
@@ -190,9 +249,8 @@ async fn export_roles(
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageRoles, NO_ROLES).await?;
-    let store = platform.identity.store();
-    let Some(name) = asked(filter.role_name.as_ref()) else { return all(store, "roles", Collection::Roles).await };
-    Ok(Answer::data(json!({ "role": one(store, Collection::Roles, &[name], "CFG405", "Role not found").await? })))
+    let Some(name) = asked(filter.role_name.as_ref()) else { return all(&platform, "roles", Collection::Roles).await };
+    Ok(Answer::data(json!({ "role": one(&platform, Collection::Roles, &[name], "CFG405", "Role not found").await? })))
 }
 
 /// Exports all groups, or one.
@@ -205,9 +263,12 @@ async fn export_groups(
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageGroups, NO_GROUPS).await?;
-    let store = platform.identity.store();
-    let Some(name) = asked(filter.group_name.as_ref()) else { return all(store, "groups", Collection::Groups).await };
-    Ok(Answer::data(json!({ "group": one(store, Collection::Groups, &[name], "CFG406", "Group not found").await? })))
+    let Some(name) = asked(filter.group_name.as_ref()) else {
+        return all(&platform, "groups", Collection::Groups).await;
+    };
+    Ok(Answer::data(
+        json!({ "group": one(&platform, Collection::Groups, &[name], "CFG406", "Group not found").await? }),
+    ))
 }
 
 /// Exports all routings, or one.
@@ -220,11 +281,10 @@ async fn export_routings(
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageRoutings, NO_ROUTINGS).await?;
-    let store = platform.identity.store();
     let Some(key) = asked(filter.client_key.as_ref()) else {
-        return all(store, "routings", Collection::Routings).await;
+        return all(&platform, "routings", Collection::Routings).await;
     };
-    let routing = one(store, Collection::Routings, &[key], "CFG407", "Routing not found").await?;
+    let routing = one(&platform, Collection::Routings, &[key], "CFG407", "Routing not found").await?;
     Ok(Answer::data(json!({ "routing": routing })))
 }
 
@@ -238,14 +298,21 @@ async fn export_endpoints(
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_ENDPOINTS).await?;
-    Ok(Answer::data(json!({ "endpoints": endpoints(platform.identity.store(), &filter).await? })))
+    Ok(Answer::data(json!({ "endpoints": endpoints(&platform, &filter).await? })))
 }
 
-async fn endpoints(store: &Store, filter: &ApiFilter) -> Result<Value, StoreError> {
-    let members = [("api_name", &filter.api_name), ("api_version", &filter.api_version)];
-    let given = members.into_iter().filter_map(|(member, value)| Some((member, Bson::from(asked(value.as_ref())?))));
-    let listing = Listing { equal: given.collect(), ..Listing::default() };
-    store.list(Collection::Endpoints, &listing).await.map(|(found, _)| shown(&found))
+async fn endpoints(platform: &Platform, filter: &ApiFilter) -> Result<Value, StoreError> {
+    let [name, version] = [&filter.api_name, &filter.api_version].map(|given| asked(given.as_ref()));
+    if let (Some(name), Some(version)) = (name, version) {
+        let api = ApiKey { name: name.to_owned(), version: version.to_owned() };
+        return Ok(json!(known::endpoints(platform, &api).await?));
+    }
+    let items = items(platform, Collection::Endpoints).await?;
+    let is_asked = |item: &&Item| {
+        let api = api_of(&item.document);
+        name.is_none_or(|name| name == api.name) && version.is_none_or(|version| version == api.version)
+    };
+    Ok(items.values().filter(is_asked).map(|item| Value::from(plain_document(&item.document))).collect())
 }
 
 type Key = Vec<String>;
@@ -259,6 +326,35 @@ fn borrowed(key: &Key) -> Vec<&str> {
 struct Configuration(BTreeMap<(Collection, Key), Document>);
 
 impl Configuration {
+    /// All there is, and by what it is defined.
+    async fn now(platform: &Platform) -> Result<(Self, Origins), StoreError> {
+        let (mut now, mut origins) = (Self::default(), Origins::new());
+        for (_, collection) in PARTS {
+            for (key, Item { document, origin }) in items(platform, collection).await? {
+                if let Some(origin) = origin {
+                    origins.insert((collection, key.clone()), origin);
+                }
+                now.0.insert((collection, key), document);
+            }
+        }
+        Ok((now, origins))
+    }
+
+    /// What of it a rollback could bring back: what others define is not for it.
+    async fn restorable(platform: &Platform) -> Result<Self, StoreError> {
+        if !matches!(platform.writing, Writing::Cluster(_)) {
+            return Self::stored(platform.identity.store()).await;
+        }
+        let (mut now, origins) = Self::now(platform).await?;
+        now.0.retain(|place, _| origins.get(place).is_none_or(|origin| origin.owner == Owner::Platform));
+        Ok(now)
+    }
+
+    /// Do both say the same of this?
+    fn agrees(&self, other: &Self, place: &(Collection, Key)) -> bool {
+        self.0.get(place).map(plain_document) == other.0.get(place).map(plain_document)
+    }
+
     async fn stored(store: &Store) -> Result<Self, StoreError> {
         let mut stored = Self::default();
         for (_, collection) in PARTS {
@@ -304,6 +400,8 @@ impl Configuration {
         doc! { "snapshot_id": Uuid::new_v4().to_string(), "timestamp": Moment::now(), "created_by": created_by, "data": data }
     }
 }
+
+type Origins = BTreeMap<(Collection, Key), Origin>;
 
 /// A look at the change of a role.
 struct RoleChange<'a> {
@@ -455,6 +553,20 @@ fn time(snapshot: &Document) -> &str {
     snapshot.get_str("timestamp").unwrap_or_default()
 }
 
+/// Where an item is written; `states` are what it was and what it will be.
+fn place_of<'a>(
+    platform: &'a Platform,
+    (collection, key): &(Collection, Key),
+    document: &Document,
+    states: [Option<&Document>; 2],
+) -> Result<Place<'a>, Refusal> {
+    match collection {
+        Collection::Apis | Collection::Endpoints => known::place(platform, &api_of(document)),
+        Collection::Roles => roles::place_of(platform, &key.concat(), states.into_iter().any(is_admin)),
+        _ => Ok(Place::Documents),
+    }
+}
+
 /// Imports documents of an export; what is there is merged, member by member.
 ///
 /// Items without their key are left out and counted. Everything is looked at before anything is stored, and the state
@@ -471,12 +583,8 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
         caller.must(&platform, Permission::ManageRoles, NO_IMPORT).await?;
     }
     let store = platform.identity.store();
-    let before = Configuration::stored(store).await?;
+    let (before, origins) = Configuration::now(&platform).await?;
     let Plan { documents, after, counts } = Plan::new(body, &before)?;
-    let of_cluster = [Collection::Apis, Collection::Endpoints, Collection::Roles];
-    if documents.iter().any(|(collection, _)| of_cluster.contains(collection)) {
-        must_be_stored_here(&platform.writing, "APIs, endpoints and roles")?;
-    }
     let changes = role_changes(&before, &after);
     check_roles(&changes, caller.is_admin(&platform).await?)?;
     let protected = first_admins_role(store).await?;
@@ -487,8 +595,30 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
         }
     }
     let username = &*caller.0.principal.username;
-    keep(store, &before, username).await?;
+    let mut objects = Objects::default();
+    let mut stored = Vec::new();
     for (collection, document) in documents {
+        let Some(key) = collection.key_of(&document) else { continue };
+        let place = (collection, key);
+        // What somebody defines just so may be imported, whosever it is.
+        if origins.contains_key(&place) && before.agrees(&after, &place) {
+            continue;
+        }
+        match place_of(&platform, &place, &document, [before.0.get(&place), after.0.get(&place)])? {
+            Place::Documents => stored.push((collection, document)),
+            Place::Cluster(writer, object) if collection == Collection::Roles => {
+                objects.role((writer, object), &place.1, after.0.get(&place))?;
+            }
+            Place::Cluster(writer, object) => {
+                let is_endpoint = collection == Collection::Endpoints;
+                objects.merge(&platform, (writer, object), &document, is_endpoint).await?;
+            }
+        }
+    }
+    objects.check().await?;
+    keep(store, &Configuration::restorable(&platform).await?, username).await?;
+    objects.write(&platform).await?;
+    for (collection, document) in stored {
         store.save(collection, document).await?;
     }
     store.announce(Change::Everything).await;
@@ -512,7 +642,7 @@ async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<An
     let snapshots = store.all(Collection::ConfigSnapshots).await?;
     let newest = snapshots.iter().max_by(|one, other| time(one).cmp(time(other)));
     let newest = newest.ok_or_else(|| refused(StatusCode::NOT_FOUND, "CFG404", "No snapshot found"))?;
-    let (before, mut after) = (Configuration::stored(store).await?, Configuration::of_snapshot(newest));
+    let (mut before, mut after) = (Configuration::restorable(&platform).await?, Configuration::of_snapshot(newest));
     if let Some(name) = first_admins_role(store).await?
         && let Some(role) = before.get(Collection::Roles, &[&name])
     {
@@ -522,15 +652,62 @@ async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<An
     let changes = role_changes(&before, &after);
     if !changes.is_empty() {
         caller.must(&platform, Permission::ManageRoles, NO_IMPORT).await?;
-        must_be_stored_here(&platform.writing, "Roles")?;
     }
     check_roles(&changes, caller.is_admin(&platform).await?)?;
+    let objects = if matches!(platform.writing, Writing::Documents) {
+        Objects::default()
+    } else {
+        objects_to_restore(&platform, &mut before, &mut after)?
+    };
+    objects.check().await?;
+    objects.write(&platform).await?;
     restore(store, &before, after).await?;
     store.announce(Change::Everything).await;
     platform.until_served().await;
     let timestamp = time(newest);
     tracing::info!(username = &*caller.0.principal.username, timestamp, "configuration rolled back");
     Ok(Answer::message(format!("Configuration rolled back to {timestamp}")))
+}
+
+/// What of a rollback goes to objects; it is taken out of what goes to the store.
+fn objects_to_restore<'a>(
+    platform: &'a Platform,
+    before: &mut Configuration,
+    after: &mut Configuration,
+) -> Result<Objects<'a>, Refusal> {
+    let mut objects = Objects::default();
+    let mut places: BTreeSet<_> = before.0.keys().chain(after.0.keys()).cloned().collect();
+    places.retain(|place| !before.agrees(after, place));
+    let of_api = |collection| matches!(collection, Collection::Apis | Collection::Endpoints);
+    let mut apis = BTreeSet::new();
+    for place in &places {
+        let (was, will_be) = (before.0.get(place), after.0.get(place));
+        let Some(either) = will_be.or(was) else { continue };
+        match place_of(platform, place, either, [was, will_be])? {
+            Place::Cluster(writer, object) if place.0 == Collection::Roles => {
+                objects.role((writer, object), &place.1, will_be)?;
+            }
+            Place::Cluster(..) => drop(apis.insert(api_of(either))),
+            Place::Documents => continue,
+        }
+        if place.0 == Collection::Roles {
+            before.0.remove(place);
+            after.0.remove(place);
+        }
+    }
+    for key in apis {
+        let Place::Cluster(writer, object) = known::place(platform, &key)? else { continue };
+        let api = after.get(Collection::Apis, &[&key.name, &key.version]).map(plain_document);
+        let endpoints = after.of(Collection::Endpoints).filter(|(_, document)| api_of(document) == key);
+        let endpoints = endpoints.map(|(_, document)| plain_document(document)).collect();
+        let change = api.map_or(ApiChange::Gone, |api| ApiChange::Whole { api, endpoints });
+        objects.api((writer, object), key, change);
+    }
+    // The store has none of them: its documents of APIs are not served here.
+    for state in [before, after] {
+        state.0.retain(|(collection, _), _| !of_api(*collection));
+    }
+    Ok(objects)
 }
 
 /// Makes the store hold this and nothing else of the five kinds. What is the same is left alone, so that nobody is refused

@@ -1,16 +1,8 @@
 //! Roles that are defined outside of the store: by manifests, or by objects of a cluster that REST may write.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    sync::{Mutex, Weak},
-};
-
 use doorman_crds::{DoormanRole, selection::Selection};
-use http::Response;
-use http_body_util::Full;
 
-use super::*;
+use super::{cluster::*, *};
 use crate::{
     definitions::{
         Origin,
@@ -18,83 +10,6 @@ use crate::{
     },
     identity::DefinedRole,
 };
-
-type Objects = BTreeMap<String, Value>;
-
-/// Stands in for an API server and the gateway's watch on it: keeps objects, counts generations, tells what it keeps.
-/// How server-side apply merges is its own business; that is played with a real one in tests/e2e.
-struct Cluster {
-    objects: Mutex<Objects>,
-    identity: Mutex<Weak<Identity>>,
-    served: watch::Sender<()>,
-    /// Whether what is written is served.
-    is_watched: bool,
-    /// The answer to every apply, instead.
-    answer: Option<Value>,
-}
-
-impl Cluster {
-    fn usual() -> Self {
-        Self {
-            objects: Mutex::default(),
-            identity: Mutex::default(),
-            served: watch::Sender::new(()),
-            is_watched: true,
-            answer: None,
-        }
-    }
-
-    fn answer(&self, method: &Method, name: &str, body: &Value) -> (u16, Value) {
-        let missing =
-            json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "none" });
-        let mut objects = self.objects.lock().unwrap();
-        if *method == Method::PATCH
-            && let Some(answer) = &self.answer
-        {
-            return (u16::try_from(answer["code"].as_u64().unwrap()).unwrap(), answer.clone());
-        }
-        match *method {
-            Method::GET => objects.get(name).map_or((404, missing), |object| (200, object.clone())),
-            Method::DELETE => {
-                let Some(object) = objects.remove(name) else { return (404, missing) };
-                assert_eq!(body["preconditions"]["uid"], object["metadata"]["uid"]);
-                (200, json!({ "kind": "Status", "status": "Success" }))
-            }
-            _ => {
-                let before = objects.get(name);
-                let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
-                assert_eq!(version(body), before.map_or(Value::Null, version), "changed unseen");
-                let generation = before.map_or(0, |object| object["metadata"]["generation"].as_i64().unwrap()) + 1;
-                let mut object = body.clone();
-                object["metadata"]["uid"] = name.into();
-                object["metadata"]["generation"] = generation.into();
-                object["metadata"]["resourceVersion"] = generation.to_string().into();
-                object["metadata"]["managedFields"] = json!([{ "manager": "doorman-platform", "operation": "Apply",
-                    "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": {} } }]);
-                objects.insert(name.to_owned(), object.clone());
-                (200, object)
-            }
-        }
-    }
-
-    /// What somebody else does in the cluster.
-    fn put(&self, name: &str, manager: &str, spec: &Value) {
-        let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanRole", "spec": spec, "metadata": {
-            "name": name, "namespace": "edge", "uid": name, "generation": 1, "resourceVersion": "1",
-            "managedFields": [{ "manager": manager, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": {} } }] } });
-        self.objects.lock().unwrap().insert(name.to_owned(), object);
-    }
-
-    fn serve(&self) {
-        let roles = self.objects.lock().unwrap().values().map(|object| defined(object.clone(), None)).collect();
-        self.identity.lock().unwrap().upgrade().unwrap().define_roles(Arc::new(roles));
-        self.served.send_replace(());
-    }
-
-    fn object(&self, name: &str) -> Value {
-        self.objects.lock().unwrap().get(name).cloned().unwrap_or_default()
-    }
-}
 
 fn defined(object: Value, file: Option<&str>) -> (Arc<str>, DefinedRole) {
     let object: DoormanRole = serde_json::from_value(object).unwrap();
@@ -106,55 +21,6 @@ fn defined(object: Value, file: Option<&str>) -> (Arc<str>, DefinedRole) {
 fn manifest(spec: Value) -> (Arc<str>, DefinedRole) {
     let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanRole", "metadata": { "name": "x" }, "spec": spec });
     defined(object, Some("roles.yaml"))
-}
-
-async fn writing(writing: Writing) -> Fixture {
-    let pairs = [
-        ("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef"),
-        ("DOORMAN_ADMIN_PASSWORD", PASSWORD),
-        ("LOGIN_IP_RATE_LIMIT", "1000"),
-    ];
-    let settings = Settings::load(Source::from_pairs(pairs)).unwrap_or_else(|errors| panic!("{errors}")).0;
-    let store = Store::open(&settings).await.unwrap();
-    Fixture::writing(settings, store, writing)
-}
-
-async fn in_cluster(cluster: Cluster) -> (Fixture, Arc<Cluster>) {
-    let cluster = Arc::new(cluster);
-    let kept = cluster.clone();
-    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-        let cluster = kept.clone();
-        async move {
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
-            let body = serde_json::from_slice(&body).unwrap_or_default();
-            let start = "/apis/doorman.dev/v1alpha1/namespaces/edge/doormanroles/";
-            let name = parts.uri.path().strip_prefix(start).unwrap_or_else(|| panic!("{}", parts.uri));
-            if parts.method == Method::PATCH {
-                let query = parts.uri.query().unwrap_or_default();
-                assert!(query.contains("fieldManager=doorman-platform") && !query.contains("force=true"), "{query}");
-                assert_eq!(parts.headers["content-type"], "application/apply-patch+yaml");
-            }
-            let (status, answer) = cluster.answer(&parts.method, name, &body);
-            if cluster.is_watched && parts.method != Method::GET {
-                cluster.serve();
-            }
-            let answer = Full::new(bytes::Bytes::from(answer.to_string()));
-            Ok::<_, Infallible>(Response::builder().status(status).body(answer).unwrap())
-        }
-    });
-    let client = kube::Client::new(service, "edge");
-    let writer = Writer::new(client, Selection::new("edge", "main", None), cluster.served.subscribe());
-    let fixture = writing(Writing::Cluster(writer)).await;
-    *cluster.identity.lock().unwrap() = Arc::downgrade(&fixture.identity);
-    (fixture, cluster)
-}
-
-#[track_caller]
-fn refused(seen: &Seen, status: u16, code: &str, part: &str) {
-    let body = seen.json();
-    assert_eq!((seen.status, &body["error_code"]), (status, &json!(code)), "{seen:?}");
-    assert!(body["error_message"].as_str().unwrap().contains(part), "{part:?} is not in {seen:?}");
 }
 
 const READ_ONLY: &str = "Roles of this gateway are defined in the cluster (spec.platform.definitions is ReadOnly)";
@@ -282,7 +148,7 @@ async fn a_role_written_by_rest_is_an_object_of_the_platform() {
     let new = json!({ "role_name": "ops", "role_description": "operators", "view_logs": true });
     let created = fixture.send("POST", "/platform/role", &admin, new.clone()).await;
     created.is(201, json!({ "message": "Role created successfully" }));
-    let object = cluster.object("ops");
+    let object = cluster.object("DoormanRole", "ops");
     assert_eq!(
         object["spec"],
         json!({ "name": "ops", "description": "operators", "permissions": ["ViewLogs"], "gatewayRefs": [{ "name": "main" }] })
@@ -296,16 +162,16 @@ async fn a_role_written_by_rest_is_an_object_of_the_platform() {
     let update = json!({ "manage_users": true, "view_logs": false });
     let updated = fixture.send("PUT", "/platform/role/ops", &admin, update).await;
     assert_eq!((updated.status, &updated.json()["manage_users"]), (200, &json!(true)));
-    assert_eq!(cluster.object("ops")["spec"]["permissions"], json!(["ManageUsers"]));
-    assert_eq!(cluster.object("ops")["spec"]["description"], "operators");
+    assert_eq!(cluster.object("DoormanRole", "ops")["spec"]["permissions"], json!(["ManageUsers"]));
+    assert_eq!(cluster.object("DoormanRole", "ops")["spec"]["description"], "operators");
     let deleted = fixture.send("DELETE", "/platform/role/ops", &admin, Value::Null).await;
     deleted.is(200, json!({ "message": "Role deleted successfully" }));
-    assert!(cluster.object("ops").is_null());
+    assert!(cluster.object("DoormanRole", "ops").is_null());
     assert_eq!(fixture.send("GET", "/platform/role/ops", &admin, Value::Null).await.status, 404);
 
     let new = json!({ "role_name": "Ops Team" });
     assert_eq!(fixture.send("POST", "/platform/role", &admin, new).await.status, 201);
-    let name = cluster.objects.lock().unwrap().keys().next().unwrap().clone();
+    let name = cluster.objects.lock().unwrap().keys().next().unwrap().1.clone();
     assert!(name.starts_with("ops-team-"), "{name}");
     assert_eq!(fixture.send("GET", "/platform/role/Ops%20Team", &admin, Value::Null).await.status, 200);
     let seen = fixture.send("POST", "/platform/role", &admin, json!({ "role_name": " ops" })).await;
@@ -319,7 +185,7 @@ async fn a_stored_role_becomes_an_object_with_its_first_change() {
     fixture.with_role("old", &[Permission::ViewLogs]).await;
     let updated = fixture.send("PUT", "/platform/role/old", &admin, json!({ "manage_users": true })).await;
     assert_eq!((updated.status, &updated.json()["managed_by"]), (200, &json!("doorman-platform")));
-    assert_eq!(cluster.object("old")["spec"]["permissions"], json!(["ManageUsers", "ViewLogs"]));
+    assert_eq!(cluster.object("DoormanRole", "old")["spec"]["permissions"], json!(["ManageUsers", "ViewLogs"]));
     assert_eq!(fixture.send("DELETE", "/platform/role/old", &admin, Value::Null).await.status, 200);
     assert_eq!(
         fixture.send("GET", "/platform/role/old", &admin, Value::Null).await.status,
@@ -332,7 +198,7 @@ async fn a_stored_role_becomes_an_object_with_its_first_change() {
 async fn what_others_own_in_the_cluster_is_theirs() {
     let (fixture, cluster) = in_cluster(Cluster::usual()).await;
     let admin = fixture.token().await;
-    cluster.put("ops", "kubectl", &json!({ "name": "ops" }));
+    cluster.put("DoormanRole", "ops", "kubectl", &json!({ "name": "ops" }));
     cluster.serve();
     let message = "Role ops is defined by kubectl as DoormanRole edge/ops; change it there";
     for (method, path, body) in [
@@ -343,15 +209,25 @@ async fn what_others_own_in_the_cluster_is_theirs() {
         refused(&fixture.send(method, path, &admin, body).await, 409, "DEF409", message);
     }
     // Not served here, and the name of the object is taken all the same.
-    cluster.put("taken", "argocd-controller", &json!({ "name": "taken", "gatewayRefs": [{ "name": "other" }] }));
+    cluster.put(
+        "DoormanRole",
+        "taken",
+        "argocd-controller",
+        &json!({ "name": "taken", "gatewayRefs": [{ "name": "other" }] }),
+    );
     let seen = fixture.send("POST", "/platform/role", &admin, json!({ "role_name": "taken" })).await;
     refused(&seen, 409, "DEF409", "Argo CD");
-    assert_eq!(cluster.object("taken")["metadata"]["generation"], 1);
+    assert_eq!(cluster.object("DoormanRole", "taken")["metadata"]["generation"], 1);
 
     // One of the platform's own, for another gateway.
-    cluster.put("theirs", "doorman-platform", &json!({ "name": "theirs", "gatewayRefs": [{ "name": "other" }] }));
+    cluster.put(
+        "DoormanRole",
+        "theirs",
+        "doorman-platform",
+        &json!({ "name": "theirs", "gatewayRefs": [{ "name": "other" }] }),
+    );
     let label = json!({ "app.kubernetes.io/managed-by": "doorman-platform" });
-    cluster.objects.lock().unwrap().get_mut("theirs").unwrap()["metadata"]["labels"] = label;
+    cluster.edit("DoormanRole", "theirs", |object| object["metadata"]["labels"] = label);
     let seen = fixture.send("POST", "/platform/role", &admin, json!({ "role_name": "theirs" })).await;
     refused(&seen, 409, "DEF409", "another gateway");
 }
@@ -379,7 +255,7 @@ async fn a_role_that_is_written_and_not_served_is_no_success() {
     let admin = fixture.token().await;
     let seen = fixture.send("POST", "/platform/role", &admin, json!({ "role_name": "ops" })).await;
     refused(&seen, 504, "DEF504", "Role ops is stored in the cluster");
-    assert!(cluster.object("ops").is_object());
+    assert!(cluster.object("DoormanRole", "ops").is_object());
 }
 
 #[tokio::test]

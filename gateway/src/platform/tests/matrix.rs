@@ -15,6 +15,7 @@ fn sample(method: &str, path: &str) -> Option<Value> {
         ("put", "/platform/user/{username}") => json!({ "ui_access": true }),
         ("put", "/platform/user/{username}/update-password") => json!({ "new_password": "Correct-Horse-9-Battery" }),
         ("post", "/platform/role") => json!({ "role_name": "new" }),
+        ("post", path) if path.ends_with("/adopt") => json!({ "force": false }),
         ("put", "/platform/role/{role_name}") => json!({ "view_logs": false }),
         ("post", "/platform/config/import") => json!({ "groups": [{ "group_name": "new" }] }),
         ("post", "/platform/tools/chaos/toggle") => json!({ "backend": "redis", "enabled": false }),

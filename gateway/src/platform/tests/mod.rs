@@ -26,8 +26,10 @@ use crate::{
     telemetry::{logs::Logs, traffic::Traffic},
 };
 
+mod cluster;
 mod config;
 mod credits;
+mod defined_apis;
 mod defined_roles;
 mod governing;
 mod hostile_clients;
@@ -52,6 +54,7 @@ struct Fixture {
     identity: Arc<Identity>,
     persistence: Arc<Persistence>,
     restart: Arc<Notify>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     ready: watch::Sender<bool>,
     telemetry: Telemetry,
     _folder: tempfile::TempDir,
@@ -161,7 +164,7 @@ impl Fixture {
         let persistence = Arc::new(Persistence::new(Arc::clone(&settings), Arc::clone(&store), security));
         let identity = Arc::new(Identity::new(&settings, store).unwrap());
         let (ready, is_ready) = watch::channel(true);
-        let restart = Arc::new(Notify::new());
+        let (restart, snapshot) = (Arc::new(Notify::new()), Arc::default());
         let folder = tempfile::tempdir().unwrap();
         let logs = crate::settings::Logs { folder: folder.path().to_owned(), ..settings.logs.clone() };
         let (logs, _) = Logs::open(&logs, folder.path(), std::io::sink());
@@ -179,7 +182,7 @@ impl Fixture {
             sealer,
             persistence: Arc::clone(&persistence),
             ready: is_ready,
-            snapshot: Arc::default(),
+            snapshot: Arc::clone(&snapshot),
             progress: None,
             writing,
             restart: Arc::clone(&restart),
@@ -187,7 +190,8 @@ impl Fixture {
         };
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
         let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));
-        Self { router: entrance(platform, areas), identity, persistence, restart, ready, telemetry, _folder: folder }
+        let router = entrance(platform, areas);
+        Self { router, identity, persistence, restart, snapshot, ready, telemetry, _folder: folder }
     }
 
     async fn usual() -> Self {
