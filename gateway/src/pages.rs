@@ -181,6 +181,7 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "None of the caller's roles is admitted.",
         "Give the user a role of `spec.access.roles`, or add the role there.",
     ),
+    ("GTW015", "403", "WebSocket is not served.", "Call without `Upgrade`; see `WEBSOCKETS_ENABLED`."),
     ("GTW401", "401", "Nobody is signed in.", "Sign in, and send the token."),
     (
         "GTW503",
