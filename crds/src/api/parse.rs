@@ -11,6 +11,7 @@ use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
 use super::cors::Cors;
+use super::tls::UpstreamTls;
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
 use crate::FieldError;
 use crate::path::{PathTemplate, Segment};
@@ -59,6 +60,8 @@ pub struct Api {
     pub retries: u32,
     /// When its upstreams are left alone, where that differs from the gateway's rules.
     pub breaker: Breaker,
+    /// How its `https` servers are called, where that differs from the usual.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// When upstreams are left alone; `None` is as the gateway is set.
@@ -287,6 +290,12 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         0
     });
     let breaker = breaker(spec.upstream.as_ref().and_then(|upstream| upstream.circuit_breaker), &mut errors);
+    let tls = spec.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+    let tls = tls.map(|tls| UpstreamTls::parse(tls, &mut errors));
+    let mut called = servers.iter().chain(endpoints.iter().flat_map(|endpoint| endpoint.servers.iter().flatten()));
+    if tls.is_some() && errors.is_empty() && !called.any(|server| server.tls) {
+        errors.push(FieldError::invalid("spec.upstream.tls", "no server is called over TLS; write https://"));
+    }
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -304,6 +313,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         cors,
         retries,
         breaker,
+        tls,
     })
 }
 
@@ -333,10 +343,8 @@ fn segment(field: &str, text: &str, max: usize, errors: &mut Vec<FieldError>) {
 
 /// Refuses what this version would silently leave out; status must not say more than traffic shows.
 fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
-    let upstream = spec.upstream.as_ref();
     let present = [
         (spec.protocol != Protocol::REST, "spec.protocol", "only REST is served by this version"),
-        (upstream.is_some_and(|u| u.tls.is_some()), "spec.upstream.tls", NOT_YET),
         (spec.credits.as_ref().is_some_and(|credits| credits.enabled), "spec.credits.enabled", NOT_YET),
         (spec.soap.is_some(), "spec.soap", NOT_YET),
         (spec.graphql.is_some(), "spec.graphql", NOT_YET),
@@ -551,6 +559,8 @@ mod tests {
             (json!({"upstream": {"timeouts": {"readMillis": 0}}}), "spec.upstream.timeouts.readMillis"),
             (json!({"protocol": "SOAP", "servers": []}), "spec.servers"),
             (json!({"cors": {"allowMethods": ["G T"]}}), "spec.cors.allowMethods[0]"),
+            (json!({"upstream": {"tls": {"serverName": "a:443"}}}), "spec.upstream.tls.serverName"),
+            (json!({"upstream": {"tls": {"caSecretRef": {"name": "a"}}}}), "spec.upstream.tls"),
             (json!({"upstream": {"retries": {"attempts": -1}}}), "spec.upstream.retries.attempts"),
             (
                 json!({"upstream": {"circuitBreaker": {"enabled": true, "threshold": 0}}}),
@@ -574,6 +584,20 @@ mod tests {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
             assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn secrets_are_refused_where_nobody_reads_them() {
+        let with = |tls: Value| parse(&spec(json!({"servers": ["https://a"], "upstream": {"tls": tls}}))).unwrap();
+        let named = json!({"caSecretRef": {"name": "a"}, "clientCertificateSecretRef": {"name": "b"}});
+        let api = with(named);
+        let tls = api.tls.clone().unwrap();
+        assert_eq!(tls.authorities, Some(("a".to_owned(), "ca.crt".to_owned())));
+        assert_eq!(tls.secrets().map(|(_, name)| name).collect::<Vec<_>>(), ["a", "b"]);
+        let errors = super::super::without_secrets(api).unwrap_err();
+        assert_eq!(errors.len(), 2);
+        assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
+        assert!(super::super::without_secrets(with(json!({"serverName": "a.example"}))).is_ok());
     }
 
     #[test]
