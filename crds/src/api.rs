@@ -14,11 +14,15 @@ use crate::gateway::{GatewayRef, SecretKeyRef};
 
 mod cors;
 mod parse;
+mod tls;
 
 pub use cors::Cors;
 pub use parse::{
     Access, Api, ApiKey, Breaker, Credits, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
     UpstreamAddress, is_forbidden_address, parse,
+};
+pub use tls::{
+    AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_AUTHORITIES, TLS_CERTIFICATE, TLS_KEY, UpstreamTls, without_secrets,
 };
 
 /// One version of one API: where it is served from, which endpoints it has, who may call it and within which limits.
@@ -433,10 +437,12 @@ pub struct CircuitBreakerSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamTlsSpec {
-    /// Secret or key in it with the CA certificates (PEM) the upstream's certificate must chain to.
+    /// Key of a Secret with the CA certificates (PEM) the upstream's certificate must chain to; `ca.crt` when no key is
+    /// named. A changed Secret acts on the next call. Not served in a cluster by this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
-    /// Secret of type `kubernetes.io/tls` with the client certificate to present.
+    /// Secret of type `kubernetes.io/tls` with the client certificate to present. A changed Secret acts on the next
+    /// call. Not served in a cluster by this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate_secret_ref: Option<crate::gateway::SecretRef>,
     /// Name the certificate must be for, instead of the server's host.

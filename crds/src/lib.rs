@@ -72,6 +72,11 @@ impl FieldError {
         Self { field: field.into(), message: message.into(), reason: Reason::Invalid }
     }
 
+    /// The name of something that does not exist.
+    pub fn missing(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into(), reason: Reason::RefNotFound }
+    }
+
     /// A value this version does not act on.
     pub fn unsupported(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into(), reason: Reason::UnsupportedValue }

@@ -230,11 +230,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "None of the caller's roles is admitted.",
         "Give the user a role of `spec.access.roles`, or add the role there.",
     ),
+    ("GTW015", "403", "WebSocket is not served.", "Call without `Upgrade`; see `WEBSOCKETS_ENABLED`."),
     ("GTW401", "401", "Nobody is signed in.", "Sign in, and send the token."),
     (
         "GTW503",
         "503",
-        "The API is defined, and can't be served: invalid, in conflict with an older one, or a role it names is missing.",
+        "The API is defined, and can't be served: invalid, in conflict with an older one, or a role or Secret it names is missing.",
         "The message names the field; so do the object's conditions.",
     ),
     (

@@ -89,7 +89,7 @@ impl Routings {
             let parsed = text.parse();
             parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called")).ok()
         };
-        Servers::compile(&addresses.iter().filter_map(parse).collect::<Vec<_>>(), &self.pools)
+        Servers::compile(&addresses.iter().filter_map(parse).collect::<Vec<_>>(), &self.pools, None)
     }
 }
 

@@ -12,6 +12,7 @@ use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
 use super::cors::Cors;
+use super::tls::UpstreamTls;
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
 use crate::FieldError;
 use crate::path::{PathTemplate, Segment};
@@ -62,6 +63,8 @@ pub struct Api {
     pub breaker: Breaker,
     /// What calls cost; `None`: nothing.
     pub credits: Option<Credits>,
+    /// How its `https` servers are called, where that differs from the usual.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// What calls cost: one credit each, from callers who are known.
@@ -297,6 +300,12 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         0
     });
     let breaker = breaker(spec.upstream.as_ref().and_then(|upstream| upstream.circuit_breaker), &mut errors);
+    let tls = spec.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+    let tls = tls.map(|tls| UpstreamTls::parse(tls, &mut errors));
+    let mut called = servers.iter().chain(endpoints.iter().flat_map(|endpoint| endpoint.servers.iter().flatten()));
+    if tls.is_some() && errors.is_empty() && !called.any(|server| server.tls) {
+        errors.push(FieldError::invalid("spec.upstream.tls", "no server is called over TLS; write https://"));
+    }
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -315,6 +324,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         retries,
         breaker,
         credits,
+        tls,
     })
 }
 
@@ -344,9 +354,7 @@ fn segment(field: &str, text: &str, max: usize, errors: &mut Vec<FieldError>) {
 
 /// Refuses what this version would silently leave out; status must not say more than traffic shows.
 fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
-    let upstream = spec.upstream.as_ref();
     let present = [
-        (upstream.is_some_and(|u| u.tls.is_some()), "spec.upstream.tls", NOT_YET),
         (spec.soap.is_some(), "spec.soap", NOT_YET),
         (spec.graphql.is_some(), "spec.graphql", NOT_YET),
         (spec.grpc.is_some(), "spec.grpc", NOT_YET),
@@ -560,6 +568,8 @@ mod tests {
             (json!({"upstream": {"timeouts": {"readMillis": 0}}}), "spec.upstream.timeouts.readMillis"),
             (json!({"protocol": "SOAP", "servers": []}), "spec.servers"),
             (json!({"cors": {"allowMethods": ["G T"]}}), "spec.cors.allowMethods[0]"),
+            (json!({"upstream": {"tls": {"serverName": "a:443"}}}), "spec.upstream.tls.serverName"),
+            (json!({"upstream": {"tls": {"caSecretRef": {"name": "a"}}}}), "spec.upstream.tls"),
             (json!({"upstream": {"retries": {"attempts": -1}}}), "spec.upstream.retries.attempts"),
             (
                 json!({"upstream": {"circuitBreaker": {"enabled": true, "threshold": 0}}}),
@@ -585,6 +595,20 @@ mod tests {
         for (label, protocol) in [("SOAP", Protocol::SOAP), ("GraphQL", Protocol::GraphQL), ("GRPC", Protocol::GRPC)] {
             assert_eq!(parse(&spec(json!({"protocol": label}))).unwrap().protocol, protocol);
         }
+    }
+
+    #[test]
+    fn secrets_are_refused_where_nobody_reads_them() {
+        let with = |tls: Value| parse(&spec(json!({"servers": ["https://a"], "upstream": {"tls": tls}}))).unwrap();
+        let named = json!({"caSecretRef": {"name": "a"}, "clientCertificateSecretRef": {"name": "b"}});
+        let api = with(named);
+        let tls = api.tls.clone().unwrap();
+        assert_eq!(tls.authorities, Some(("a".to_owned(), "ca.crt".to_owned())));
+        assert_eq!(tls.secrets().map(|(_, name)| name).collect::<Vec<_>>(), ["a", "b"]);
+        let errors = super::super::without_secrets(api).unwrap_err();
+        assert_eq!(errors.len(), 2);
+        assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
+        assert!(super::super::without_secrets(with(json!({"serverName": "a.example"}))).is_ok());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use notify::{RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
-use super::{Definitions, ObjectId};
+use super::{Definitions, ObjectId, Secret};
 
 /// Quiet time after a change before the folder is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -50,15 +50,16 @@ struct File {
 enum Object {
     Api(ObjectId, Arc<DoormanApi>),
     Role(ObjectId, Arc<DoormanRole>),
+    Secret(ObjectId, Arc<Secret>),
 }
 
 impl Object {
     fn uid(&self) -> Option<&str> {
-        let meta = match self {
-            Self::Api(_, api) => &api.metadata,
-            Self::Role(_, role) => &role.metadata,
-        };
-        meta.uid.as_deref()
+        match self {
+            Self::Api(_, api) => api.metadata.uid.as_deref(),
+            Self::Role(_, role) => role.metadata.uid.as_deref(),
+            Self::Secret(..) => None,
+        }
     }
 }
 
@@ -104,6 +105,7 @@ impl Directory {
 
     fn definitions(&self) -> Definitions {
         let mut definitions = Definitions::default();
+        let secrets = definitions.secrets.get_or_insert_default();
         for (path, file) in &self.files {
             definitions.unreadable.extend(file.problems.iter().cloned());
             let shown: Arc<str> = path.strip_prefix(&self.root).unwrap_or(path).display().to_string().into();
@@ -118,6 +120,11 @@ impl Directory {
                         let taken = definitions.roles.contains_key(id);
                         definitions.roles.entry(id.clone()).or_insert_with(|| role.clone());
                         ("DoormanRole", id, taken)
+                    }
+                    Object::Secret(id, secret) => {
+                        let taken = secrets.contains_key(id);
+                        secrets.entry(id.clone()).or_insert_with(|| secret.clone());
+                        ("Secret", id, taken)
                     }
                 };
                 if taken {
@@ -210,6 +217,13 @@ fn parse(file: &str, text: &str) -> Result<(Vec<Object>, Vec<Rejection>), String
 fn object(file: &str, value: serde_yaml::Value) -> Result<Option<Object>, String> {
     let text = |key: &str| value.get(key).and_then(serde_yaml::Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if (api_version.as_str(), kind.as_str()) == ("v1", "Secret") {
+        // What is wrong with a value is not told, only where: it may be secret.
+        let mut secret: k8s_openapi::api::core::v1::Secret = serde_path_to_error::deserialize(value)
+            .map_err(|error| format!("{}: not as it is in a Secret", error.path()))?;
+        let id = identify(file, &kind, &mut secret.metadata, 0)?;
+        return Ok(Some(Object::Secret(id, Arc::new(secret.into()))));
+    }
     if api_version.split('/').next() != Some(GROUP) {
         return Err(format!("apiVersion `{api_version}` is not {GROUP}/{}", doorman_crds::VERSION));
     }
@@ -289,6 +303,22 @@ mod tests {
         write(folder.path(), "a.yaml", &GOOD.replace("NAME", "a").replace("REST", "SMTP"));
         let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
         assert!(definitions.unreadable[0].message.contains("protocol"), "{:?}", definitions.unreadable);
+    }
+
+    #[test]
+    fn a_secret_is_read_and_what_is_wrong_with_one_tells_nothing_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: NAME}\n";
+        let good = format!("{secret}data: {{a: Yg==, c: ZA==}}\nstringData: {{c: e}}\n").replace("NAME", "good");
+        let bad = format!("{secret}data: {{a: geheim!}}\n").replace("NAME", "bad");
+        let odd = format!("{secret}stringData: geheim\n").replace("NAME", "odd");
+        write(folder.path(), "a.yaml", &format!("{good}---\n{bad}---\n{odd}"));
+        let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
+        let secrets = definitions.secrets.as_ref().unwrap();
+        let good = &secrets[&(String::new(), "good".to_owned())];
+        assert_eq!((secrets.len(), good.get("a"), good.get("c")), (1, Some(&b"b"[..]), Some(&b"e"[..])));
+        assert_eq!(definitions.unreadable.len(), 2);
+        assert!(!format!("{definitions:?}").contains("geheim"), "{definitions:?}");
     }
 
     #[test]

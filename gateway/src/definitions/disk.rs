@@ -54,8 +54,7 @@ impl Disk {
         Some(Definitions {
             apis: saved.apis.into_iter().map(|api| (id(&api.metadata), api)).collect(),
             roles: saved.roles.into_iter().map(|role| (id(&role.metadata), role)).collect(),
-            files: std::collections::BTreeMap::new(),
-            unreadable: Vec::new(),
+            ..Definitions::default()
         })
     }
 }

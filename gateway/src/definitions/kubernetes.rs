@@ -296,6 +296,7 @@ impl State {
                 .filter(|(_, role)| selection.takes(&role.metadata, role.spec.gateway_refs.as_deref(), |n| labels(n)))
                 .map(|(id, role)| (id.clone(), role.clone()))
                 .collect(),
+            secrets: None,
             files: BTreeMap::new(),
             unreadable: problems.filter(|(id, _)| in_reach(id)).map(|(_, problem)| problem.clone()).collect(),
         }

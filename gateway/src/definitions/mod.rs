@@ -16,9 +16,11 @@ pub mod documents;
 pub mod fields;
 pub mod kubernetes;
 mod owner;
+mod secret;
 pub mod writer;
 
 pub use owner::{Origin, Owner};
+pub use secret::Secret;
 
 /// Namespace and name of an object; for a folder, file and position.
 pub type ObjectId = (String, String);
@@ -30,6 +32,8 @@ pub struct Definitions {
     pub apis: BTreeMap<ObjectId, Arc<DoormanApi>>,
     /// Roles by identity.
     pub roles: BTreeMap<ObjectId, Arc<DoormanRole>>,
+    /// Secrets that APIs may name, by identity; `None` where none are read, which is in a cluster.
+    pub secrets: Option<BTreeMap<ObjectId, Arc<Secret>>>,
     /// The file of each object of a folder, by uid; empty for a cluster.
     pub files: BTreeMap<String, Arc<str>>,
     /// What could not be read as an object at all.

@@ -1,11 +1,11 @@
 //! A look at the bytes of an HTTP/1.1 connection before the HTTP library reads them.
 //!
-//! The library repairs two things that another reader in front of us may read differently, and repaired requests are how
-//! requests are smuggled: it drops `Content-Length` beside `Transfer-Encoding`, and takes a bare LF for a line end. It
-//! also has one limit of time for an idle connection and a slow head. So the guard holds each head back until all of it
-//! is there, refuses what has no single reading (RFC 9112 2.2, 6.3), and follows the framing to where the next head
-//! begins. What it refuses the library sees as a malformed head, which it answers with 400 or 431 and the end of the
-//! connection. HTTP/2 passes untouched.
+//! The library repairs three things that another reader in front of us may read differently, and repaired requests are
+//! how requests are smuggled: it drops `Content-Length` beside `Transfer-Encoding`, takes a bare LF for a line end, and
+//! cuts a target off where `#` begins a fragment. It also has one limit of time for an idle connection and a slow head.
+//! So the guard holds each head back until all of it is there, refuses what has no single reading (RFC 9112 2.2, 3.2,
+//! 6.3), and follows the framing to where the next head begins. What it refuses the library sees as a malformed head,
+//! which it answers with 400 or 431 and the end of the connection. HTTP/2 passes untouched.
 //!
 //! Nor has the library a limit for a client that takes nothing of its answer, and with it holds a connection to the
 //! upstream. Here it has [`TAKE_TIME`].
@@ -56,6 +56,9 @@ pub enum Refused {
     /// A line of a head does not end in CRLF.
     #[error("a line of the head does not end in CRLF")]
     LineEnd,
+    /// The target has a fragment.
+    #[error("the target holds `#`")]
+    Target,
     /// The length of the body is given twice or in a form that is not understood.
     #[error("the length of the body has no single reading")]
     Framing,
@@ -71,7 +74,7 @@ impl Refused {
     /// What the HTTP library is given to read instead; nothing when it is in the middle of a body, which ends there.
     fn stand_in(self) -> Bytes {
         match self {
-            Self::LineEnd | Self::Framing => Bytes::from_static(b"\0\r\n\r\n"),
+            Self::LineEnd | Self::Target | Self::Framing => Bytes::from_static(b"\0\r\n\r\n"),
             Self::TooLarge => {
                 let mut head = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
                 (0..=MAX_HEADER_FIELDS).for_each(|_| head.extend_from_slice(b"a:\r\n"));
@@ -138,6 +141,7 @@ impl Scanner {
                     return Ok(at);
                 }
                 (false, 0) if line.len() > MAX_REQUEST_LINE => return Err(Refused::TooLarge),
+                (false, 0) if memchr(b'#', line).is_some() => return Err(Refused::Target),
                 (false, 0) => {}
                 (false, _) => framing.field(line)?,
             }
@@ -155,6 +159,9 @@ impl Scanner {
         };
         let line =
             bytes[..end].strip_suffix(b"\r").filter(|line| line.len() <= MAX_CHUNK_LINE).ok_or(Refused::Chunk)?;
+        if line.iter().copied().any(is_control) {
+            return Err(Refused::Chunk);
+        }
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
         let is_size = (1..=15).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
         let text = std::str::from_utf8(digits).ok().filter(|_| is_size).ok_or(Refused::Chunk)?;
@@ -183,7 +190,7 @@ impl Scanner {
         };
         let line = bytes[..end].strip_suffix(b"\r").ok_or(Refused::Chunk)?;
         let seen = seen + end + 1;
-        if seen > MAX_HEADER_BYTES {
+        if seen > MAX_HEADER_BYTES || line.iter().copied().any(is_control) {
             return Err(Refused::Chunk);
         }
         self.0 = if line.is_empty() { State::Head } else { State::Trailers(seen) };
@@ -194,6 +201,11 @@ impl Scanner {
     fn is_in_head(&self, held: usize) -> bool {
         self.0 == State::Head && held > 0
     }
+}
+
+/// In no line that begins or ends a chunk; the library would skip it in an extension.
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
 }
 
 /// What a head says of the length of its body.
@@ -451,6 +463,7 @@ mod tests {
             ("GET / HTTP/1.1\nHost: a\r\n\r\n", Refused::LineEnd),
             ("GET / HTTP/1.1\r\nHost: a\n\r\n", Refused::LineEnd),
             ("\nGET / HTTP/1.1\r\n\r\n", Refused::LineEnd),
+            ("GET /#/ HTTP/1.1\r\n\r\n", Refused::Target),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", Refused::Framing),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", Refused::Framing),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", Refused::Framing),
@@ -489,9 +502,19 @@ mod tests {
 
     #[test]
     fn malformed_chunks_end_the_stream() {
-        for chunks in
-            ["x\r\n", "5 \r\n", "\r\n", "1\r\nab\r\n", "1\r\na\n0\r\n", "1\na\r\n", "-1\r\n", "0x1\r\n", "0\r\nA: b\n"]
-        {
+        for chunks in [
+            "x\r\n",
+            "5 \r\n",
+            "\r\n",
+            "1\r\nab\r\n",
+            "1\r\na\n0\r\n",
+            "1\na\r\n",
+            "-1\r\n",
+            "0x1\r\n",
+            "0\r\nA: b\n",
+            "1;\0\r\n",
+            "1;\r;\r\n",
+        ] {
             let stream = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
             assert_eq!(pass(stream.as_bytes(), &[stream.len()]).1, Some(Refused::Chunk), "{chunks:?}");
         }

@@ -2,7 +2,8 @@
 //!
 //! A connection is served until it ends by itself or the listener drains. Draining has two steps: while the gateway
 //! announces it (`Connection: close` on HTTP/1.1 answers) connections are still accepted; then listening ends, HTTP/2
-//! connections get GOAWAY, and calls in flight may finish within a bound.
+//! connections get GOAWAY, and calls in flight may finish within a bound. In this order, so that a client that is asked
+//! to go finds the port closed and does not come back; a connection that was let in before is served.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +16,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use guard::Guarded;
@@ -36,6 +38,8 @@ const TLS_ACCEPT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(75);
 /// Most concurrent streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
+/// How long the first call of a connection is waited for when listening ends.
+const FIRST_CALL: Duration = Duration::from_secs(1);
 /// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to say so.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WAIT: Duration = Duration::from_secs(20);
@@ -78,25 +82,27 @@ pub async fn serve(
     gateway: Arc<Gateway>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let connections = TaskTracker::new();
+    let (connections, closing) = (TaskTracker::new(), CancellationToken::new());
     let builder = Arc::new(protocol());
+    let begin = |stream: TcpStream, address: SocketAddr| {
+        let (acceptor, gateway, builder) = (acceptor.clone(), gateway.clone(), builder.clone());
+        let closing = closing.clone();
+        let counted = Counted::new(gateway.metrics.connections.clone());
+        connections.spawn(async move {
+            let _counted = counted;
+            let scheme = if acceptor.is_some() { Scheme::Https } else { Scheme::Http };
+            let peer = Peer { address: address.ip().to_canonical(), scheme };
+            connection(stream, acceptor, gateway, &builder, peer, closing).await;
+        });
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = closing(&mut phase) => break,
+            // Also when the other end of the channel is gone.
+            _ = phase.wait_for(|phase| *phase == Phase::Closing) => break,
         };
         match accepted {
-            Ok((stream, address)) => {
-                let (acceptor, gateway, builder) = (acceptor.clone(), gateway.clone(), builder.clone());
-                let phase = phase.clone();
-                let counted = Counted::new(gateway.metrics.connections.clone());
-                connections.spawn(async move {
-                    let _counted = counted;
-                    let scheme = if acceptor.is_some() { Scheme::Https } else { Scheme::Http };
-                    let peer = Peer { address: address.ip().to_canonical(), scheme };
-                    connection(stream, acceptor, gateway, &builder, peer, phase).await;
-                });
-            }
+            Ok((stream, address)) => begin(stream, address),
             Err(error) => {
                 // Out of file descriptors, most likely; accepting again at once would only burn the processor.
                 tracing::error!(%error, "a connection can't be accepted");
@@ -104,9 +110,23 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
+    for (stream, address) in waiting(listener) {
+        begin(stream, address);
+    }
+    closing.cancel();
     connections.close();
     connections.wait().await;
+}
+
+/// The connections that the system has let in and nobody has accepted; nothing listens after it.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let accept = || {
+        let (stream, address) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>((TcpStream::from_std(stream)?, address))
+    };
+    std::iter::from_fn(|| accept().ok()).collect()
 }
 
 /// Counts a connection for as long as it lives.
@@ -123,11 +143,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// Resolves when connections shall close, also when the other end of the channel is gone.
-async fn closing(phase: &mut watch::Receiver<Phase>) {
-    let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
 }
 
 fn protocol() -> auto::Builder<TokioExecutor> {
@@ -151,13 +166,13 @@ async fn connection(
     gateway: Arc<Gateway>,
     builder: &auto::Builder<TokioExecutor>,
     peer: Peer,
-    phase: watch::Receiver<Phase>,
+    closing: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
     match acceptor {
-        None => exchange(stream, gateway, builder, peer, phase).await,
+        None => exchange(stream, gateway, builder, peer, closing).await,
         Some(acceptor) => match timeout(TLS_ACCEPT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => exchange(stream, gateway, builder, peer, phase).await,
+            Ok(Ok(stream)) => exchange(stream, gateway, builder, peer, closing).await,
             Ok(Err(error)) => tracing::debug!(client_ip = %peer.address, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(client_ip = %peer.address, "TLS handshake took too long"),
         },
@@ -169,19 +184,26 @@ async fn exchange<S>(
     gateway: Arc<Gateway>,
     builder: &auto::Builder<TokioExecutor>,
     peer: Peer,
-    mut phase: watch::Receiver<Phase>,
+    closing: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let called = Notify::new();
+    let service = service_fn(|request| {
+        called.notify_one();
         let gateway = gateway.clone();
         async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, peer).await) }
     });
     let stream = TokioIo::new(Guarded::new(stream));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+    let close = async {
+        closing.cancelled().await;
+        // A first call may be on its way; cut, nobody would know whether it was begun.
+        let _ = timeout(FIRST_CALL, called.notified()).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing(&mut phase) => {
+        () = close => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

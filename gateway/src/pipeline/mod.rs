@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use doorman_crds::api::IpRules;
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -186,9 +187,13 @@ impl Gateway {
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         let Arrival { parts, peer, .. } = arrival;
-        let segments = request::check(&parts.uri, &parts.headers)
+        let segments = request::check(parts.version, &parts.uri, &parts.headers)
             .and_then(|()| request::segments(parts.uri.path()))
-            .map_err(|refused| Problem::new(refused.status(), "GTW011", refused.to_string()))?;
+            .map_err(|refused| ambiguous(refused, parts.version))?;
+        observed.is_data_plane = segments.len() > 1 && segments[0] == "api";
+        if request::asks_for_websocket(parts) && !self.settings.features.websockets {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "GTW015", "WebSocket is not served"));
+        }
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
             ["api", "rest", ..] => self.rest(arrival, body, &segments, observed).await,
             ["api", "health"] => {
@@ -371,6 +376,15 @@ fn find(snapshot: &Snapshot, name: &str, version: &str) -> Result<Arc<CompiledAp
         )),
         None => Err(unknown_api()),
     }
+}
+
+/// What follows on the connection is not read: who sent this may be read differently elsewhere too.
+fn ambiguous(refused: request::Refused, version: Version) -> Problem {
+    let problem = Problem::new(refused.status(), "GTW011", refused.to_string());
+    if version == Version::HTTP_2 {
+        return problem;
+    }
+    problem.header(CONNECTION, HeaderValue::from_static("close"))
 }
 
 fn unknown_api() -> Problem {

@@ -4,10 +4,12 @@
 //! [`Refused`]. What could be read in two ways is refused, never repaired (RFC 9110 4.2.4, RFC 9112 3).
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
-use http::header::HOST;
-use http::uri::Authority;
-use http::{HeaderMap, StatusCode, Uri};
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::request::Parts;
+use http::uri::Scheme;
+use http::{HeaderMap, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
 /// Largest sum of header name and value lengths, in bytes.
@@ -27,6 +29,9 @@ pub enum Refused {
     /// No `Host`, more than one, or one that disagrees with the request target.
     #[error("Exactly one valid Host is needed")]
     Host,
+    /// The target is a URL, and not one of `http` or `https`.
+    #[error("Only http and https URLs are served")]
+    Scheme,
     /// More or longer header fields than are read.
     #[error("Too many or too large header fields")]
     Headers,
@@ -36,7 +41,7 @@ impl Refused {
     /// The status to refuse with.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Path | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Path | Self::Host | Self::Scheme => StatusCode::BAD_REQUEST,
             Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
@@ -87,6 +92,16 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, Refused> {
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| Refused::Path)
 }
 
+/// Whether the request is the opening handshake of WebSocket (RFC 6455 4.2.1). Any other `Upgrade` is an offer that is
+/// not taken up (RFC 9110 7.8).
+pub fn asks_for_websocket(parts: &Parts) -> bool {
+    let names = |header, wanted: &str| {
+        let values = parts.headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|list| list.split(',')).any(|name| name.trim().eq_ignore_ascii_case(wanted))
+    };
+    parts.version < Version::HTTP_2 && names(UPGRADE, "websocket") && names(CONNECTION, "upgrade")
+}
+
 /// Appends a segment to a path for the upstream, percent-encoding what RFC 3986 does not allow in a segment.
 pub fn push_segment(path: &mut String, segment: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -103,11 +118,11 @@ pub fn push_segment(path: &mut String, segment: &str) {
     }
 }
 
-/// Checks host and header bounds.
+/// Checks scheme, host and header bounds.
 ///
 /// # Errors
-/// [`Refused::Host`] or [`Refused::Headers`].
-pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+/// [`Refused::Scheme`], [`Refused::Host`] or [`Refused::Headers`].
+pub fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
     if headers.len() > MAX_HEADER_FIELDS {
         return Err(Refused::Headers);
     }
@@ -115,27 +130,33 @@ pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
     if size > MAX_HEADER_BYTES {
         return Err(Refused::Headers);
     }
-    let mut hosts = headers.get_all(HOST).iter();
-    match (uri.authority(), hosts.next(), hosts.next()) {
-        (_, _, Some(_)) | (None, None, None) => Err(Refused::Host),
-        (None, Some(host), None) => valid_host(host.as_bytes()).then_some(()).ok_or(Refused::Host),
-        (Some(authority), None, None) => (!authority.as_str().contains('@')).then_some(()).ok_or(Refused::Host),
-        (Some(authority), Some(host), None) => {
-            let same = authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes());
-            (same && !authority.as_str().contains('@')).then_some(()).ok_or(Refused::Host)
-        }
+    if uri.scheme().is_some_and(|scheme| ![Scheme::HTTP, Scheme::HTTPS].contains(scheme)) {
+        return Err(Refused::Scheme);
     }
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (uri.authority().map(|authority| authority.as_str().as_bytes()), hosts.next(), hosts.next()) {
+        (None, Some(host), None) => host.as_bytes(),
+        // HTTP/1.1 says it in a field, whatever else says it (RFC 9112 3.2).
+        (Some(authority), None, None) if version != Version::HTTP_11 => authority,
+        (Some(authority), Some(host), None) if authority.eq_ignore_ascii_case(host.as_bytes()) => authority,
+        _ => return Err(Refused::Host),
+    };
+    valid_host(host).then_some(()).ok_or(Refused::Host)
 }
 
 fn valid_host(host: &[u8]) -> bool {
-    // The usual form first; the full grammar only for the rest.
-    let usual = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    let name_end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
-    let (name, port) = host.split_at(name_end);
-    if !name.is_empty() && name.iter().all(usual) {
-        return port.is_empty() || (port.len() <= 6 && port[1..].iter().all(u8::is_ascii_digit));
+    let is_port = |port: &[u8]| match port.split_first() {
+        None => true,
+        Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+    };
+    if let Some(literal) = host.strip_prefix(b"[") {
+        let end = literal.iter().position(|byte| *byte == b']').unwrap_or_default();
+        let address = std::str::from_utf8(&literal[..end]).ok().and_then(|text| text.parse::<Ipv6Addr>().ok());
+        return address.is_some() && is_port(&literal[end + 1..]);
     }
-    host.first() == Some(&b'[') && Authority::try_from(host).is_ok()
+    let usual = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let (name, port) = host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len()));
+    !name.is_empty() && name.iter().all(usual) && is_port(port)
 }
 
 #[cfg(test)]
@@ -184,13 +205,26 @@ mod tests {
             for value in values {
                 headers.append(HOST, value.parse().unwrap());
             }
-            check(&uri, &headers)
+            check(Version::HTTP_11, &uri, &headers)
         };
         for good in ["a", "a.b:80", "127.0.0.1:5001", "[::1]:80", "_x.y"] {
             assert_eq!(with(&[good]), Ok(()), "{good}");
         }
-        for bad in [&[][..], &["a", "a"], &["a b"], &["a/b"], &["a@b"], &["a:b"], &[""], &[":80"], &["[::1"], &["a,b"]]
-        {
+        for bad in [
+            &[][..],
+            &["a", "a"],
+            &["a b"],
+            &["a/b"],
+            &["a@b"],
+            &["a:b"],
+            &[""],
+            &[":80"],
+            &["[::1"],
+            &["a,b"],
+            &["[]"],
+            &["[::g]"],
+            &["[::1]x"],
+        ] {
             assert_eq!(with(bad), Err(Refused::Host), "{bad:?}");
         }
     }
@@ -199,8 +233,12 @@ mod tests {
     fn target_and_host_must_agree() {
         let uri: Uri = "http://a/x".parse().unwrap();
         let mut headers = HeaderMap::new();
+        assert_eq!(check(Version::HTTP_11, &uri, &headers), Err(Refused::Host));
+        assert_eq!(check(Version::HTTP_2, &uri, &headers), Ok(()));
+        headers.insert(HOST, "A".parse().unwrap());
+        assert_eq!(check(Version::HTTP_11, &uri, &headers), Ok(()));
         headers.insert(HOST, "b".parse().unwrap());
-        assert_eq!(check(&uri, &headers), Err(Refused::Host));
+        assert_eq!(check(Version::HTTP_11, &uri, &headers), Err(Refused::Host));
     }
 
     #[test]
@@ -209,7 +247,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "a".parse().unwrap());
         headers.insert("x", "v".repeat(MAX_HEADER_BYTES).parse().unwrap());
-        assert_eq!(check(&uri, &headers), Err(Refused::Headers));
+        assert_eq!(check(Version::HTTP_11, &uri, &headers), Err(Refused::Headers));
     }
 
     proptest! {

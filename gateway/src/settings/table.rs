@@ -475,8 +475,8 @@ settings! {
             "1 (fast) to 9 (small).";
         compression_minimum: ByteCount = "COMPRESSION_MINIMUM_SIZE", "500", Doorman NotYet:
             "Smallest response that is compressed.";
-        websockets: bool = "WEBSOCKETS_ENABLED", "false", Doorman NotYet:
-            "Accepts WebSocket handshakes.";
+        websockets: bool = "WEBSOCKETS_ENABLED", "false", Doorman Used:
+            "Answers WebSocket handshakes like any other request; otherwise they get 403 `GTW015`. The protocol is never changed.";
         demo: bool = "DEMO_SEED", "false", Doorman NotYet:
             "Memory mode: fills the store with random data at start.";
         demo_users: u32 = "DEMO_USERS", "40", Doorman NotYet: "Users of the demo.";

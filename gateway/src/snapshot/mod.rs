@@ -16,10 +16,10 @@ use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::definitions::documents::is_stored;
-use crate::definitions::{Definitions, Origin};
+use crate::definitions::{Definitions, Origin, Secret};
 use crate::identity::{DefinedRole, DefinedRoles};
 use crate::store::Role;
-use crate::upstream::{Pool, Pools};
+use crate::upstream::{Pool, Pools, Tls};
 
 mod paths;
 
@@ -113,12 +113,12 @@ pub struct Server {
 }
 
 impl Servers {
-    pub(crate) fn compile(addresses: &[api::UpstreamAddress], pools: &Pools) -> Self {
+    pub(crate) fn compile(addresses: &[api::UpstreamAddress], pools: &Pools, tls: Option<&Arc<Tls>>) -> Self {
         let servers = addresses
             .iter()
             .filter_map(|address| {
                 Some(Server {
-                    pool: pools.get(address),
+                    pool: pools.get(address, tls),
                     authority: HeaderValue::from_str(address.authority.as_str()).ok()?,
                     base_path: address.base_path.as_str().into(),
                     query: address.query.as_deref().map(Into::into),
@@ -206,8 +206,8 @@ impl Snapshot {
     }
 }
 
-/// Identity of one state of one object: uid and generation.
-type ObjectKey = (String, i64);
+/// Identity of one state of one object: uid, generation, and the versions of what it refers to.
+type ObjectKey = (String, i64, Vec<String>);
 type Compiled = Result<Arc<CompiledApi>, Arc<[FieldError]>>;
 
 /// Compiles definitions into snapshots and remembers what did not change.
@@ -244,10 +244,16 @@ impl Compiler {
         let mut owners: BTreeMap<ApiKey, String> = BTreeMap::new();
         for object in ordered {
             let meta = &object.metadata;
-            let key = (meta.uid.clone().unwrap_or_default(), meta.generation.unwrap_or_default());
+            let secrets = SecretsOf { definitions, namespace: meta.namespace.as_deref().unwrap_or_default() };
+            let key = (
+                meta.uid.clone().unwrap_or_default(),
+                meta.generation.unwrap_or_default(),
+                secrets.versions(&object.spec),
+            );
             let (compiled, hash) = before.remove(&key).unwrap_or_else(|| {
-                let hash = ObjectHash::of("DoormanApi", &key.0, key.1, &[]);
-                (compile_api(&object.spec, &self.pools), hash)
+                let versions: Vec<_> = key.2.iter().map(String::as_str).collect();
+                let hash = ObjectHash::of("DoormanApi", &key.0, key.1, &versions);
+                (compile_api(&object.spec, &self.pools, &secrets), hash)
             });
             snapshot.revision.apis.insert(hash);
             let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
@@ -331,10 +337,41 @@ fn roles(definitions: &Definitions, snapshot: &mut Snapshot) -> DefinedRoles {
     defined
 }
 
-fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools) -> Compiled {
-    let api = api::parse(spec).map_err(Arc::from)?;
-    let servers = Servers::compile(&api.servers, pools);
-    let paths = Paths::compile(&api.endpoints, |own| Servers::compile(own, pools));
+/// The Secrets that an API in this namespace may name.
+struct SecretsOf<'a> {
+    definitions: &'a Definitions,
+    namespace: &'a str,
+}
+
+impl<'a> SecretsOf<'a> {
+    fn find(&self, name: &str) -> Option<&'a Secret> {
+        let secrets = self.definitions.secrets.as_ref()?;
+        secrets.get(&(self.namespace.to_owned(), name.to_owned())).map(AsRef::as_ref)
+    }
+
+    /// Of what an API names, in the order of its fields. Empty where no Secrets are read.
+    fn versions(&self, spec: &doorman_crds::DoormanApiSpec) -> Vec<String> {
+        let tls = spec.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+        let Some(tls) = tls.filter(|_| self.definitions.secrets.is_some()) else { return Vec::new() };
+        let named = [
+            tls.ca_secret_ref.as_ref().map(|secret| &secret.name),
+            tls.client_certificate_secret_ref.as_ref().map(|secret| &secret.name),
+        ];
+        let version = |name: &String| self.find(name).map(|secret| secret.version().to_owned()).unwrap_or_default();
+        named.into_iter().flatten().map(version).collect()
+    }
+}
+
+fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools, secrets: &SecretsOf<'_>) -> Compiled {
+    let mut parsed = api::parse(spec);
+    if secrets.definitions.secrets.is_none() {
+        parsed = parsed.and_then(api::without_secrets);
+    }
+    let api = parsed.map_err(Arc::from)?;
+    let tls = api.tls.as_ref().map(|tls| Tls::new(tls, |name| secrets.find(name))).transpose();
+    let tls = tls.map_err(Arc::from)?.map(Arc::new);
+    let servers = Servers::compile(&api.servers, pools, tls.as_ref());
+    let paths = Paths::compile(&api.endpoints, |own| Servers::compile(own, pools, tls.as_ref()));
     Ok(Arc::new(CompiledApi { label: api.key.to_string().into(), paths, servers, api }))
 }
 

@@ -51,6 +51,18 @@ fn served<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Arc<CompiledApi>
 }
 
 #[test]
+fn secrets_of_apis_are_refused_where_none_are_read_and_missed_where_they_are() {
+    let tls = json!({"servers": ["https://up:1"], "upstream": {"tls": {"caSecretRef": {"name": "ca"}}}});
+    let mut definitions = definitions(vec![api("a", 1, tls)], Vec::new());
+    let in_a_cluster = compiler().compile(&definitions);
+    assert_eq!(in_a_cluster.rejected[0].reason, "UnsupportedValue", "{:?}", in_a_cluster.rejected);
+    definitions.secrets = Some(BTreeMap::new());
+    let alone = compiler().compile(&definitions);
+    assert_eq!(alone.rejected[0].reason, "RefNotFound", "{:?}", alone.rejected);
+    assert_eq!(alone.rejected[0].message, "spec.upstream.tls.caSecretRef: no Secret is named `ca`");
+}
+
+#[test]
 fn one_invalid_api_among_many_harms_only_itself() {
     let mut apis: Vec<_> = (0..499).map(|n| api(&format!("a{n}"), 1, json!({"name": format!("a{n}")}))).collect();
     apis.push(api("bad", 1, json!({"name": "bad", "servers": ["nowhere"]})));

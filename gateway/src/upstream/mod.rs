@@ -1,4 +1,4 @@
-//! Calling upstreams: pooled connections per address, timeouts, and the rules on which addresses may be called.
+//! Calling upstreams: pooled connections per address and way of TLS, timeouts, and the rules on which addresses may be called.
 //!
 //! In: a request whose body is a [`RequestBody`]. Out: a response whose body gives its connection back when read to
 //! the end, or an [`UpstreamError`]. A request that was never written may go to another connection; one that was is
@@ -14,10 +14,14 @@ mod body;
 mod breaker;
 mod connect;
 mod pool;
+mod tls;
 
 pub use body::{Progress, RequestBody, ResponseBody};
 pub use breaker::{Breaker, BreakerRules, Leave};
 pub use pool::Pool;
+pub use tls::Tls;
+
+use tls::Fingerprint;
 
 /// Why there is no upstream answer.
 #[derive(Debug, thiserror::Error)]
@@ -114,11 +118,14 @@ pub struct CallTimeouts {
     pub pool: Duration,
 }
 
-/// All pools, one per address, shared by the APIs that call it.
+/// Host, port and scheme, and what an API says of TLS to them.
+type PoolKey = (UpstreamAddress, Option<Fingerprint>);
+
+/// All pools, one per address and way of TLS, shared by the APIs that call it so.
 #[derive(Clone, Debug)]
 pub struct Pools {
     options: Arc<PoolOptions>,
-    pools: Arc<Mutex<HashMap<UpstreamAddress, Weak<Pool>>>>,
+    pools: Arc<Mutex<HashMap<PoolKey, Weak<Pool>>>>,
 }
 
 impl Pools {
@@ -127,14 +134,17 @@ impl Pools {
         Self { options: Arc::new(options), pools: Arc::default() }
     }
 
-    /// The pool of an address; only host, port and TLS count.
-    pub fn get(&self, address: &UpstreamAddress) -> Arc<Pool> {
-        let key = UpstreamAddress { base_path: String::new(), query: None, ..address.clone() };
+    /// The pool of an address; only host, port and TLS count. No connection is shared by APIs that trust others or show
+    /// another certificate.
+    pub fn get(&self, address: &UpstreamAddress, tls: Option<&Arc<Tls>>) -> Arc<Pool> {
+        let address = UpstreamAddress { base_path: String::new(), query: None, ..address.clone() };
+        let tls = tls.filter(|_| address.tls);
+        let key = (address, tls.map(|tls| tls.fingerprint));
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
             return pool;
         }
-        let pool = Arc::new(Pool::new(&key, self.options.clone()));
+        let pool = Arc::new(Pool::new(&key.0, tls.cloned(), self.options.clone()));
         pools.insert(key, Arc::downgrade(&pool));
         pool
     }

@@ -1,7 +1,7 @@
 //! Connections to one upstream address: the one used last is used first, so that spare ones can expire.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use doorman_crds::api::UpstreamAddress;
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
@@ -9,13 +9,15 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::breaker::Breaker;
-use super::connect::{Stream, connect};
+use super::connect::{Stream, Way, connect};
+use super::tls::{self, Tls};
 use super::{CallTimeouts, Phase, PoolOptions, UpstreamError};
 
 /// All connections to one address.
@@ -24,6 +26,10 @@ pub struct Pool {
     host: Box<str>,
     port: u16,
     tls: bool,
+    /// What an API says of TLS to its servers.
+    own_tls: Option<Arc<Tls>>,
+    /// Made for the first connection.
+    way: OnceLock<Way>,
     options: Arc<PoolOptions>,
     breaker: Arc<Breaker>,
     /// One permit per open HTTP/1 connection.
@@ -76,11 +82,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(super) fn new(address: &UpstreamAddress, options: Arc<PoolOptions>) -> Self {
+    pub(super) fn new(address: &UpstreamAddress, own_tls: Option<Arc<Tls>>, options: Arc<PoolOptions>) -> Self {
         Self {
             host: address.host.as_str().into(),
             port: address.port,
             tls: address.tls,
+            own_tls,
+            way: OnceLock::new(),
             breaker: Arc::default(),
             permits: Arc::new(Semaphore::new(options.max_connections)),
             options,
@@ -181,8 +189,8 @@ impl Pool {
     }
 
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError> {
-        let offer_http2 = self.tls && self.options.http2;
-        let stream = connect(&self.host, self.port, self.tls, offer_http2, self.options.allow_loopback).await?;
+        let way = if self.tls { Some(self.way()?) } else { None };
+        let stream = connect(&self.host, self.port, way, self.options.allow_loopback).await?;
         match stream {
             Stream::Plain(stream) => http1_over(stream, permit).await,
             Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
@@ -200,6 +208,22 @@ impl Pool {
             }
             Stream::Tls(stream) => http1_over(*stream, permit).await,
         }
+    }
+
+    /// How TLS is spoken with this address.
+    fn way(&self) -> Result<&Way, UpstreamError> {
+        if let Some(way) = self.way.get() {
+            return Ok(way);
+        }
+        let http2 = self.options.http2;
+        let config = match &self.own_tls {
+            Some(own) => own.config(http2),
+            None => tls::usual_config(http2).map_err(|error| UpstreamError::Connect(error.to_string()))?,
+        };
+        let own_name = || ServerName::try_from(String::from(&*self.host));
+        let name = self.own_tls.as_ref().and_then(|own| own.name.clone()).map_or_else(own_name, Ok);
+        let name = name.map_err(|error| UpstreamError::Connect(error.to_string()))?;
+        Ok(self.way.get_or_init(|| Way { config, name }))
     }
 
     fn take(&self) -> Option<Http1> {

@@ -61,7 +61,7 @@ impl World {
         let record = match change {
             Change::Put(object) => {
                 let meta = trimmed(object.metadata);
-                let errors = api::parse(&object.spec).err().unwrap_or_default();
+                let errors = api::parse(&object.spec).and_then(api::without_secrets).err().unwrap_or_default();
                 ApiRecord {
                     hash: Some(ObjectHash::of("DoormanApi", uid(&meta), generation(&meta), &[])),
                     refs: object.spec.gateway_refs,

@@ -412,6 +412,19 @@ fn a_missing_role_is_named_and_its_coming_is_enough() {
 }
 
 #[test]
+fn an_api_that_names_a_secret_is_not_accepted() {
+    let mut fixture = running();
+    let tls = json!({ "caSecretRef": { "name": "ca" } });
+    fixture.api("c", 1, json!({ "servers": ["https://upstream"], "upstream": { "tls": tls } }));
+    fixture.settle();
+    assert_eq!(fixture.says("c", ACCEPTED), pair("False", "UnsupportedValue"));
+    let tls = json!({ "serverName": "other" });
+    fixture.api("c", 2, json!({ "servers": ["https://upstream"], "upstream": { "tls": tls } }));
+    fixture.run_out();
+    assert_eq!(fixture.says("c", ACCEPTED), pair("True", "Accepted"));
+}
+
+#[test]
 fn an_api_nobody_takes_says_so() {
     let mut fixture = running();
     fixture.api("c", 1, json!({ "gatewayRefs": [{ "name": "other" }] }));

@@ -78,7 +78,7 @@ impl Start {
         command
     }
 
-    /// Starts it and waits until it accepts connections.
+    /// Starts it and waits until it accepts connections on both ports.
     ///
     /// # Errors
     /// With what it printed, when it does not come up.
@@ -88,7 +88,7 @@ impl Start {
         let child = self.command(address, admin).stdout(log.try_clone()?).stderr(log).spawn().context("no gateway")?;
         let mut gateway = GatewayProcess { child, folder: self.folder, address, admin };
         let deadline = Instant::now() + PATIENCE;
-        while std::net::TcpStream::connect(address).is_err() {
+        while [address, admin].iter().any(|port| std::net::TcpStream::connect(port).is_err()) {
             if let Some(status) = gateway.child.try_wait()? {
                 bail!("the gateway ended with {status}:\n{}", gateway.log());
             }
