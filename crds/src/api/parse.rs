@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -11,6 +12,8 @@ use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
 use super::cors::Cors;
+use super::transform::{self, RequestTransform, ResponseTransform};
+use super::validation::Validation;
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
 use crate::FieldError;
 use crate::path::{PathTemplate, Segment};
@@ -59,6 +62,19 @@ pub struct Api {
     pub retries: u32,
     /// When its upstreams are left alone, where that differs from the gateway's rules.
     pub breaker: Breaker,
+    /// What is changed of requests.
+    pub request_transform: Option<RequestTransform>,
+    /// What is changed of answers.
+    pub response_transform: Option<ResponseTransform>,
+    /// Whether JSON answers are wrapped.
+    pub envelope: bool,
+}
+
+impl Api {
+    /// Whether the bodies of JSON answers reach clients in another form.
+    pub fn changes_answer_bodies(&self) -> bool {
+        self.envelope || self.response_transform.as_ref().is_some_and(|transform| transform.body.is_some())
+    }
 }
 
 /// When upstreams are left alone; `None` is as the gateway is set.
@@ -83,6 +99,8 @@ pub struct Endpoint {
     pub upstream_path: PathTemplate,
     /// Own servers; none means the API's.
     pub servers: Option<Vec<UpstreamAddress>>,
+    /// What bodies must be like.
+    pub validation: Option<Arc<Validation>>,
 }
 
 /// Who may call.
@@ -184,10 +202,10 @@ pub const PER_CONNECTION: [&str; 10] = [
 ];
 
 /// Headers that tell the upstream who calls; a client's own are never among what it is told.
-const WHO: [&str; 3] = ["x-user-email", "x-doorman-user", "x-request-id"];
+pub(super) const WHO: [&str; 3] = ["x-user-email", "x-doorman-user", "x-request-id"];
 
 /// Many servers read `_` in a name as `-`: such twins of a name that the gateway keeps or writes don't pass either.
-fn is_never_forwarded(name: &HeaderName) -> bool {
+pub(super) fn is_never_forwarded(name: &HeaderName) -> bool {
     let is_kept = |name: &str| NEVER_FORWARDED.contains(&name) || PER_CONNECTION.contains(&name);
     let name = name.as_str();
     if !name.contains('_') {
@@ -287,6 +305,8 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         0
     });
     let breaker = breaker(spec.upstream.as_ref().and_then(|upstream| upstream.circuit_breaker), &mut errors);
+    let request_transform = transform::of_requests(spec.request_transform.as_ref(), &mut errors);
+    let response_transform = transform::of_responses(spec.response_transform.as_ref(), &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -304,6 +324,9 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         cors,
         retries,
         breaker,
+        request_transform,
+        response_transform,
+        envelope: spec.envelope.unwrap_or(false),
     })
 }
 
@@ -341,17 +364,9 @@ fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
         (spec.soap.is_some(), "spec.soap", NOT_YET),
         (spec.graphql.is_some(), "spec.graphql", NOT_YET),
         (spec.grpc.is_some(), "spec.grpc", NOT_YET),
-        (spec.request_transform.is_some(), "spec.requestTransform", NOT_YET),
-        (spec.response_transform.is_some(), "spec.responseTransform", NOT_YET),
-        (spec.envelope == Some(true), "spec.envelope", NOT_YET),
     ];
     for (_, field, message) in present.iter().filter(|(present, ..)| *present) {
         errors.push(FieldError::unsupported(*field, *message));
-    }
-    for (index, endpoint) in spec.endpoints.iter().flatten().enumerate() {
-        if endpoint.validation.as_ref().is_some_and(|validation| validation.enabled != Some(false)) {
-            errors.push(FieldError::unsupported(format!("spec.endpoints[{index}].validation"), NOT_YET));
-        }
     }
 }
 
@@ -404,7 +419,13 @@ fn endpoint(field: &str, spec: &EndpointSpec, errors: &mut Vec<FieldError>) -> O
     }
     let servers = servers(&format!("{field}.servers"), spec.servers.as_deref().unwrap_or_default(), errors);
     let servers = (!servers.is_empty()).then_some(servers);
-    Some(Endpoint { method: spec.method, client_path, upstream_path, servers })
+    let validation = spec.validation.as_ref().filter(|validation| validation.enabled != Some(false));
+    let validation = validation.map_or(Ok(None), |spec| Validation::parse(&format!("{field}.validation"), spec));
+    let validation = validation.unwrap_or_else(|found| {
+        errors.extend(found);
+        None
+    });
+    Some(Endpoint { method: spec.method, client_path, upstream_path, servers, validation: validation.map(Arc::new) })
 }
 
 /// What a path matches, whatever its parameters are called.
@@ -552,6 +573,12 @@ mod tests {
             (json!({"protocol": "SOAP", "servers": []}), "spec.servers"),
             (json!({"cors": {"allowMethods": ["G T"]}}), "spec.cors.allowMethods[0]"),
             (json!({"upstream": {"retries": {"attempts": -1}}}), "spec.upstream.retries.attempts"),
+            (json!({"requestTransform": {"statusMap": {"500": 502}}}), "spec.requestTransform.statusMap"),
+            (json!({"responseTransform": {"body": {"remove": ["$"]}}}), "spec.responseTransform.body.remove[0]"),
+            (
+                endpoint(json!({"validation": {"rules": {"a": {"required": true, "type": "string", "pattern": "("}}}})),
+                "spec.endpoints[0].validation.rules[a].pattern",
+            ),
             (
                 json!({"upstream": {"circuitBreaker": {"enabled": true, "threshold": 0}}}),
                 "spec.upstream.circuitBreaker.threshold",
@@ -565,15 +592,19 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
-        for changes in [
-            json!({"protocol": "GRPC"}),
-            json!({"credits": {"enabled": true, "group": "g"}}),
-            json!({"requestTransform": {}}),
-            json!({"envelope": true}),
-        ] {
+        for changes in
+            [json!({"protocol": "GRPC"}), json!({"credits": {"enabled": true, "group": "g"}}), json!({"soap": {}})]
+        {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
             assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn rules_that_are_switched_off_are_not_looked_at() {
+        let rules = json!({"enabled": false, "rules": {"": {"required": true, "type": "string"}}});
+        let api = parse(&spec(json!({"endpoints": [{"method": "POST", "uri": "/a", "validation": rules}]}))).unwrap();
+        assert_eq!(api.endpoints[0].validation, None);
     }
 
     #[test]
@@ -584,7 +615,7 @@ mod tests {
 
     #[test]
     fn all_problems_are_reported_at_once() {
-        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "envelope": true}))).unwrap_err();
+        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "graphql": {}}))).unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
     }
 }

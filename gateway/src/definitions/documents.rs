@@ -9,8 +9,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use doorman_crds::DoormanApi;
+use doorman_crds::api::{RequestTransform, ResponseTransform, TransformSpec, Validation, ValidationSpec};
 use doorman_crds::revision::Rejection;
+use doorman_crds::{DoormanApi, FieldError};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mongodb::bson::{Bson, Document};
 use serde_json::{Map, Value, json};
@@ -358,8 +359,94 @@ fn spec(api: &Document, endpoints: &[Arc<Document>], validations: &[Arc<Document
             ]),
         ),
         ("credits", credits),
+        ("requestTransform", transform_spec(api, REQUEST_TRANSFORM)),
+        ("responseTransform", transform_spec(api, RESPONSE_TRANSFORM)),
+        ("envelope", flag(api, "api_response_envelope").map(Value::from)),
     ]);
     spec.unwrap_or_default()
+}
+
+/// Where an API keeps changes, and under which name within.
+type Section = (&'static str, &'static str);
+const REQUEST_TRANSFORM: Section = ("api_request_transform", "request");
+const RESPONSE_TRANSFORM: Section = ("api_response_transform", "response");
+
+/// Changes to requests or answers: under the name of the section, or the section itself where there is neither name.
+fn transform_spec(api: &Document, section: Section) -> Option<Value> {
+    let (member, name) = section;
+    let Value::Object(mut stored) = crate::store::plain(given(api, member)?) else { return None };
+    let is_named = [REQUEST_TRANSFORM, RESPONSE_TRANSFORM].iter().any(|(_, name)| stored.contains_key(*name));
+    let mut section = match is_named.then(|| stored.remove(name)) {
+        None => stored,
+        Some(Some(Value::Object(section))) => section,
+        Some(_) => return None,
+    };
+    for changes in ["headers", "query"] {
+        let added = section.get_mut(changes).and_then(|changes| changes.get_mut("add")?.as_object_mut());
+        for value in added.into_iter().flat_map(|added| added.values_mut()) {
+            if value.is_number() || value.is_boolean() {
+                *value = value.to_string().into();
+            }
+        }
+    }
+    let mut statuses = section.remove("status_map");
+    for status in statuses.iter_mut().filter_map(Value::as_object_mut).flat_map(|map| map.values_mut()) {
+        if let Some(number) = status.as_str().and_then(|text| text.trim().parse::<i32>().ok()) {
+            *status = number.into();
+        }
+    }
+    // Neither acts on the other kind of message.
+    let is_request = name == REQUEST_TRANSFORM.1;
+    members([
+        ("headers", section.remove("headers")),
+        ("query", section.remove("query").filter(|_| is_request)),
+        ("body", section.remove("body")),
+        ("statusMap", statuses.filter(|_| !is_request)),
+    ])
+}
+
+/// Whether changes that are to be stored can be applied.
+///
+/// # Errors
+/// The first problem, with the member it is in.
+pub fn check_transforms(api: &Document) -> Result<(), String> {
+    for section in [REQUEST_TRANSFORM, RESPONSE_TRANSFORM] {
+        let Some(spec) = transform_spec(api, section) else { continue };
+        let field = section.0;
+        let spec: TransformSpec = readable(field, &spec)?;
+        let parsed = if section == REQUEST_TRANSFORM {
+            RequestTransform::parse(field, &spec).map(drop)
+        } else {
+            ResponseTransform::parse(field, &spec).map(drop)
+        };
+        parsed.map_err(first)?;
+    }
+    Ok(())
+}
+
+/// Whether rules that are to be stored can be applied, enabled or not.
+///
+/// # Errors
+/// The first problem, with the member it is in.
+pub fn check_validation(validation: &Document) -> Result<(), String> {
+    const FIELD: &str = "validation_schema";
+    let Some(spec) = validation_spec(validation) else { return Ok(()) };
+    let spec: ValidationSpec = readable(FIELD, &spec)?;
+    Validation::parse(FIELD, &spec).map(drop).map_err(first)
+}
+
+fn readable<T: serde::de::DeserializeOwned>(field: &str, spec: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(spec).map_err(|error| in_stored_words(&format!("{field}.{error}")))
+}
+
+fn first(errors: Vec<FieldError>) -> String {
+    in_stored_words(&errors.first().map_or_else(|| "can't be applied".to_owned(), ToString::to_string))
+}
+
+/// Members that are spelled in one way in objects and in another in documents.
+fn in_stored_words(message: &str) -> String {
+    let words = [("statusMap", "status_map"), ("nestedSchema", "nested_schema"), ("arrayItems", "array_items")];
+    words.iter().fold(message.to_owned(), |message, (ours, stored)| message.replace(ours, stored))
 }
 
 /// An endpoint; `None`: one of a method that is never proxied.
@@ -389,7 +476,13 @@ fn validation_spec(validation: &Document) -> Option<Value> {
     Some(json!({ "enabled": is_enabled, "rules": rules.collect::<Map<_, _>>() }))
 }
 
+/// A rule; what is no document stays as it is, for the parser to name.
 fn rule_spec(rule: &Document) -> Value {
+    let nested = |rule: &Bson| rule.as_document().map_or_else(|| crate::store::plain(rule), rule_spec);
+    let named = given(rule, "nested_schema").map(|rules| match rules {
+        Bson::Document(rules) => rules.iter().map(|(name, rule)| (name.clone(), nested(rule))).collect(),
+        other => crate::store::plain(other),
+    });
     let plain = |member| given(rule, member).map(crate::store::plain);
     let spec = members([
         ("required", Some(flag(rule, "required").unwrap_or(false).into())),
@@ -399,8 +492,8 @@ fn rule_spec(rule: &Document) -> Value {
         ("pattern", plain("pattern")),
         ("enum", plain("enum")),
         ("format", plain("format")),
-        ("nestedSchema", plain("nested_schema")),
-        ("arrayItems", plain("array_items")),
+        ("nestedSchema", named),
+        ("arrayItems", given(rule, "array_items").map(nested)),
     ]);
     spec.unwrap_or_default()
 }
@@ -433,6 +526,60 @@ mod tests {
         assert_eq!(parsed.access.groups, Some(vec!["ALL".to_owned()]));
         let again = super::object(&api(), &[Arc::new(endpoint("GET", "/items"))], &[]).unwrap();
         assert_ne!(again.metadata.generation, object.metadata.generation);
+    }
+
+    #[test]
+    fn stored_changes_and_rules_act_as_those_of_a_manifest() {
+        let section =
+            doc! { "headers": { "add": { "X-N": 1 } }, "status_map": { "500": "502" }, "query": { "remove": ["q"] } };
+        let mut stored = api();
+        stored.insert(
+            "api_request_transform",
+            doc! { "request": section.clone(), "response": { "body": { "wrap": "no" } } },
+        );
+        stored.insert("api_response_transform", section);
+        stored.insert("api_response_envelope", true);
+        let rule = doc! { "required": true, "type": "object", "pattern": Bson::Null, "custom_validator": "x",
+        "nested_schema": { "id": { "required": true, "type": "array", "array_items": { "required": true, "type": "string" } } } };
+        let rules = doc! { "endpoint_id": "/items", "validation_enabled": true,
+        "validation_schema": { "validation_schema": { "user": rule } } };
+        let object = object(&stored, &[Arc::new(endpoint("POST", "/items"))], &[Arc::new(rules.clone())]).unwrap();
+        let parsed = doorman_crds::api::parse(&object.spec).unwrap();
+        assert!(parsed.envelope);
+        let request = parsed.request_transform.unwrap();
+        assert_eq!((request.headers.add.len(), request.query.remove.len(), request.body), (1, 1, None));
+        assert_eq!(parsed.response_transform.unwrap().statuses[0].1, 502);
+        let validation = parsed.endpoints[0].validation.as_ref().unwrap();
+        let (_, rule) = validation.rules().next().unwrap();
+        assert!(rule.members[0].1.items.as_ref().unwrap().required);
+        assert_eq!((check_transforms(&stored), check_validation(&rules)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn changes_and_rules_that_can_not_be_applied_are_named() {
+        for (member, section, wanted) in [
+            (
+                "api_request_transform",
+                doc! { "headers": { "add": { "Host": "x" } } },
+                "api_request_transform.headers.add[Host]: ",
+            ),
+            (
+                "api_request_transform",
+                doc! { "request": { "headers": { "remove": "x" } } },
+                "api_request_transform.headers.remove: ",
+            ),
+            ("api_response_transform", doc! { "status_map": { "x": 1 } }, "api_response_transform.status_map[x]: "),
+        ] {
+            let error = check_transforms(&doc! { member: section }).unwrap_err();
+            assert!(error.starts_with(wanted), "{error}");
+        }
+        for ignored in [doc! { "odd": 1 }, doc! { "request": { "status_map": { "x": 1 } } }, doc! { "response": 1 }] {
+            assert_eq!(check_transforms(&doc! { "api_request_transform": ignored }), Ok(()));
+        }
+        let inner = doc! { "required": true, "type": "string", "pattern": "(" };
+        let rules = doc! { "a": { "required": true, "type": "array", "array_items": inner } };
+        let error = check_validation(&doc! { "validation_schema": { "validation_schema": rules } }).unwrap_err();
+        assert!(error.starts_with("validation_schema.rules[a].array_items.pattern: "), "{error}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A request's way through the gateway, in order, on one screen.
 //!
-//! parse -> find -> admit (address) -> identify -> admit (subscription, group, role) -> call -> respond. Each stage either passes the
-//! request on or ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer
-//! carries and observes the outcome.
+//! parse -> find -> admit (address) -> identify -> admit (subscription, group, role) -> validate -> transform -> call ->
+//! transform -> respond. Each stage either passes the request on or ends it with a [`Problem`]; whatever happens,
+//! [`Gateway::handle`] adds the headers every answer carries and observes the outcome.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ mod cors;
 mod patience;
 mod respond;
 mod scrape;
+mod transform;
+mod validate;
 
 pub use body::Body;
 use call::Call;
@@ -109,7 +111,8 @@ impl Gateway {
                 let outcome = self.route(arrival, body, &mut observed).await;
                 outcome.unwrap_or_else(|problem| {
                     self.audit(&problem, arrival, &observed);
-                    respond::problem(&problem, Envelope::Loose)
+                    let is_wrapped = observed.api.as_ref().is_some_and(|api| api.api.envelope);
+                    respond::problem(&problem, if is_wrapped { Envelope::Strict } else { Envelope::Loose })
                 })
             }
             // Always tells the status in the body (reference: platform API 1.7).

@@ -14,10 +14,11 @@ use super::{
     Platform,
     answer::{Answer, Message, Refusal, refused},
     definitions::{must_be_stored_here, of_manifest},
-    request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
+    request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent, invalid_as},
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::{
+    definitions::documents::check_transforms,
     identity::Denied,
     problem::Problem,
     store::{Collection, StoreError, plain_document},
@@ -96,8 +97,12 @@ struct Fields {
     api_ip_whitelist: Option<Vec<AnyText>>,
     api_ip_blacklist: Option<Vec<AnyText>>,
     api_trust_x_forwarded_for: Option<Flag>,
+    /// `headers`, `query` (`remove`, `rename`, `add`) and `body` (`wrap`, `remove`, `rename`, `set`), under `request` or not.
     api_request_transform: Option<Map<String, Value>>,
+    /// `headers`, `body` and `status_map`, under `response` or not.
     api_response_transform: Option<Map<String, Value>>,
+    /// Wraps JSON answers as `{"status_code": .., "response": ..}`; absent: they pass as they are.
+    api_response_envelope: Option<Flag>,
     api_openapi_url: Option<AnyText>,
     api_openapi_auto_discover: Option<Flag>,
     api_wsdl_url: Option<AnyText>,
@@ -230,6 +235,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     }
     let mut document = defaults();
     document.extend(given(&new));
+    check_transforms(&document).map_err(invalid_as)?;
     document.insert("api_id", Uuid::new_v4().to_string());
     document.insert("api_path", format!("/{}/{}", new.api_name.0, new.api_version.0));
     let (name, version) = (new.api_name.0.as_str(), new.api_version.0.as_str());
@@ -313,6 +319,7 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     if members.is_empty() {
         return Err(refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
     }
+    check_transforms(&members).map_err(invalid_as)?;
     if !store.set(Collection::Apis, &key, members).await? {
         return Err(unknown());
     }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::UpstreamError;
 use super::pool::Lease;
 
 /// Boxed error of a body.
@@ -190,7 +191,7 @@ impl Body for ResponseBody {
                 let wait = this.read_timeout;
                 let stall = this.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
                 ready!(stall.as_mut().poll(cx));
-                return Poll::Ready(Some(Err("the upstream fell silent".into())));
+                return Poll::Ready(Some(Err(UpstreamError::Timeout("waiting for more of the answer").into())));
             };
             this.stall = None;
             let Some(frame) = frame.transpose()? else {

@@ -28,6 +28,7 @@ use super::{
     request::{Asked, Caller, Sent},
 };
 use crate::{
+    definitions::documents::check_transforms,
     problem::Problem,
     store::{ADMIN, Change, Collection, Listing, Role, Store, StoreError, plain_document},
 };
@@ -387,7 +388,10 @@ impl Plan {
         let place = (collection, key);
         let stored = self.after.0.get(&place).cloned();
         match collection {
-            Collection::Apis => self.complete_api(&place.1, stored.as_ref(), &mut document)?,
+            Collection::Apis => {
+                check_transforms(&document).map_err(|problem| format!(".{problem}"))?;
+                self.complete_api(&place.1, stored.as_ref(), &mut document)?;
+            }
             Collection::Endpoints => {
                 let text = |member| document.get_str(member).unwrap_or_default();
                 let api = self.after.get(Collection::Apis, &[text("api_name"), text("api_version")]);
