@@ -241,7 +241,7 @@ async fn changes_and_the_envelope_act_with_the_next_call() -> Result<()> {
 
     let changes = json!({
         "api_request_transform": { "request": { "headers": { "add": { "X-Tenant": 7 } } } },
-        "api_response_transform": { "body": { "rename": { "$.headers.x-tenant": "$.tenant" }, "remove": ["$.headers"] } },
+        "api_response_transform": { "body": { "rename": { "$.headers.x-tenant": "$.tenant" }, "remove": ["$.server"] } },
         "api_response_envelope": true,
     });
     stage.does("PUT", "/platform/api/orders/v1", changes.clone()).await?;
