@@ -168,8 +168,8 @@ pub struct EndpointSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub servers: Option<Vec<String>>,
-    /// Rules the request body must satisfy; a violation is 400 `GTW011`. Bodies must then be JSON or SOAP, and an absent
-    /// one has no fields. `GET` and `HEAD` bodies never go upstream and are not checked.
+    /// Rules the request body must satisfy; a violation is 400 `GTW011`. Bodies must then be JSON or SOAP, and an
+    /// absent one has no fields. `GET` and `HEAD` bodies never go upstream and are not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationSpec>,
 }
@@ -213,7 +213,8 @@ pub struct ValidationSpec {
     /// `false` keeps the rules without applying them. Absent: true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Rules by field path, e.g. `user.name` or `items[0].id`; checked in the order of the paths, up to the first violation.
+    /// Rules by field path, e.g. `user.name` or `items[0].id`; checked in the order of the paths, up to the first
+    /// violation.
     #[schemars(length(max = 256))]
     pub rules: BTreeMap<String, RuleSpec>,
 }

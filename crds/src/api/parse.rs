@@ -12,7 +12,7 @@ use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
 use super::cors::Cors;
-use super::transform::{self, RequestTransform, ResponseTransform};
+use super::transform::{RequestTransform, ResponseTransform};
 use super::validation::Validation;
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
 use crate::FieldError;
@@ -305,8 +305,12 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         0
     });
     let breaker = breaker(spec.upstream.as_ref().and_then(|upstream| upstream.circuit_breaker), &mut errors);
-    let request_transform = transform::of_requests(spec.request_transform.as_ref(), &mut errors);
-    let response_transform = transform::of_responses(spec.response_transform.as_ref(), &mut errors);
+    let transform = spec.request_transform.as_ref();
+    let request_transform =
+        part(transform.map(|spec| RequestTransform::parse("spec.requestTransform", spec)), &mut errors);
+    let transform = spec.response_transform.as_ref();
+    let response_transform =
+        part(transform.map(|spec| ResponseTransform::parse("spec.responseTransform", spec)), &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -327,6 +331,14 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         request_transform,
         response_transform,
         envelope: spec.envelope.unwrap_or(false),
+    })
+}
+
+/// A part that reads itself; its problems are the whole's.
+fn part<T>(parsed: Option<Result<Option<T>, Vec<FieldError>>>, errors: &mut Vec<FieldError>) -> Option<T> {
+    parsed?.unwrap_or_else(|found| {
+        errors.extend(found);
+        None
     })
 }
 
@@ -420,11 +432,8 @@ fn endpoint(field: &str, spec: &EndpointSpec, errors: &mut Vec<FieldError>) -> O
     let servers = servers(&format!("{field}.servers"), spec.servers.as_deref().unwrap_or_default(), errors);
     let servers = (!servers.is_empty()).then_some(servers);
     let validation = spec.validation.as_ref().filter(|validation| validation.enabled != Some(false));
-    let validation = validation.map_or(Ok(None), |spec| Validation::parse(&format!("{field}.validation"), spec));
-    let validation = validation.unwrap_or_else(|found| {
-        errors.extend(found);
-        None
-    });
+    let validation = validation.map(|spec| Validation::parse(&format!("{field}.validation"), spec));
+    let validation = part(validation, errors);
     Some(Endpoint { method: spec.method, client_path, upstream_path, servers, validation: validation.map(Arc::new) })
 }
 

@@ -73,28 +73,6 @@ pub struct BodyEdits {
     pub set: Vec<(FieldPath, Value)>,
 }
 
-/// Reads the changes to requests. `None`: there are none.
-pub(super) fn of_requests(spec: Option<&TransformSpec>, errors: &mut Vec<FieldError>) -> Option<RequestTransform> {
-    match RequestTransform::parse("spec.requestTransform", spec?) {
-        Ok(transform) => transform,
-        Err(found) => {
-            errors.extend(found);
-            None
-        }
-    }
-}
-
-/// Reads the changes to answers. `None`: there are none.
-pub(super) fn of_responses(spec: Option<&TransformSpec>, errors: &mut Vec<FieldError>) -> Option<ResponseTransform> {
-    match ResponseTransform::parse("spec.responseTransform", spec?) {
-        Ok(transform) => transform,
-        Err(found) => {
-            errors.extend(found);
-            None
-        }
-    }
-}
-
 impl RequestTransform {
     /// Reads changes. `None`: there are none.
     ///

@@ -1,9 +1,9 @@
 //! The call stage: which server, how often, and what the client is told when there is no answer (reference: gateway
 //! behaviour 9 and 10).
 //!
-//! A call that may be repeated, is validated or changed is read whole before it is sent; all others stream. A server that keeps failing is left
-//! alone by its breaker, and the next one in turn is called. Repeats are bounded by a budget, so that retries never
-//! multiply the load on an upstream that is down.
+//! A call that may be repeated, is validated or changed is read whole before it is sent; all others stream. A server
+//! that keeps failing is left alone by its breaker, and the next one in turn is called. Repeats are bounded by a
+//! budget, so that retries never multiply the load on an upstream that is down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

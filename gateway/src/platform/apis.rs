@@ -97,7 +97,8 @@ struct Fields {
     api_ip_whitelist: Option<Vec<AnyText>>,
     api_ip_blacklist: Option<Vec<AnyText>>,
     api_trust_x_forwarded_for: Option<Flag>,
-    /// `headers`, `query` (`remove`, `rename`, `add`) and `body` (`wrap`, `remove`, `rename`, `set`), under `request` or not.
+    /// `headers`, `query` (`remove`, `rename`, `add`) and `body` (`wrap`, `remove`, `rename`, `set`), under `request` or
+    /// not.
     api_request_transform: Option<Map<String, Value>>,
     /// `headers`, `body` and `status_map`, under `response` or not.
     api_response_transform: Option<Map<String, Value>>,

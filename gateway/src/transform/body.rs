@@ -33,8 +33,8 @@ enum Node<'a> {
     List(Vec<Node<'a>>),
 }
 
-/// Wraps, removes, renames and sets. Removing and renaming what is not there changes nothing; parents of what is set are
-/// made where they are missing or null, and a list grows by one item at a time.
+/// Wraps, removes, renames and sets. Removing and renaming what is not there changes nothing; parents of what is set
+/// are made where they are missing or null, and a list grows by one item at a time.
 ///
 /// # Errors
 /// See [`Unchanged`].

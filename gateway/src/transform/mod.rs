@@ -1,8 +1,8 @@
 //! Changes to requests and answers that an API asks for (reference: gateway behaviour 17).
 //!
-//! In: typed changes, compiled with the definition, and headers, a query or a body. Out: the same, changed. What a change
-//! is about and is not there is left out; a body that can't be changed as asked is given back with the reason. What no
-//! change touches stays byte for byte as it was.
+//! In: typed changes, compiled with the definition, and headers, a query or a body. Out: the same, changed. A change of
+//! what is not there does nothing; a body that can't be changed as asked is an error with the reason. What no change
+//! touches stays as it was written.
 
 mod body;
 mod headers;
