@@ -13,10 +13,14 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::{GatewayRef, SecretKeyRef};
 
 mod cors;
+mod field_path;
 mod parse;
 mod tls;
+mod transform;
+mod validation;
 
 pub use cors::Cors;
+pub use field_path::{FieldPath, Step};
 pub use parse::{
     Access, Api, ApiKey, Breaker, Credits, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
     UpstreamAddress, is_forbidden_address, parse,
@@ -24,6 +28,8 @@ pub use parse::{
 pub use tls::{
     AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_AUTHORITIES, TLS_CERTIFICATE, TLS_KEY, UpstreamTls, without_secrets,
 };
+pub use transform::{BodyEdits, Edits, RequestTransform, ResponseTransform};
+pub use validation::{Format, Kind, Pattern, Rule, Validation};
 
 /// One version of one API: where it is served from, which endpoints it has, who may call it and within which limits.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -126,7 +132,8 @@ pub struct DoormanApiSpec {
     /// Changes to responses before they go to the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_transform: Option<TransformSpec>,
-    /// `true` wraps JSON answers in the response envelope. Absent: answers pass as they are.
+    /// `true` wraps JSON answers as `{"status_code": .., "response": ..}` and adds `status_code` to refusals; the HTTP
+    /// status stays. Absent: answers pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub envelope: Option<bool>,
     /// Gateways that take this API. Absent: every gateway whose `spec.apis` selects it.
@@ -169,7 +176,8 @@ pub struct EndpointSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub servers: Option<Vec<String>>,
-    /// Rules the request body must satisfy; a violation is 400 `GTW011`.
+    /// Rules the request body must satisfy; a violation is 400 `GTW011`. Bodies must then be JSON or SOAP, and an
+    /// absent one has no fields. `GET` and `HEAD` bodies never go upstream and are not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationSpec>,
 }
@@ -213,18 +221,19 @@ pub struct ValidationSpec {
     /// `false` keeps the rules without applying them. Absent: true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Rules by field path, e.g. `user.name` or `items[0].id`.
+    /// Rules by field path, e.g. `user.name` or `items[0].id`; checked in the order of the paths, up to the first
+    /// violation.
     #[schemars(length(max = 256))]
     pub rules: BTreeMap<String, RuleSpec>,
 }
 
-/// What one field must be. Nested rules have the same members and are checked by the gateway.
+/// What one field must be. Nested rules have the same members, up to 16 deep and 1024 in all.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleSpec {
     /// Whether the field must be there and not null.
     pub required: bool,
-    /// Type of the value: `string`, `number`, `boolean`, `array` or `object`.
+    /// Type of the value: `string`, `number`, `boolean`, `array` or `object`; any other name means any type.
     #[serde(rename = "type")]
     pub type_: String,
     /// Least value, length in characters, or number of items.
@@ -580,16 +589,16 @@ pub struct ConfigMapKeyRef {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TransformSpec {
-    /// Header changes.
+    /// Header changes, within what passes the gateway; what it writes itself can't be changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<FieldChanges>,
     /// Query parameter changes; requests only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<FieldChanges>,
-    /// JSON body changes.
+    /// JSON body changes; other bodies pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<BodyChanges>,
-    /// Other status codes for the client, by the upstream's; responses only.
+    /// Other status codes for the client, by the upstream's; JSON responses only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status_map: Option<BTreeMap<String, i32>>,
 }

@@ -25,4 +25,6 @@ pub mod settings;
 pub mod snapshot;
 pub mod store;
 pub mod telemetry;
+pub mod transform;
 pub mod upstream;
+pub mod validation;

@@ -219,8 +219,9 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     (
         "GTW011",
         "400, 431",
-        "The request has no single reading: ambiguous path, bad Host, too many or too large header fields.",
-        "Correct the request; nothing of it was forwarded.",
+        "The request has no single reading (ambiguous path, bad Host, too many or too large header fields), or its body is \
+         not what the endpoint demands.",
+        "The message says what is wrong; nothing of the request was forwarded.",
     ),
     ("GTW012", "403", "The API is switched off.", "Set `spec.active` or leave it out."),
     ("GTW013", "403", "The caller lacks the permission `manage_gateway`.", "Give the caller's role the permission."),

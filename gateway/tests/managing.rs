@@ -184,6 +184,72 @@ async fn what_apis_and_endpoints_must_not_be_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn rules_of_bodies_act_with_the_next_call() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
+    stage.endpoint("POST", "/items").await?;
+    let (path, short) = ("/api/rest/orders/v1/items", json!({ "user": { "name": "A" } }));
+    assert_eq!(stage.send("POST", path, short.clone()).await?.0, 200);
+
+    let endpoint = stage.does("GET", "/platform/endpoint/POST/orders/v1/items", Value::Null).await?;
+    let rules = |more: Value| {
+        let mut rule = json!({ "required": true, "type": "string", "min": 2 });
+        rule.as_object_mut().into_iter().for_each(|rule| rule.extend(more.as_object().cloned().unwrap_or_default()));
+        json!({ "endpoint_id": endpoint["endpoint_id"], "validation_enabled": true,
+            "validation_schema": { "validation_schema": { "user.name": rule } } })
+    };
+    for (more, told) in [
+        (json!({ "pattern": "(" }), "validation_schema.rules[user.name].pattern: `(` can't be used"),
+        (json!({ "array_items": { "required": true, "type": "string", "pattern": "(?=a)" } }), "array_items.pattern"),
+    ] {
+        let refused = stage.send("POST", "/platform/endpoint/endpoint/validation", rules(more)).await?;
+        assert_eq!(code(&refused), (422, "VAL001"));
+        assert!(refused.1["error_message"].as_str().unwrap_or_default().contains(told), "{refused:?}");
+    }
+    stage.does("POST", "/platform/endpoint/endpoint/validation", rules(json!({ "format": null }))).await?;
+    assert_eq!(code(&stage.send("POST", path, short.clone()).await?), (400, "GTW011"));
+    assert_eq!(stage.send("POST", path, json!({ "user": { "name": "Alan" } })).await?.0, 200);
+    let validation =
+        format!("/platform/endpoint/endpoint/validation/{}", endpoint["endpoint_id"].as_str().unwrap_or_default());
+    stage.does("PUT", &validation, json!({ "validation_enabled": false })).await?;
+    assert_eq!(stage.send("POST", path, short.clone()).await?.0, 200);
+    stage.does("PUT", &validation, json!({ "validation_enabled": true })).await?;
+    assert_eq!(code(&stage.send("POST", path, short.clone()).await?), (400, "GTW011"));
+    stage.does("DELETE", &validation, Value::Null).await?;
+    assert_eq!(stage.send("POST", path, short).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn changes_and_the_envelope_act_with_the_next_call() -> Result<()> {
+    let stage = Stage::set().await?;
+    let wrong = json!({ "api_request_transform": { "request": { "headers": { "add": { "Authorization": "x" } } } } });
+    let refused = stage.send("POST", "/platform/api", stage.api(wrong.clone())).await?;
+    assert_eq!(code(&refused), (422, "VAL001"));
+    let told = refused.1["error_message"].as_str().unwrap_or_default();
+    assert!(told.contains("api_request_transform.headers.add[Authorization]: "), "{told}");
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
+    stage.endpoint("GET", "/headers").await?;
+    assert_eq!(code(&stage.send("PUT", "/platform/api/orders/v1", wrong).await?), (422, "VAL001"));
+
+    let changes = json!({
+        "api_request_transform": { "request": { "headers": { "add": { "X-Tenant": 7 } } } },
+        "api_response_transform": { "body": { "rename": { "$.headers.x-tenant": "$.tenant" }, "remove": ["$.server"] } },
+        "api_response_envelope": true,
+    });
+    stage.does("PUT", "/platform/api/orders/v1", changes.clone()).await?;
+    let (status, seen) = stage.call("/api/rest/orders/v1/headers").await?;
+    assert_eq!(
+        (status, &seen["status_code"], &seen["response"]["tenant"]),
+        (200, &json!(200), &json!(["7"])),
+        "{seen}"
+    );
+    let read = stage.does("GET", "/platform/api/orders/v1", Value::Null).await?;
+    assert_eq!(read["api_response_transform"], changes["api_response_transform"]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn failed_attempts_are_repeated_as_often_as_the_api_says() -> Result<()> {
     let stage = Stage::set().await?;
     stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true, "api_allowed_retry_count": 1 }))).await?;

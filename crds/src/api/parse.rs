@@ -13,6 +13,8 @@ use ipnet::IpNet;
 
 use super::cors::Cors;
 use super::tls::UpstreamTls;
+use super::transform::{RequestTransform, ResponseTransform};
+use super::validation::Validation;
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
 use crate::FieldError;
 use crate::path::{PathTemplate, Segment};
@@ -65,6 +67,19 @@ pub struct Api {
     pub credits: Option<Credits>,
     /// How its `https` servers are called, where that differs from the usual.
     pub tls: Option<UpstreamTls>,
+    /// What is changed of requests.
+    pub request_transform: Option<RequestTransform>,
+    /// What is changed of answers.
+    pub response_transform: Option<ResponseTransform>,
+    /// Whether JSON answers are wrapped.
+    pub envelope: bool,
+}
+
+impl Api {
+    /// Whether the bodies of JSON answers reach clients in another form.
+    pub fn changes_answer_bodies(&self) -> bool {
+        self.envelope || self.response_transform.as_ref().is_some_and(|transform| transform.body.is_some())
+    }
 }
 
 /// What calls cost: one credit each, from callers who are known.
@@ -96,6 +111,8 @@ pub struct Endpoint {
     pub upstream_path: PathTemplate,
     /// Own servers; none means the API's.
     pub servers: Option<Vec<UpstreamAddress>>,
+    /// What bodies must be like.
+    pub validation: Option<Arc<Validation>>,
 }
 
 /// Who may call.
@@ -197,10 +214,10 @@ pub const PER_CONNECTION: [&str; 10] = [
 ];
 
 /// Headers that tell the upstream who calls; a client's own are never among what it is told.
-const WHO: [&str; 3] = ["x-user-email", "x-doorman-user", "x-request-id"];
+pub(super) const WHO: [&str; 3] = ["x-user-email", "x-doorman-user", "x-request-id"];
 
 /// Many servers read `_` in a name as `-`: such twins of a name that the gateway keeps or writes don't pass either.
-fn is_never_forwarded(name: &HeaderName) -> bool {
+pub(super) fn is_never_forwarded(name: &HeaderName) -> bool {
     let is_kept = |name: &str| NEVER_FORWARDED.contains(&name) || PER_CONNECTION.contains(&name);
     let name = name.as_str();
     if !name.contains('_') {
@@ -306,6 +323,12 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     if tls.is_some() && errors.is_empty() && !called.any(|server| server.tls) {
         errors.push(FieldError::invalid("spec.upstream.tls", "no server is called over TLS; write https://"));
     }
+    let transform = spec.request_transform.as_ref();
+    let request_transform =
+        part(transform.map(|spec| RequestTransform::parse("spec.requestTransform", spec)), &mut errors);
+    let transform = spec.response_transform.as_ref();
+    let response_transform =
+        part(transform.map(|spec| ResponseTransform::parse("spec.responseTransform", spec)), &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -325,6 +348,17 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         breaker,
         credits,
         tls,
+        request_transform,
+        response_transform,
+        envelope: spec.envelope.unwrap_or(false),
+    })
+}
+
+/// A part that reads itself; its problems are the whole's.
+fn part<T>(parsed: Option<Result<Option<T>, Vec<FieldError>>>, errors: &mut Vec<FieldError>) -> Option<T> {
+    parsed?.unwrap_or_else(|found| {
+        errors.extend(found);
+        None
     })
 }
 
@@ -358,17 +392,9 @@ fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
         (spec.soap.is_some(), "spec.soap", NOT_YET),
         (spec.graphql.is_some(), "spec.graphql", NOT_YET),
         (spec.grpc.is_some(), "spec.grpc", NOT_YET),
-        (spec.request_transform.is_some(), "spec.requestTransform", NOT_YET),
-        (spec.response_transform.is_some(), "spec.responseTransform", NOT_YET),
-        (spec.envelope == Some(true), "spec.envelope", NOT_YET),
     ];
     for (_, field, message) in present.iter().filter(|(present, ..)| *present) {
         errors.push(FieldError::unsupported(*field, *message));
-    }
-    for (index, endpoint) in spec.endpoints.iter().flatten().enumerate() {
-        if endpoint.validation.as_ref().is_some_and(|validation| validation.enabled != Some(false)) {
-            errors.push(FieldError::unsupported(format!("spec.endpoints[{index}].validation"), NOT_YET));
-        }
     }
 }
 
@@ -421,7 +447,10 @@ fn endpoint(field: &str, spec: &EndpointSpec, errors: &mut Vec<FieldError>) -> O
     }
     let servers = servers(&format!("{field}.servers"), spec.servers.as_deref().unwrap_or_default(), errors);
     let servers = (!servers.is_empty()).then_some(servers);
-    Some(Endpoint { method: spec.method, client_path, upstream_path, servers })
+    let validation = spec.validation.as_ref().filter(|validation| validation.enabled != Some(false));
+    let validation = validation.map(|spec| Validation::parse(&format!("{field}.validation"), spec));
+    let validation = part(validation, errors);
+    Some(Endpoint { method: spec.method, client_path, upstream_path, servers, validation: validation.map(Arc::new) })
 }
 
 /// What a path matches, whatever its parameters are called.
@@ -571,6 +600,12 @@ mod tests {
             (json!({"upstream": {"tls": {"serverName": "a:443"}}}), "spec.upstream.tls.serverName"),
             (json!({"upstream": {"tls": {"caSecretRef": {"name": "a"}}}}), "spec.upstream.tls"),
             (json!({"upstream": {"retries": {"attempts": -1}}}), "spec.upstream.retries.attempts"),
+            (json!({"requestTransform": {"statusMap": {"500": 502}}}), "spec.requestTransform.statusMap"),
+            (json!({"responseTransform": {"body": {"remove": ["$"]}}}), "spec.responseTransform.body.remove[0]"),
+            (
+                endpoint(json!({"validation": {"rules": {"a": {"required": true, "type": "string", "pattern": "("}}}})),
+                "spec.endpoints[0].validation.rules[a].pattern",
+            ),
             (
                 json!({"upstream": {"circuitBreaker": {"enabled": true, "threshold": 0}}}),
                 "spec.upstream.circuitBreaker.threshold",
@@ -584,7 +619,7 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
-        for changes in [json!({"requestTransform": {}}), json!({"envelope": true})] {
+        for changes in [json!({"soap": {}}), json!({"graphql": {}})] {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
             assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
         }
@@ -612,6 +647,13 @@ mod tests {
     }
 
     #[test]
+    fn rules_that_are_switched_off_are_not_looked_at() {
+        let rules = json!({"enabled": false, "rules": {"": {"required": true, "type": "string"}}});
+        let api = parse(&spec(json!({"endpoints": [{"method": "POST", "uri": "/a", "validation": rules}]}))).unwrap();
+        assert_eq!(api.endpoints[0].validation, None);
+    }
+
+    #[test]
     fn credentials_on_the_allow_list_stay_off_it() {
         let api = parse(&spec(json!({"headers": {"allowed": ["X-Ok", "Authorization", "x-ok", "Host"]}}))).unwrap();
         assert_eq!(api.headers.allowed, [HeaderName::from_static("x-ok")]);
@@ -619,7 +661,7 @@ mod tests {
 
     #[test]
     fn all_problems_are_reported_at_once() {
-        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "envelope": true}))).unwrap_err();
+        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "graphql": {}}))).unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
     }
 }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn ids(rules: &Rules, facts: &Facts<'_>) -> Vec<String> {
-        rules.applying(facts).iter().map(|(rule, _)| rule.id.to_string()).collect()
+        rules.applying(facts).iter().map(|(rule, _)| rule.id.clone()).collect()
     }
 
     #[test]

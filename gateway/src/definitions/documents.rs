@@ -257,8 +257,7 @@ fn object(
         });
     }
     // Members that this version does not act on; existing databases are full of them.
-    (spec.soap, spec.graphql, spec.grpc, spec.request_transform, spec.response_transform) =
-        (None, None, None, None, None);
+    (spec.soap, spec.graphql, spec.grpc) = (None, None, None);
     // The stored type is a label, and endpoints may have servers of their own.
     if spec.servers.is_none() {
         spec.protocol = Protocol::REST;
@@ -275,6 +274,22 @@ fn object(
         ..ObjectMeta::default()
     };
     Ok(Arc::new(DoormanApi { metadata, spec, status: None }))
+}
+
+/// Whether changes that are to be stored can be applied.
+///
+/// # Errors
+/// The first problem, with the member it is in.
+pub fn check_transforms(api: &Document) -> Result<(), String> {
+    fields::check_transforms(&plain_document(api))
+}
+
+/// Whether rules that are to be stored can be applied, enabled or not.
+///
+/// # Errors
+/// The first problem, with the member it is in.
+pub fn check_validation(validation: &Document) -> Result<(), String> {
+    fields::check_validation(&plain_document(validation))
 }
 
 fn text<'a>(document: &'a Document, member: &str) -> Option<&'a str> {
@@ -309,6 +324,60 @@ mod tests {
         assert_eq!(parsed.access.groups, Some(vec!["ALL".to_owned()]));
         let again = super::object(&api(), &[Arc::new(endpoint("GET", "/items"))], &[]).unwrap();
         assert_ne!(again.metadata.generation, object.metadata.generation);
+    }
+
+    #[test]
+    fn stored_changes_and_rules_act_as_those_of_a_manifest() {
+        let section =
+            doc! { "headers": { "add": { "X-N": 1 } }, "status_map": { "500": "502" }, "query": { "remove": ["q"] } };
+        let mut stored = api();
+        stored.insert(
+            "api_request_transform",
+            doc! { "request": section.clone(), "response": { "body": { "wrap": "no" } } },
+        );
+        stored.insert("api_response_transform", section);
+        stored.insert("api_response_envelope", true);
+        let rule = doc! { "required": true, "type": "object", "pattern": Bson::Null, "custom_validator": "x",
+        "nested_schema": { "id": { "required": true, "type": "array", "array_items": { "required": true, "type": "string" } } } };
+        let rules = doc! { "endpoint_id": "/items", "validation_enabled": true,
+        "validation_schema": { "validation_schema": { "user": rule } } };
+        let object = object(&stored, &[Arc::new(endpoint("POST", "/items"))], &[Arc::new(rules.clone())]).unwrap();
+        let parsed = doorman_crds::api::parse(&object.spec).unwrap();
+        assert!(parsed.envelope);
+        let request = parsed.request_transform.unwrap();
+        assert_eq!((request.headers.add.len(), request.query.remove.len(), request.body), (1, 1, None));
+        assert_eq!(parsed.response_transform.unwrap().statuses[0].1, 502);
+        let validation = parsed.endpoints[0].validation.as_ref().unwrap();
+        let (_, rule) = validation.rules().next().unwrap();
+        assert!(rule.members[0].1.items.as_ref().unwrap().required);
+        assert_eq!((check_transforms(&stored), check_validation(&rules)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn changes_and_rules_that_can_not_be_applied_are_named() {
+        for (member, section, wanted) in [
+            (
+                "api_request_transform",
+                doc! { "headers": { "add": { "Host": "x" } } },
+                "api_request_transform.headers.add[Host]: ",
+            ),
+            (
+                "api_request_transform",
+                doc! { "request": { "headers": { "remove": "x" } } },
+                "api_request_transform.headers.remove: ",
+            ),
+            ("api_response_transform", doc! { "status_map": { "x": 1 } }, "api_response_transform.status_map[x]: "),
+        ] {
+            let error = check_transforms(&doc! { member: section }).unwrap_err();
+            assert!(error.starts_with(wanted), "{error}");
+        }
+        for ignored in [doc! { "odd": 1 }, doc! { "request": { "status_map": { "x": 1 } } }, doc! { "response": 1 }] {
+            assert_eq!(check_transforms(&doc! { "api_request_transform": ignored }), Ok(()));
+        }
+        let inner = doc! { "required": true, "type": "string", "pattern": "(" };
+        let rules = doc! { "a": { "required": true, "type": "array", "array_items": inner } };
+        let error = check_validation(&doc! { "validation_schema": { "validation_schema": rules } }).unwrap_err();
+        assert!(error.starts_with("validation_schema.rules[a].array_items.pattern: "), "{error}");
     }
 
     #[test]

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use doorman_crds::DoormanApiSpec;
 use doorman_crds::api::{
-    AccessSpec, CreditsSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, RetriesSpec, RuleSpec, SoapVersion,
-    TimeoutsSpec, TransformSpec, ValidationSpec,
+    AccessSpec, CreditsSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, RequestTransform, ResponseTransform,
+    RetriesSpec, RuleSpec, SoapVersion, TimeoutsSpec, TransformSpec, Validation, ValidationSpec,
 };
+use doorman_crds::{DoormanApiSpec, FieldError};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
@@ -86,6 +86,8 @@ const TEXTS: &str = "a list of texts";
 const FLAG: &str = "true or false";
 const NUMBER: &str = "a number";
 const OBJECT: &str = "an object";
+const CHANGES: &str = "changes to headers, query, body or status";
+const NO_CHANGE: &str = "it holds what is no change to headers, query, body or status";
 const CRUD: &str = "CRUD APIs are kept in documents only";
 const NO_EFFECT: &str = "it has no effect";
 
@@ -121,6 +123,7 @@ const FIELDS: &[(&str, Place)] = &[
     ("api_trust_x_forwarded_for", Place::MaybeFlag(|spec| &mut ip(spec).trust_forwarded_for)),
     ("api_request_transform", Place::Transform(|spec| &mut spec.request_transform, "request")),
     ("api_response_transform", Place::Transform(|spec| &mut spec.response_transform, "response")),
+    ("api_response_envelope", Place::Flag(|spec| &mut spec.envelope, false)),
     ("api_openapi_url", Place::Text(|spec| &mut spec.openapi_url)),
     ("api_openapi_auto_discover", Place::Nowhere(|| false.into(), NO_EFFECT)),
     ("api_wsdl_url", Place::Text(|spec| &mut spec.soap.get_or_insert_default().wsdl_url)),
@@ -317,8 +320,10 @@ impl Place {
             }
             Self::Transform(lens, section) => {
                 let given = given.as_object().ok_or_else(|| kind(OBJECT))?;
-                let given = if given.is_empty() { None } else { Some(set_transform(member, given, section)?) };
-                *lens(spec) = given;
+                let own = transform_spec(given, section);
+                *lens(spec) = own.clone().map(serde_json::from_value).transpose().map_err(|_| kind(CHANGES))?;
+                let is_held = given.is_empty() || own.as_ref().is_some_and(|own| holds(own, given, section));
+                return is_held.then_some(()).ok_or_else(|| Misfit::no_place(member, NO_CHANGE));
             }
             Self::Own(_, set) => return set(spec, given),
             Self::Nowhere(value, reason) => {
@@ -351,18 +356,94 @@ fn transform(spec: &TransformSpec) -> Value {
     shown
 }
 
-/// A transform as it is, or within its section beside that of the other direction.
-fn set_transform(member: &str, given: &Members, section: &str) -> Result<TransformSpec, Misfit> {
-    let is_sectioned = given.contains_key("request") || given.contains_key("response");
-    let own = if is_sectioned { given.get(section).and_then(Value::as_object) } else { Some(given) };
-    let mut own = own.cloned().unwrap_or_default();
-    own.retain(|_, value| !value.is_null());
-    let wanted = Value::Object(own.clone());
-    if let Some(map) = own.remove(STATUS_MAP.0) {
-        own.insert(STATUS_MAP.1.to_owned(), map);
+const SECTIONS: [&str; 2] = ["request", "response"];
+
+/// The part of stored changes that is about requests, or answers: under the name of the section, or all of it where
+/// there is neither name.
+fn own_section(given: &Members, section: &str) -> Option<Members> {
+    let is_sectioned = SECTIONS.iter().any(|name| given.contains_key(*name));
+    let own = if is_sectioned { given.get(section)?.as_object()? } else { given };
+    Some(own.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
+/// That part in the words of the spec. What acts on the other kind of message is left out, as is what no one knows.
+fn transform_spec(given: &Members, section: &str) -> Option<Value> {
+    let mut own = own_section(given, section)?;
+    for changes in ["headers", "query"] {
+        let added = own.get_mut(changes).and_then(|changes| changes.get_mut("add")?.as_object_mut());
+        for value in added.into_iter().flat_map(|added| added.values_mut()) {
+            if value.is_number() || value.is_boolean() {
+                *value = value.to_string().into();
+            }
+        }
     }
-    let spec = serde_json::from_value(own.into()).ok().filter(|spec| transform(spec) == wanted);
-    spec.ok_or_else(|| Misfit::no_place(member, "it holds what is no change to headers, query, body or status"))
+    let mut statuses = own.remove(STATUS_MAP.0);
+    for status in statuses.iter_mut().filter_map(Value::as_object_mut).flat_map(|map| map.values_mut()) {
+        if let Some(number) = status.as_str().and_then(|text| text.trim().parse::<i32>().ok()) {
+            *status = number.into();
+        }
+    }
+    let is_request = section == SECTIONS[0];
+    let members = [
+        ("headers", own.remove("headers")),
+        ("query", own.remove("query").filter(|_| is_request)),
+        ("body", own.remove("body")),
+        (STATUS_MAP.1, statuses.filter(|_| !is_request)),
+    ];
+    let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let members: Members = members.collect();
+    (!members.is_empty()).then_some(Value::Object(members))
+}
+
+/// Would clients read back what they gave?
+fn holds(own: &Value, given: &Members, section: &str) -> bool {
+    let spec = serde_json::from_value::<TransformSpec>(own.clone());
+    spec.is_ok_and(|spec| Some(transform(&spec)) == own_section(given, section).map(Value::Object))
+}
+
+/// Whether changes can be applied.
+///
+/// # Errors
+/// The first problem, with the member it is in.
+pub fn check_transforms(api: &Members) -> Result<(), String> {
+    let fields = ["api_request_transform", "api_response_transform"];
+    for (field, section) in fields.into_iter().zip(SECTIONS) {
+        let given = api.get(field).and_then(Value::as_object);
+        let Some(spec) = given.and_then(|given| transform_spec(given, section)) else { continue };
+        let spec: TransformSpec = readable(field, &spec)?;
+        let parsed = if section == SECTIONS[0] {
+            RequestTransform::parse(field, &spec).map(drop)
+        } else {
+            ResponseTransform::parse(field, &spec).map(drop)
+        };
+        parsed.map_err(first)?;
+    }
+    Ok(())
+}
+
+/// Whether rules can be applied, enabled or not.
+///
+/// # Errors
+/// The first problem, with the member it is in.
+pub fn check_validation(validation: &Members) -> Result<(), String> {
+    const FIELD: &str = "validation_schema";
+    let Some(rules) = rules_of(validation, &mut Vec::new()) else { return Ok(()) };
+    let spec: ValidationSpec = readable(FIELD, &json!({ "rules": rules }))?;
+    Validation::parse(FIELD, &spec).map(drop).map_err(first)
+}
+
+fn readable<T: serde::de::DeserializeOwned>(field: &str, spec: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(spec).map_err(|error| in_stored_words(&format!("{field}.{error}")))
+}
+
+fn first(errors: Vec<FieldError>) -> String {
+    in_stored_words(&errors.first().map_or_else(|| "can't be applied".to_owned(), ToString::to_string))
+}
+
+/// Members that are spelled in one way in objects and in another in documents.
+fn in_stored_words(message: &str) -> String {
+    let words = [("statusMap", "status_map"), ("nestedSchema", "nested_schema"), ("arrayItems", "array_items")];
+    words.iter().fold(message.to_owned(), |message, (ours, stored)| message.replace(ours, stored))
 }
 
 /// An API of this name and version as a body without further members makes it: nobody may call it.
@@ -513,21 +594,35 @@ pub fn validation(id: &str, spec: &ValidationSpec) -> Members {
     ])
 }
 
-/// What an endpoint demands, of a whole document; rules are wrapped once, or not at all in older databases.
+/// What an endpoint demands, of a whole document.
 pub fn validation_spec(document: &Members) -> (Option<ValidationSpec>, Vec<Misfit>) {
     let mut misfits = Vec::new();
-    let Some(schema) = document.get("validation_schema").and_then(Value::as_object) else { return (None, misfits) };
-    let rules = schema.get("validation_schema").and_then(Value::as_object).unwrap_or(schema);
-    let read = rules.iter().filter_map(|(path, rule)| {
-        let rule = serde_json::from_value::<RuleSpec>(rule_spec(path, rule.as_object()?, &mut misfits).into());
+    let Some(rules) = rules_of(document, &mut misfits) else { return (None, misfits) };
+    let read = rules.into_iter().filter_map(|(path, rule)| {
+        let rule = serde_json::from_value::<RuleSpec>(rule);
         if rule.is_err() {
-            misfits.push(Misfit::kind(path, "a rule"));
+            misfits.push(Misfit::kind(&path, "a rule"));
         }
-        Some((path.clone(), rule.ok()?))
+        Some((path, rule.ok()?))
     });
     let rules: BTreeMap<_, _> = read.collect();
     let enabled = document.get("validation_enabled").and_then(Value::as_bool).filter(|enabled| !enabled);
     (Some(ValidationSpec { enabled, rules }), misfits)
+}
+
+/// The rules in the words of the spec; they are wrapped once, or not at all in older databases.
+fn rules_of(document: &Members, misfits: &mut Vec<Misfit>) -> Option<Members> {
+    let schema = document.get("validation_schema")?.as_object()?;
+    let rules = schema.get("validation_schema").and_then(Value::as_object).unwrap_or(schema);
+    Some(rules.iter().map(|(path, rule)| (path.clone(), any_rule(path, rule, misfits))).collect())
+}
+
+/// What is no rule stays as it is, for the parser to name.
+fn any_rule(path: &str, rule: &Value, misfits: &mut Vec<Misfit>) -> Value {
+    match rule {
+        Value::Object(rule) => rule_spec(path, rule, misfits).into(),
+        other => other.clone(),
+    }
 }
 
 /// Members that a rule has there and here alike.
@@ -543,14 +638,17 @@ fn rule_spec(path: &str, rule: &Members, misfits: &mut Vec<Misfit>) -> Members {
     if given("custom_validator").is_some() {
         misfits.push(Misfit::no_place(&format!("{path}.custom_validator"), "no such check exists"));
     }
-    if let Some(nested) = given("nested_schema").and_then(Value::as_object) {
-        let within = |(name, rule): (&String, &Value)| {
-            Some((name.clone(), rule_spec(&format!("{path}.{name}"), rule.as_object()?, misfits).into()))
-        };
-        spec.insert("nestedSchema".to_owned(), nested.iter().filter_map(within).collect::<Members>().into());
+    match given("nested_schema") {
+        Some(Value::Object(nested)) => {
+            let within =
+                |(name, rule): (&String, &Value)| (name.clone(), any_rule(&format!("{path}.{name}"), rule, misfits));
+            spec.insert("nestedSchema".to_owned(), nested.iter().map(within).collect::<Members>().into());
+        }
+        Some(other) => drop(spec.insert("nestedSchema".to_owned(), other.clone())),
+        None => {}
     }
-    if let Some(item) = given("array_items").and_then(Value::as_object) {
-        spec.insert("arrayItems".to_owned(), rule_spec(&format!("{path}[]"), item, misfits).into());
+    if let Some(item) = given("array_items") {
+        spec.insert("arrayItems".to_owned(), any_rule(&format!("{path}[]"), item, misfits));
     }
     spec
 }
@@ -644,7 +742,7 @@ mod tests {
                 (_, Place::Seconds(_)) => {
                     (1..3_600_000_u32).prop_map(|millis| (f64::from(millis) / 1000.0).into()).boxed()
                 }
-                (_, Place::Transform(..)) => transforms().boxed(),
+                (_, Place::Transform(_, section)) => transforms(section).boxed(),
                 (_, Place::Nowhere(value, _)) => Just(value()).boxed(),
                 ("api_type", _) => {
                     prop::sample::select(vec!["REST", "SOAP", "GRAPHQL", "GRPC"]).prop_map(Value::from).boxed()
@@ -664,9 +762,12 @@ mod tests {
         all.prop_map(|members| members.into_iter().flatten().collect())
     }
 
-    fn transforms() -> impl Strategy<Value = Value> {
-        (texts(), of(text()), 200..600_i32).prop_map(|(remove, wrap, status)| {
-            let mut transform = json!({ "headers": { "remove": remove }, "status_map": { "500": status } });
+    fn transforms(section: &'static str) -> impl Strategy<Value = Value> {
+        (texts(), of(text()), 200..600_i32).prop_map(move |(remove, wrap, status)| {
+            let mut transform = json!({ "headers": { "remove": remove } });
+            if section == "response" {
+                transform["status_map"] = json!({ "500": status });
+            }
             if let Some(wrap) = wrap {
                 transform["body"] = json!({ "wrap": wrap, "set": { "$.a": [1, null, "x"] } });
             }
@@ -696,7 +797,6 @@ mod tests {
         #[test]
         fn what_only_manifests_can_say_stays(document in document()) {
             let mut spec = blank("orders", "v1");
-            spec.envelope = Some(true);
             let upstream = json!({ "tls": { "serverName": "a" }, "circuitBreaker": { "enabled": false } });
             spec.upstream = serde_json::from_value(upstream).unwrap();
             let soap = json!({ "wsSecurity": { "credentialsSecretRef": { "name": "s" } } });
@@ -709,7 +809,7 @@ mod tests {
             };
             prop_assert_eq!(upstream(&spec), upstream(&before));
             prop_assert_eq!(spec.soap.unwrap().ws_security, before.soap.unwrap().ws_security);
-            prop_assert_eq!((spec.grpc.unwrap().reflection, spec.envelope), (Some(true), Some(true)));
+            prop_assert_eq!(spec.grpc.unwrap().reflection, Some(true));
         }
     }
 
@@ -721,7 +821,11 @@ mod tests {
             ("api_allowed_retry_count", json!(-1), json!(0)),
             ("api_ip_mode", json!("blacklist"), json!("allow_all")),
             ("api_soap_version", json!("2"), Value::Null),
-            ("api_response_transform", json!({ "headers": { "add": { "n": 1 } } }), Value::Null),
+            (
+                "api_response_transform",
+                json!({ "headers": { "add": { "n": 1 } } }),
+                json!({ "headers": { "add": { "n": "1" } } }),
+            ),
         ] {
             let mut spec = blank("orders", "v1");
             let misfits = set(&mut spec, &Members::from_iter([(member.to_owned(), value)]));

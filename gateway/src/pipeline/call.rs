@@ -1,9 +1,9 @@
 //! The call stage: which server, how often, and what the client is told when there is no answer (reference: gateway
 //! behaviour 9 and 10).
 //!
-//! A call that may be repeated is read whole before it is sent; all others stream. A server that keeps failing is left
-//! alone by its breaker, and the next one in turn is called. Repeats are bounded by a budget, so that retries never
-//! multiply the load on an upstream that is down.
+//! A call that may be repeated, is validated or changed is read whole before it is sent; all others stream. A server
+//! that keeps failing is left alone by its breaker, and the next one in turn is called. Repeats are bounded by a
+//! budget, so that retries never multiply the load on an upstream that is down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,7 +15,8 @@ use http::{HeaderName, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::{Body, Gateway, Observed};
+use super::validate::{self, Reading};
+use super::{Body, Gateway, Observed, transform};
 use crate::accounting::{ChargeError, Charged};
 use crate::problem::Problem;
 use crate::protocols::rest;
@@ -92,6 +93,14 @@ impl Upload {
         }
     }
 
+    /// All of it, where it was read.
+    fn whole(&mut self) -> Option<&mut Bytes> {
+        match self {
+            Self::Again(bytes) => Some(bytes),
+            Self::Nothing | Self::Once(..) => None,
+        }
+    }
+
     fn progress(&self) -> Option<&Arc<Progress>> {
         match self {
             Self::Once(_, progress) => Some(progress),
@@ -111,14 +120,19 @@ impl Gateway {
         let api = call.api;
         let (timeouts, rules) = (self.timeouts(api), self.breaker_rules(api));
         let carries_body = rest::takes_body(&call.parts.method) && !http_body::Body::is_end_stream(&body);
+        let reading = validate::reading(&call, carries_body)?;
         let mut upload = if !carries_body {
             Upload::Nothing
-        } else if api.api.retries > 0 {
+        } else if api.api.retries > 0 || reading != Reading::Unread {
             Upload::Again(whole(body, call.limit, timeouts.write).await?)
         } else {
             let (body, progress) = RequestBody::stream(body, call.limit);
             Upload::Once(Some(body), progress)
         };
+        validate::validate(&call, reading, upload.whole().as_deref())?;
+        if let Some(body) = upload.whole() {
+            transform::request_body(&call, reading, body);
+        }
         let routed = self.routed(call.parts).await;
         let (server, mut leave) = choose(&call, routed.as_deref(), rules)?;
         // After everything that may refuse the call.
@@ -161,7 +175,7 @@ impl Gateway {
             }
             let progress = upload.progress();
             return match answer {
-                Ok(answer) => rest::client_response(call.parts, answer, api, call.arrived, sent),
+                Ok(answer) => transform::respond(&call, answer, sent).await,
                 Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => {
                     Err(Problem::too_large(call.limit))
                 }
@@ -235,7 +249,7 @@ impl Gateway {
 }
 
 /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
-fn upstream_failed(api: &CompiledApi, error: &UpstreamError) -> Problem {
+pub(super) fn upstream_failed(api: &CompiledApi, error: &UpstreamError) -> Problem {
     tracing::warn!(api = &*api.label, %error, "upstream call failed");
     if matches!(error, UpstreamError::Timeout(_)) {
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")

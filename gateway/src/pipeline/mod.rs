@@ -1,8 +1,8 @@
 //! A request's way through the gateway, in order, on one screen.
 //!
 //! parse -> identify -> find -> admit (address, subscription, group, role) -> account (tier, rules, rate, throttle,
-//! bandwidth) -> call (charge, upstream) -> respond. Each stage either passes the request on or ends it with a
-//! [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer carries and observes the outcome.
+//! bandwidth) -> validate -> transform -> charge -> call -> transform -> respond. Each stage either passes the request on or
+//! ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer carries and observes the outcome.
 //!
 //! A request that is not let in is accounted for all the same: a tier counts every request of its user, and its refusal
 //! comes before every other (reference: gateway behaviour 2 and 7.4).
@@ -42,6 +42,8 @@ mod cors;
 mod patience;
 mod respond;
 mod scrape;
+mod transform;
+mod validate;
 
 pub use body::Body;
 use call::Call;
@@ -121,7 +123,8 @@ impl Gateway {
                 let outcome = self.route(arrival, body, &mut observed).await;
                 outcome.unwrap_or_else(|problem| {
                     Self::audit(&problem, arrival, &observed);
-                    respond::problem(&problem, Envelope::Loose)
+                    let is_wrapped = observed.api.as_ref().is_some_and(|api| api.api.envelope);
+                    respond::problem(&problem, if is_wrapped { Envelope::Strict } else { Envelope::Loose })
                 })
             }
             // Always tells the status in the body (reference: platform API 1.7).

@@ -17,11 +17,11 @@ use super::{
         Adoption, Place, adopt as adopt_object, must_fit, not_written, release as release_object, until_served,
     },
     known::{self, Known, called},
-    request::{Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent},
+    request::{Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent, invalid_as},
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::{
-    definitions::fields,
+    definitions::{documents::check_transforms, fields},
     identity::Denied,
     problem::Problem,
     store::{Collection, StoreError, plain_document},
@@ -102,8 +102,13 @@ struct Fields {
     api_ip_whitelist: Option<Vec<AnyText>>,
     api_ip_blacklist: Option<Vec<AnyText>>,
     api_trust_x_forwarded_for: Option<Flag>,
+    /// `headers`, `query` (`remove`, `rename`, `add`) and `body` (`wrap`, `remove`, `rename`, `set`), under `request` or
+    /// not.
     api_request_transform: Option<Map<String, Value>>,
+    /// `headers`, `body` and `status_map`, under `response` or not.
     api_response_transform: Option<Map<String, Value>>,
+    /// Wraps JSON answers as `{"status_code": .., "response": ..}`; absent: they pass as they are.
+    api_response_envelope: Option<Flag>,
     api_openapi_url: Option<AnyText>,
     api_openapi_auto_discover: Option<Flag>,
     api_wsdl_url: Option<AnyText>,
@@ -171,6 +176,7 @@ fn defaults() -> Document {
         "api_graphql_subscriptions": false,
         "api_grpc_web_enabled": false,
         "api_is_crud": false,
+        "api_response_envelope": false,
     });
     defaults
 }
@@ -235,6 +241,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     if is(new.fields.api_public) && is(new.fields.api_credits_enabled) {
         return Err(charged_to_nobody());
     }
+    check_transforms(&given(&new)).map_err(invalid_as)?;
     let exists = || Answer::message("API already exists");
     let key = ApiKey { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
     let place = known::place(&platform, &key)?;
@@ -323,6 +330,7 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     }
     let updated = || Answer::message("API updated successfully");
     let (members, no_data) = (given(&update), || refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
+    check_transforms(&members).map_err(invalid_as)?;
     if let Place::Cluster(writer, object) = place {
         let members = plain_document(&members);
         let change = |spec: &mut DoormanApiSpec| {

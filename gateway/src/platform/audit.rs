@@ -269,7 +269,11 @@ mod tests {
     use super::*;
 
     /// Calls that neither change anything nor take much out.
-    const HARMLESS: [(&str, &str); 2] = [("POST", "/platform/tools/cors/check"), ("POST", "/platform/tiers/compare")];
+    const HARMLESS: [(&str, &str); 3] = [
+        ("POST", "/platform/tools/cors/check"),
+        ("POST", "/platform/tiers/compare"),
+        ("POST", "/platform/quota/usage/export"),
+    ];
 
     #[test]
     fn whatever_changes_something_is_in_the_trail() {

@@ -196,6 +196,7 @@ async fn history(caller: Caller) -> Response {
 #[into_params(parameter_in = Query)]
 struct ExportQuery {
     /// `json` (default) or `csv`.
+    #[param(inline)]
     format: Option<Format>,
 }
 
@@ -230,11 +231,12 @@ async fn export(
             json!({ "format": "json", "data": data })
         }
         Format::Csv => {
-            let mut text = "Type,Current Usage,Limit,Remaining,Percentage Used,Reset At\n".to_owned();
-            for Quota { quota_type, current_usage, limit, remaining, percentage_used, reset_at, .. } in &quotas {
-                let name = quota_type.name();
-                text.push_str(&format!("{name},{current_usage},{limit},{remaining},{percentage_used},{reset_at}\n"));
-            }
+            let row = |quota: &Quota| {
+                let Quota { quota_type, current_usage, limit, remaining, percentage_used, reset_at, .. } = quota;
+                format!("{},{current_usage},{limit},{remaining},{percentage_used},{reset_at}\n", quota_type.name())
+            };
+            let rows: String = quotas.iter().map(row).collect();
+            let text = format!("Type,Current Usage,Limit,Remaining,Percentage Used,Reset At\n{rows}");
             json!({ "format": "csv", "data": text })
         }
     };

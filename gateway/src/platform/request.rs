@@ -162,6 +162,13 @@ pub(super) fn invalid() -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "VAL001", "Validation Error")
 }
 
+/// The same for a member whose value can't be applied, told which and why.
+pub(super) fn invalid_as(why: String) -> Problem {
+    // A name in it may be of any length.
+    let message: String = format!("Validation Error: {why}").chars().take(255).collect();
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "VAL001", message)
+}
+
 /// The same, with what is wrong in the log.
 fn invalid_because(error: &dyn std::fmt::Display) -> Problem {
     tracing::debug!(%error, "a body or query has the wrong form");

@@ -16,11 +16,12 @@ use super::{
     answer::{Answer, Message, Refusal, bad},
     definitions::{Place, must_fit, read_only},
     known::{self, Located, is_at},
-    request::{At, Caller, Sent, invalid},
+    request::{At, Caller, Sent, invalid, invalid_as},
     wire::{AnyText, Flag},
 };
 use crate::{
     definitions::{
+        documents::check_validation,
         fields,
         writer::{Writer, Writing},
     },
@@ -30,8 +31,6 @@ use crate::{
 const NO_CREATE: (&str, &str) = ("END013", "You do not have permission to create endpoint validations");
 const NO_UPDATE: (&str, &str) = ("END014", "You do not have permission to update endpoint validations");
 const NO_DELETE: (&str, &str) = ("END015", "You do not have permission to delete endpoint validations");
-/// Rules within rules, at the most.
-const DEPTH: usize = 32;
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default()
@@ -89,20 +88,6 @@ struct Rule {
     array_items: Option<Box<Rule>>,
 }
 
-impl Rule {
-    fn depth(&self) -> usize {
-        let nested = self.nested_schema.iter().flat_map(BTreeMap::values).map(Self::depth).max();
-        1 + nested.unwrap_or(0).max(self.array_items.as_ref().map_or(0, |item| item.depth()))
-    }
-
-    /// Can the pattern be searched for?
-    fn is_usable(&self) -> bool {
-        self.pattern.as_ref().is_none_or(|pattern| regex::Regex::new(&pattern.0).is_ok())
-            && self.nested_schema.iter().flat_map(BTreeMap::values).all(Self::is_usable)
-            && self.array_items.as_ref().is_none_or(|item| item.is_usable())
-    }
-}
-
 /// Which endpoint.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -117,11 +102,9 @@ fn unknown() -> Refusal {
 
 /// The schema to store; refused when it can't be applied.
 fn stored(schema: &Schema) -> Result<Document, Refusal> {
-    let rules = || schema.validation_schema.values();
-    if rules().any(|rule| rule.depth() > DEPTH || !rule.is_usable()) {
-        return Err(invalid().into());
-    }
-    mongodb::bson::serialize_to_document(schema).map_err(|_| invalid().into())
+    let document = mongodb::bson::serialize_to_document(schema).map_err(|_| invalid())?;
+    check_validation(&doc! { "validation_schema": document.clone() }).map_err(invalid_as)?;
+    Ok(document)
 }
 
 /// Where what an endpoint demands is written; an endpoint that nobody knows is looked for among the stored.

@@ -16,8 +16,10 @@ use smallvec::SmallVec;
 
 use crate::accounting::UpstreamKey;
 use crate::pipeline::Body;
-use crate::problem::Problem;
+use crate::problem::{Problem, X_BODY_LENGTH};
+use crate::request::media::{Media, media};
 use crate::snapshot::{CompiledApi, Match, Server};
+use crate::transform::{change_headers, change_query};
 use crate::upstream::{RequestBody, ResponseBody};
 
 /// Header with the id of a request, towards upstream and client.
@@ -26,7 +28,6 @@ const X_USER_EMAIL: HeaderName = HeaderName::from_static("x-user-email");
 const X_DOORMAN_USER: HeaderName = HeaderName::from_static("x-doorman-user");
 const X_GATEWAY_TIME: HeaderName = HeaderName::from_static("x-gateway-time");
 const X_BACKEND_TIME: HeaderName = HeaderName::from_static("x-backend-time");
-const X_BODY_LENGTH: HeaderName = HeaderName::from_static("x-body-length");
 const SOAP_ACTION: HeaderName = HeaderName::from_static("soapaction");
 
 /// Client headers that pass without being listed (reference: gateway behaviour 10.1).
@@ -76,7 +77,13 @@ pub fn upstream_request(
     let mut target = String::with_capacity(server.base_path.len() + parts.uri.path().len() + 64);
     target.push_str(&server.base_path);
     endpoint.write_path(segments, &mut target);
-    let queries = [server.query.as_deref(), parts.uri.query().filter(|query| !query.is_empty())];
+    let transform = api.api.request_transform.as_ref();
+    let query = parts.uri.query().unwrap_or_default();
+    let query = match transform.map(|transform| &transform.query).filter(|edits| !edits.is_empty()) {
+        Some(edits) => Cow::Owned(change_query(edits, query)),
+        None => Cow::Borrowed(query),
+    };
+    let queries = [server.query.as_deref(), Some(&*query).filter(|query| !query.is_empty())];
     for (query, separator) in queries.into_iter().flatten().zip(['?', '&']) {
         target.push(separator);
         target.push_str(query);
@@ -91,9 +98,16 @@ pub fn upstream_request(
         if of_connection.iter().any(|other| name.as_str().eq_ignore_ascii_case(other)) {
             continue;
         }
+        // What is compressed can't be changed.
+        if *name == ACCEPT_ENCODING && api.api.changes_answer_bodies() {
+            continue;
+        }
         for value in parts.headers.get_all(name) {
             headers.append(name, value.clone());
         }
+    }
+    if let Some(transform) = transform {
+        change_headers(&transform.headers, &mut headers);
     }
     if let Some(value) = api.api.headers.authorization_from.as_ref().and_then(|name| parts.headers.get(name))
         && !value.is_empty()
@@ -137,8 +151,13 @@ pub fn client_response(
     arrived: Instant,
     sent: Instant,
 ) -> Result<Response<Body>, Problem> {
-    let (parts, body) = answer.into_parts();
-    if parts.status == StatusCode::NOT_FOUND {
+    let (mut parts, body) = answer.into_parts();
+    let transform = api.api.response_transform.as_ref();
+    let statuses = transform.map_or(&[][..], |transform| &transform.statuses);
+    let other = statuses.iter().find(|(from, _)| *from == parts.status && media(&parts.headers) == Some(Media::Json));
+    if let Some((_, other)) = other {
+        parts.status = *other;
+    } else if parts.status == StatusCode::NOT_FOUND {
         return Err(Problem::new(StatusCode::NOT_FOUND, "GTW005", "Endpoint does not exist in backend service"));
     }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -153,6 +172,9 @@ pub fn client_response(
         for value in parts.headers.get_all(name) {
             headers.append(name, value.clone());
         }
+    }
+    if let Some(transform) = transform {
+        change_headers(&transform.headers, &mut headers);
     }
     if request.method == http::Method::HEAD
         && let Some(length) = parts.headers.get(CONTENT_LENGTH)

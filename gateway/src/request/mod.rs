@@ -12,6 +12,9 @@ use http::uri::Scheme;
 use http::{HeaderMap, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
+pub mod json;
+pub mod media;
+
 /// Largest sum of header name and value lengths, in bytes.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Most header fields of one request.

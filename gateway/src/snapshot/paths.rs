@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use doorman_crds::api::{Endpoint, Method, UpstreamAddress};
+use doorman_crds::api::{Endpoint, Method, UpstreamAddress, Validation};
 use doorman_crds::path::{PathTemplate, Segment};
 use smallvec::SmallVec;
 
@@ -32,6 +33,7 @@ pub struct Target {
     client_path: PathTemplate,
     /// Own servers; empty means the API's.
     pub servers: Servers,
+    validation: Option<Arc<Validation>>,
     path: UpstreamPath,
 }
 
@@ -64,6 +66,7 @@ impl Paths {
                 method: endpoint.method,
                 client_path: endpoint.client_path.clone(),
                 servers: servers(endpoint.servers.as_deref().unwrap_or_default()),
+                validation: endpoint.validation.clone(),
                 path: UpstreamPath::compile(&endpoint.client_path, &endpoint.upstream_path),
             });
             let mut node = &mut paths.root;
@@ -144,6 +147,11 @@ impl<'a> Match<'a> {
     /// Own servers; empty means the API's.
     pub fn servers(self) -> &'a Servers {
         &self.0.servers
+    }
+
+    /// What bodies must be like.
+    pub fn validation(self) -> Option<&'a Validation> {
+        self.0.validation.as_deref()
     }
 
     /// Appends the upstream's path for a call with these segments.

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::pool::Lease;
+use super::{Phase, UpstreamError};
 
 /// Boxed error of a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -190,7 +191,7 @@ impl Body for ResponseBody {
                 let wait = this.read_timeout;
                 let stall = this.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
                 ready!(stall.as_mut().poll(cx));
-                return Poll::Ready(Some(Err("the upstream fell silent".into())));
+                return Poll::Ready(Some(Err(UpstreamError::Timeout(Phase::Answer).into())));
             };
             this.stall = None;
             let Some(frame) = frame.transpose()? else {

@@ -79,6 +79,18 @@ impl UpstreamError {
             Self::ClientStalled | Self::Connection(_) => false,
         }
     }
+
+    /// Why the body of an answer broke off.
+    pub fn of_body(error: body::BodyError) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(own) => return *own,
+            Err(error) => error,
+        };
+        match error.downcast::<hyper::Error>() {
+            Ok(error) => Self::Connection(*error),
+            Err(error) => Self::Connect(error.to_string()),
+        }
+    }
 }
 
 /// What pools need to know of the settings.

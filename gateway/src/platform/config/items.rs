@@ -94,6 +94,7 @@ const API: &[(Kind, &[&str])] = &[
             "api_graphql_subscriptions",
             "api_grpc_web_enabled",
             "api_is_crud",
+            "api_response_envelope",
         ],
     ),
     (Kind::Whole, &["api_allowed_retry_count", "api_graphql_max_depth"]),

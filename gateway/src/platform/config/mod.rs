@@ -33,7 +33,7 @@ use super::{
     roles,
 };
 use crate::{
-    definitions::{Origin, Owner, fields::Members, writer::Writing},
+    definitions::{Origin, Owner, documents::check_transforms, fields::Members, writer::Writing},
     problem::Problem,
     store::{ADMIN, Change, Collection, Moment, Role, Store, StoreError, plain_document},
 };
@@ -484,7 +484,10 @@ impl Plan {
         let place = (collection, key);
         let stored = self.after.0.get(&place).cloned();
         match collection {
-            Collection::Apis => self.complete_api(&place.1, stored.as_ref(), &mut document)?,
+            Collection::Apis => {
+                check_transforms(&document).map_err(|problem| format!(".{problem}"))?;
+                self.complete_api(&place.1, stored.as_ref(), &mut document)?;
+            }
             Collection::Endpoints => {
                 let text = |member| document.get_str(member).unwrap_or_default();
                 let api = self.after.get(Collection::Apis, &[text("api_name"), text("api_version")]);

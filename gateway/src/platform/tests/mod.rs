@@ -35,6 +35,7 @@ mod governing;
 mod hostile_clients;
 mod hostile_tokens;
 mod matrix;
+mod quota;
 mod rate_limits;
 mod reload;
 mod roles_and_groups;
