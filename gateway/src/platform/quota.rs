@@ -144,7 +144,8 @@ fn info(held: &HeldTier) -> Value {
 
 /// The caller's tier, and how far its quotas are used up.
 #[utoipa::path(get, path = "/platform/quota/status", tag = "Quotas",
-    responses((status = 200, description = "Tier and quotas.", body = Value)), security(("token" = [])))]
+    responses((status = 200, description = "Tier and quotas.", body = Value),
+        (status = 404, description = "The caller has no tier.")), security(("token" = [])))]
 async fn status(State(platform): State<Platform>, caller: Caller) -> Result<Response, Refusal> {
     let held = held(&platform, &caller, NO_TIER).await?;
     let quotas = quotas(&platform, &caller).await?;
@@ -171,7 +172,9 @@ struct Which {
 
 /// How far one quota of the caller is used up.
 #[utoipa::path(get, path = "/platform/quota/status/{quota_type}", tag = "Quotas", params(Which),
-    responses((status = 200, description = "The quota.", body = Quota)), security(("token" = [])))]
+    responses((status = 200, description = "The quota.", body = Quota),
+        (status = 404, description = "The caller has no tier, or that has no such quota."),
+        (status = 400, description = "There is no such type.")), security(("token" = [])))]
 async fn read(State(platform): State<Platform>, At(which): At<Which>, caller: Caller) -> Result<Response, Refusal> {
     held(&platform, &caller, NO_LIMITS).await?;
     let Some(kind) = QuotaType::ALL.into_iter().find(|kind| kind.name() == which.quota_type) else {
@@ -210,7 +213,8 @@ enum Format {
 
 /// The caller's quotas, to keep.
 #[utoipa::path(post, path = "/platform/quota/usage/export", tag = "Quotas", params(ExportQuery),
-    responses((status = 200, description = "The format and the data.", body = Value)), security(("token" = [])))]
+    responses((status = 200, description = "The format and the data.", body = Value),
+        (status = 404, description = "The caller has no tier.")), security(("token" = [])))]
 async fn export(
     State(platform): State<Platform>,
     Asked(query): Asked<ExportQuery>,
@@ -245,7 +249,8 @@ async fn export(
 
 /// The caller's tier, and the others there are.
 #[utoipa::path(get, path = "/platform/quota/tier/info", tag = "Quotas",
-    responses((status = 200, description = "The tier and what to upgrade to.", body = Value)),
+    responses((status = 200, description = "The tier and what to upgrade to.", body = Value),
+        (status = 404, description = "The caller has no tier.")),
     security(("token" = [])))]
 async fn tier(State(platform): State<Platform>, caller: Caller) -> Result<Response, Refusal> {
     let held = held(&platform, &caller, NO_TIER).await?;
@@ -264,7 +269,8 @@ async fn tier(State(platform): State<Platform>, caller: Caller) -> Result<Respon
 
 /// What the caller's tier says of bursts.
 #[utoipa::path(get, path = "/platform/quota/burst/status", tag = "Quotas",
-    responses((status = 200, description = "The limits, and that nothing is used of them.", body = Value)),
+    responses((status = 200, description = "The limits, and that nothing is used of them.", body = Value),
+        (status = 404, description = "The caller has no tier.")),
     security(("token" = [])))]
 async fn bursts(State(platform): State<Platform>, caller: Caller) -> Result<Response, Refusal> {
     let held = held(&platform, &caller, NO_TIER).await?;
