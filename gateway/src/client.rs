@@ -52,6 +52,10 @@ impl ClientAddress {
 #[derive(Clone, Debug)]
 pub struct RequestId(pub http::HeaderValue);
 
+/// Who has signed in with a call of the platform API; in the answer's extensions.
+#[derive(Clone, Debug)]
+pub struct CallerName(pub std::sync::Arc<str>);
+
 /// How a request came to this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

@@ -12,6 +12,24 @@ use crate::telemetry::metrics::Metrics;
 
 /// Code, statuses, when, and what to do.
 const CODES: &[(&str, &str, &str, &str)] = &[
+    (
+        "ANALYTICS001",
+        "403",
+        "The caller lacks the permission `view_analytics`.",
+        "Give the caller's role the permission.",
+    ),
+    (
+        "ANALYTICS400",
+        "400",
+        "The time that is asked about ends before it starts.",
+        "Send `start_ts` no later than `end_ts`.",
+    ),
+    (
+        "ANALYTICS404",
+        "404",
+        "The API or the user has no calls in the time that is asked about.",
+        "Ask about another time.",
+    ),
     ("API003", "400", "There is no API of this name and version.", "See `GET /platform/api/all`."),
     ("API005", "400", "Name and version of an API can't be changed.", "Add another API."),
     ("API006", "400", "The body changes nothing.", "Name what to change."),
@@ -467,18 +485,21 @@ fn pages() -> [(&'static str, String); 3] {
         "`GET /metrics` of the admin port answers in OpenMetrics 1.0: counters end in `_total`, histograms have `_bucket`, `_sum` and\n`_count`. Calls marked as tests (`X-Is-Test`, `X-Doorman-Test`, `X-Test-Request`) are not counted.",
     );
     metrics.push_str("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
-    let counted = Metrics::default();
+    let pools = crate::upstream::Pools::new(crate::upstream::PoolOptions::local());
+    let _pool = pools.get(&"http://orders:80".parse().unwrap(), None);
+    let counted = Metrics::default().showing(pools);
+    let _api = counted.apis.of("orders/v1");
     counted.request(200, std::time::Duration::ZERO);
     counted.limited(&crate::accounting::Kind::Rate);
     let text = counted.render();
     for line in text.lines() {
         let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else { continue };
         let type_ = text.lines().find_map(|line| line.strip_prefix(&format!("# TYPE {name} "))).unwrap_or_default();
-        let labels = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.split_once('{')?.1.split_once('=').map(|(label, _)| label));
-        let labels = labels.filter(|label| *label != "le").map(|label| format!("`{label}`")).unwrap_or_default();
-        let _ = writeln!(metrics, "| `{name}` | {type_} | {labels} | {help} |");
+        let labels = text.lines().find_map(|line| line.strip_prefix(name)?.split_once('{')?.1.split_once('}'));
+        let labels = labels.map(|(labels, _)| labels).unwrap_or_default().split(',');
+        let labels = labels.filter_map(|label| label.split_once('=')).filter(|(label, _)| *label != "le");
+        let labels: Vec<String> = labels.map(|(label, _)| format!("`{label}`")).collect();
+        let _ = writeln!(metrics, "| `{name}` | {type_} | {} | {help} |", labels.join(", "));
     }
     [("errors.md", errors), ("routes.md", routes), ("metrics.md", metrics)]
 }
@@ -529,7 +550,7 @@ fn every_error_code_is_on_the_page() {
         let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
         ["IP_RATE_LIMIT", "API_AUTH", "RATE_LIMIT_EXCEEDED"].contains(word)
             || word.len() == letters.len() + 3
-                && (3..=5).contains(&letters.len())
+                && (3..=9).contains(&letters.len())
                 && letters.chars().all(|c| c.is_ascii_uppercase())
     };
     let used: BTreeSet<&str> = text.split('"').filter(is_code).collect();

@@ -70,13 +70,13 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         http2: settings.upstream.http2,
         allow_loopback: is_alone,
     });
-    let compiler = Compiler::new(pools.clone());
     let (port, admin_port) = (settings.server.port, settings.server.admin_port);
     let (drain, shutdown) = (settings.server.drain, settings.server.shutdown);
     let certificate =
         settings.server.tls_files().map(|files| Certificate::load(files.certificate, files.key)).transpose()?;
     let store = Arc::new(Store::open(&settings).await?);
-    let metrics = Metrics::with(store.fallbacks(), logs.dropped());
+    let metrics = Metrics::with(store.fallbacks(), logs.dropped()).showing(pools.clone());
+    let compiler = Compiler::new(pools.clone()).counting(Arc::clone(&metrics.apis));
     let mut health = store.health_changes();
     // In a cluster, the cluster holds the definitions.
     let stored = is_alone.then(|| Stored::new(store.clone()));
@@ -94,8 +94,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     tokio::spawn(reload::follow(settings.clone(), identity.store())?);
     let restart = Arc::new(Notify::new());
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
-    let latency_samples = settings.metrics.latency_samples.get() as usize;
-    let traffic = Arc::new(Traffic::open(logs.folder(), latency_samples));
+    let traffic = Arc::new(Traffic::open(logs.folder()));
     tokio::spawn(Arc::clone(&traffic).maintain());
     let platform = platform::router(Platform {
         telemetry: Telemetry {

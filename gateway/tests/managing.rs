@@ -221,6 +221,56 @@ async fn rules_of_bodies_act_with_the_next_call() -> Result<()> {
 }
 
 #[tokio::test]
+async fn calls_are_attributed_to_their_api_endpoint_and_user() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
+    for uri in ["/items/{id}", "/status/{code}"] {
+        stage.endpoint("GET", uri).await?;
+    }
+    let bea = stage.admin.user("bea", json!({})).await?;
+    for path in ["items/1", "items/2", "status/503", "nowhere"] {
+        bea.get(&format!("/api/rest/orders/v1/{path}")).await?;
+    }
+    stage.call("/api/rest/orders/v1/items/3").await?;
+    let synthetic = stage.admin.request("GET", "/api/rest/orders/v1/items/4").header("X-Is-Test", "1");
+    assert_eq!(synthetic.send().await?.status(), 200);
+
+    let read = async |path: &str| stage.does("GET", &format!("/platform/analytics/{path}"), Value::Null).await;
+    let overview = read("overview?range=1h").await?;
+    assert_eq!(overview["summary"]["total_requests"], 5, "{overview}");
+    assert_eq!(overview["top_apis"], json!([{ "api": "orders/v1", "count": 5 }]));
+    assert_eq!(overview["top_users"], json!([{ "user": "bea", "count": 4 }, { "user": "admin", "count": 1 }]));
+    assert_eq!(overview["status_distribution"], json!({ "200": 3, "404": 1, "503": 1 }));
+    let api = read("api/orders/v1").await?;
+    let used = |n: usize| {
+        (&api["endpoints"][n]["method"], &api["endpoints"][n]["endpoint_uri"], &api["endpoints"][n]["count"])
+    };
+    assert_eq!(used(0), (&json!("GET"), &json!("/orders/v1/items/{id}"), &json!(3)), "{api}");
+    assert_eq!(used(1), (&json!("GET"), &json!("/orders/v1/status/{code}"), &json!(1)), "{api}");
+    assert_eq!(read("user/bea").await?["summary"]["count"], 4);
+
+    let metrics =
+        async || -> Result<String> { Ok(reqwest::get(stage.gateway.admin_url("/metrics")).await?.text().await?) };
+    let before = metrics().await?;
+    let address = stage.upstream.address();
+    for line in [
+        r#"doorman_api_requests_total{api="orders/v1",code_class="2xx"} 3"#.to_owned(),
+        r#"doorman_api_requests_total{api="orders/v1",code_class="5xx"} 1"#.to_owned(),
+        format!(r#"doorman_upstream_breakers_open{{address="{address}"}} 0"#),
+        format!(r#"doorman_upstream_connections{{address="{address}",state="busy"}} 0"#),
+    ] {
+        assert!(before.lines().any(|own| own == line), "{line} is not in\n{before}");
+    }
+    stage.does("PUT", "/platform/api/orders/v1", json!({ "api_description": "changed" })).await?;
+    let changed = metrics().await?;
+    assert!(changed.contains(r#"{api="orders/v1",code_class="2xx"} 3"#), "counters outlive a change\n{changed}");
+    stage.does("DELETE", "/platform/api/orders/v1", Value::Null).await?;
+    let gone = metrics().await?;
+    assert!(!gone.contains(r#"api="orders/v1""#) && !gone.contains("address="), "{gone}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn changes_and_the_envelope_act_with_the_next_call() -> Result<()> {
     let stage = Stage::set().await?;
     let wrong = json!({ "api_request_transform": { "request": { "headers": { "add": { "Authorization": "x" } } } } });
@@ -246,6 +296,46 @@ async fn changes_and_the_envelope_act_with_the_next_call() -> Result<()> {
     );
     let read = stage.does("GET", "/platform/api/orders/v1", Value::Null).await?;
     assert_eq!(read["api_response_transform"], changes["api_response_transform"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_line_of_a_request_tells_who_called_and_what_took_the_time() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
+    stage.endpoint("GET", "/slow/{ms}").await?;
+    for (id, path) in [("call-1", "/api/rest/orders/v1/slow/60"), ("platform-1", "/platform/user/me")] {
+        assert_eq!(stage.admin.request("GET", path).header("X-Request-ID", id).send().await?.status(), 200, "{path}");
+    }
+    reqwest::Client::new()
+        .get(stage.gateway.url("/platform/user/me"))
+        .header("X-Request-ID", "nobody-1")
+        .send()
+        .await?;
+    for (id, user, api) in [
+        ("call-1", json!("admin"), json!("orders/v1")),
+        ("platform-1", json!("admin"), Value::Null),
+        ("nobody-1", Value::Null, Value::Null),
+    ] {
+        let logs = stage.does("GET", &format!("/platform/logging/logs?request_id={id}"), Value::Null).await?;
+        let line = logs["logs"].as_array().and_then(|logs| logs.iter().find(|line| line["endpoint"].is_string()));
+        assert_eq!(line.map(|line| (&line["user"], &line["api"])), Some((&user, &api)), "{logs}");
+    }
+    let file = stage.gateway.folder().join("logs/doorman.log");
+    let deadline = std::time::Instant::now() + doorman_tests::gateway::PATIENCE;
+    let line = loop {
+        let log = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some(line) = log.lines().find(|line| line.contains("call-1") && line.contains("Total time")) {
+            break line.to_owned();
+        }
+        anyhow::ensure!(std::time::Instant::now() < deadline, "not in the log:\n{log}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let part = |name: &str| -> Option<u64> {
+        line.split_once(name)?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    let (backend, gateway, total) = (part("backend_ms="), part("gateway_ms="), part("Total time: "));
+    assert!(backend >= Some(60) && gateway < backend && total >= backend, "{line}");
     Ok(())
 }
 

@@ -148,6 +148,7 @@ impl Gateway {
             let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, told, body)?;
             let sent = Instant::now();
             let answer = server.pool.send(request, &timeouts, upload.progress()).await;
+            *observed.upstream.get_or_insert_default() += sent.elapsed();
             is_sent |= answer.as_ref().err().is_none_or(|error| !error.is_before_sending());
             let has_failed = has_failed(&answer);
             judge(leave, &answer, has_failed, rules);

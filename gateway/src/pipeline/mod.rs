@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use doorman_crds::api::IpRules;
@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::accounting::{Accounts, Facts, Shown};
-use crate::client::{ClientAddress, RequestId, Scheme};
+use crate::client::{CallerName, ClientAddress, RequestId, Scheme};
 use crate::identity::{self, Denied, Identity, Principal};
 use crate::platform::SECURITY_SETTINGS;
 use crate::problem::{Envelope, Problem};
@@ -100,7 +100,11 @@ struct Observed {
     is_data_plane: bool,
     protocol: Protocol,
     api: Option<Arc<CompiledApi>>,
+    /// The endpoint that was found, as it is counted.
+    endpoint: Option<Arc<str>>,
     username: Option<Arc<str>>,
+    /// Time that attempts of the upstream took, each to the head of its answer; none when there was none.
+    upstream: Option<Duration>,
     /// Attempts of the upstream that took too long.
     timeouts: u32,
     /// Attempts after the first.
@@ -208,16 +212,16 @@ impl Gateway {
             ["api", "status" | "caches"] => {
                 observed.is_data_plane = false;
                 self.account_for_no_call(arrival, observed).await?;
-                Ok(self.platform(arrival, body).await)
+                Ok(self.platform(arrival, body, observed).await)
             }
             ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
-            ["platform", ..] => Ok(self.platform(arrival, body).await),
+            ["platform", ..] => Ok(self.platform(arrival, body, observed).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
     }
 
     /// The management API is a web application of its own; it never fails, it answers.
-    async fn platform(&self, arrival: Arrival<'_>, body: Incoming) -> Response<Body> {
+    async fn platform(&self, arrival: Arrival<'_>, body: Incoming, observed: &mut Observed) -> Response<Body> {
         let Arrival { parts, peer, client, id, .. } = arrival;
         let mut request = Request::new(axum::body::Body::new(body));
         request.method_mut().clone_from(&parts.method);
@@ -228,7 +232,10 @@ impl Gateway {
         request.extensions_mut().insert(peer.scheme);
         request.extensions_mut().insert(RequestId(id.clone()));
         match self.platform.clone().oneshot(request).await {
-            Ok(response) => response.map(Body::Platform),
+            Ok(mut response) => {
+                observed.username = response.extensions_mut().remove::<CallerName>().map(|CallerName(name)| name);
+                response.map(Body::Platform)
+            }
             Err(never) => match never {},
         }
     }
@@ -258,6 +265,7 @@ impl Gateway {
         let found = find(&self.snapshot.load(), name, version);
         observed.api = found.as_ref().ok().cloned();
         let endpoint = found.as_ref().ok().and_then(|api| api.paths.find(method, path));
+        observed.endpoint = endpoint.map(|endpoint| endpoint.label().clone());
         let let_in = match bounded(parts, limit) {
             Ok(()) => self.let_in(arrival, &found, endpoint, caller.as_ref()).await,
             Err(problem) => Err(problem),

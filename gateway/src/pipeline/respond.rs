@@ -1,6 +1,7 @@
 //! Answers of the gateway itself, and what every answer carries.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::REFERRER_POLICY;
@@ -111,6 +112,9 @@ impl Gateway {
         if observed.is_data_plane {
             if !is_synthetic {
                 self.metrics.request(status, elapsed);
+                if let Some(api) = &observed.api {
+                    api.counter.add(status, elapsed);
+                }
             }
             self.traffic.record(&Call {
                 status,
@@ -119,18 +123,22 @@ impl Gateway {
                 bytes_out: size(response.headers()) + response.body().size_hint().exact().unwrap_or_default(),
                 protocol: observed.protocol,
                 api,
+                endpoint: observed.endpoint.as_deref(),
                 user: username,
                 timeouts: observed.timeouts,
                 retries: observed.retries,
                 is_test: is_synthetic,
             });
         }
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         // The log viewer reads the columns of this line.
         tracing::info!(
             request_id = id.to_str().unwrap_or_default(),
             username,
             client_ip = %client.effective,
             api,
+            gateway_ms = observed.upstream.map(|upstream| millis(elapsed.saturating_sub(upstream))),
+            backend_ms = observed.upstream.map(millis),
             "Endpoint: {} {} | status_code: {status} | Total time: {}ms",
             parts.method,
             parts.uri.path(),

@@ -16,7 +16,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{ClientAddress, RequestId},
+    client::{CallerName, ClientAddress, RequestId},
     telemetry::audit::{Action, Event, Status},
 };
 
@@ -224,18 +224,37 @@ fn outcome(action: Action, status: StatusCode) -> Status {
     }
 }
 
-/// Answers a call and writes what became of it.
+/// Answers a call, writes what became of it, and tells with the answer who called.
 pub(super) async fn audited(route: MatchedPath, params: RawPathParams, mut request: Request, next: Next) -> Response {
-    let Some((action, target)) = entry(request.method(), route.as_str()) else { return next.run(request).await };
     let trail = Trail::default();
     request.extensions_mut().insert(trail.clone());
+    let mut response = match entry(request.method(), route.as_str()) {
+        Some(entry) => written(entry, &trail, &params, request, next).await,
+        None => next.run(request).await,
+    };
+    let is_success = response.status().is_success();
+    let noted = trail.noted();
+    if let Some(name) = noted.actor.as_ref().or(noted.account.as_ref().filter(|_| is_success)) {
+        response.extensions_mut().insert(CallerName(Arc::clone(name)));
+    }
+    drop(noted);
+    response
+}
+
+async fn written(
+    (action, target): (Action, Target),
+    trail: &Trail,
+    params: &RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
     let address: Option<IpAddr> = request.extensions().get::<ClientAddress>().map(|client| client.effective);
     let id = request.extensions().get::<RequestId>().cloned();
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().map(str::to_owned));
     let response = next.run(request).await;
 
     let (noted, status) = (trail.noted(), response.status());
-    let named = target.of(&params, query.as_deref(), noted.body.as_ref());
+    let named = target.of(params, query.as_deref(), noted.body.as_ref());
     let action = match (action, &named) {
         (Action::AuthLogin, _) if !status.is_success() => Action::AuthLoginFailed,
         (Action::AuthLogout, Some(_)) => Action::AuthRevoke,

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 
+mod analytics;
 mod answer;
 mod apis;
 mod audit;
@@ -143,6 +144,7 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(memory::routes())
         .merge(caches::routes())
         .merge(dashboard::routes())
+        .merge(analytics::routes())
         .merge(logging::routes())
         .merge(status::routes())
 }

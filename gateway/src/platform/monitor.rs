@@ -87,7 +87,8 @@ async fn readiness(State(platform): State<Platform>, headers: HeaderMap) -> Resp
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct MonitorQuery {
-    /// `1h`, `24h`, `7d` or `30d`; anything else is `24h`. Beyond an hour it begins at a full hour.
+    /// `1h`, `24h`, `7d` or `30d`; anything else is `24h`. Beyond a day it begins at full five minutes, beyond a week
+    /// at a full hour.
     range: Option<String>,
     /// Points of the series: `minute` or `day`.
     group: Option<String>,

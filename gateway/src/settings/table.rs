@@ -463,7 +463,7 @@ settings! {
         trust_forwarded_for: bool = "PROMETHEUS_TRUST_XFF", "false", Doorman Used:
             "Forwarding headers decide the address of the reader.";
         latency_samples: NonZeroU32 = "METRICS_PCT_SAMPLES", "500", Doorman Used:
-            "Latencies kept a minute for percentiles.";
+            "Changes nothing: percentiles come from all latencies, not from a choice of them.";
     }
 
     features: Features, "Features" {

@@ -19,6 +19,7 @@ use crate::definitions::documents::is_stored;
 use crate::definitions::{Definitions, Origin, Secret};
 use crate::identity::{DefinedRole, DefinedRoles};
 use crate::store::Role;
+use crate::telemetry::per_api::{ApiCounter, PerApi};
 use crate::upstream::{Pool, Pools, Tls};
 
 mod paths;
@@ -90,6 +91,8 @@ pub struct CompiledApi {
     pub paths: Paths,
     /// Where calls go unless the endpoint has servers of its own.
     pub servers: Servers,
+    /// What Prometheus is told of its calls.
+    pub counter: Arc<ApiCounter>,
 }
 
 /// Upstream servers that take turns.
@@ -214,6 +217,7 @@ type Compiled = Result<Arc<CompiledApi>, Arc<[FieldError]>>;
 #[derive(Debug)]
 pub struct Compiler {
     pools: Pools,
+    counters: Arc<PerApi>,
     apis: HashMap<ObjectKey, (Compiled, ObjectHash)>,
     stored_roles: BTreeSet<String>,
 }
@@ -221,7 +225,13 @@ pub struct Compiler {
 impl Compiler {
     /// A compiler that hands out connections from these pools.
     pub fn new(pools: Pools) -> Self {
-        Self { pools, apis: HashMap::new(), stored_roles: BTreeSet::new() }
+        Self { pools, counters: Arc::default(), apis: HashMap::new(), stored_roles: BTreeSet::new() }
+    }
+
+    /// The same, with counters that are shown.
+    #[must_use]
+    pub fn counting(self, counters: Arc<PerApi>) -> Self {
+        Self { counters, ..self }
     }
 
     /// Names of roles that APIs may refer to from now on besides the defined and the built-in ones. For a gateway without
@@ -253,7 +263,7 @@ impl Compiler {
             let (compiled, hash) = before.remove(&key).unwrap_or_else(|| {
                 let versions: Vec<_> = key.2.iter().map(String::as_str).collect();
                 let hash = ObjectHash::of("DoormanApi", &key.0, key.1, &versions);
-                (compile_api(&object.spec, &self.pools, &secrets), hash)
+                (compile_api(&object.spec, &self.pools, &self.counters, &secrets), hash)
             });
             snapshot.revision.apis.insert(hash);
             let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
@@ -362,7 +372,12 @@ impl<'a> SecretsOf<'a> {
     }
 }
 
-fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools, secrets: &SecretsOf<'_>) -> Compiled {
+fn compile_api(
+    spec: &doorman_crds::DoormanApiSpec,
+    pools: &Pools,
+    counters: &PerApi,
+    secrets: &SecretsOf<'_>,
+) -> Compiled {
     let mut parsed = api::parse(spec);
     if secrets.definitions.secrets.is_none() {
         parsed = parsed.and_then(api::without_secrets);
@@ -371,8 +386,10 @@ fn compile_api(spec: &doorman_crds::DoormanApiSpec, pools: &Pools, secrets: &Sec
     let tls = api.tls.as_ref().map(|tls| Tls::new(tls, |name| secrets.find(name))).transpose();
     let tls = tls.map_err(Arc::from)?.map(Arc::new);
     let servers = Servers::compile(&api.servers, pools, tls.as_ref());
-    let paths = Paths::compile(&api.endpoints, |own| Servers::compile(own, pools, tls.as_ref()));
-    Ok(Arc::new(CompiledApi { label: api.key.to_string().into(), paths, servers, api }))
+    let label: Box<str> = api.key.to_string().into();
+    let paths = Paths::compile(&label, &api.endpoints, |own| Servers::compile(own, pools, tls.as_ref()));
+    let counter = counters.of(&label);
+    Ok(Arc::new(CompiledApi { api, label, paths, servers, counter }))
 }
 
 #[cfg(test)]

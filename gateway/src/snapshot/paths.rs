@@ -29,6 +29,8 @@ struct Node {
 /// What a matched call turns into.
 #[derive(Debug)]
 pub struct Target {
+    /// `GET orders/v1/items/{id}`.
+    label: Arc<str>,
     method: Method,
     client_path: PathTemplate,
     /// Own servers; empty means the API's.
@@ -58,11 +60,12 @@ enum Piece {
 pub struct Match<'a>(&'a Target);
 
 impl Paths {
-    pub(super) fn compile(endpoints: &[Endpoint], servers: impl Fn(&[UpstreamAddress]) -> Servers) -> Self {
+    pub(super) fn compile(api: &str, endpoints: &[Endpoint], servers: impl Fn(&[UpstreamAddress]) -> Servers) -> Self {
         let mut paths = Self::default();
         for endpoint in endpoints {
             let index = paths.targets.len();
             paths.targets.push(Target {
+                label: format!("{} {api}{}", endpoint.method.as_str(), endpoint.client_path).into(),
                 method: endpoint.method,
                 client_path: endpoint.client_path.clone(),
                 servers: servers(endpoint.servers.as_deref().unwrap_or_default()),
@@ -137,6 +140,11 @@ impl<'a> Match<'a> {
     /// The path that clients call.
     pub fn client_path(self) -> &'a PathTemplate {
         &self.0.client_path
+    }
+
+    /// Method, API and path, as counts and logs show it.
+    pub fn label(self) -> &'a Arc<str> {
+        &self.0.label
     }
 
     /// What rules call it, among the endpoints of this API.

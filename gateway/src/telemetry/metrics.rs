@@ -1,8 +1,10 @@
 //! Prometheus metrics, by the names of the reference (gateway behaviour 21.2).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::per_api::PerApi;
 use crate::accounting::Kind;
 
 /// Label of a status code.
@@ -48,6 +51,8 @@ pub struct Metrics {
     pub objects_rejected: Gauge,
     /// Snapshots put into service.
     pub snapshots: Counter,
+    /// What is counted of each API.
+    pub apis: Arc<PerApi>,
 }
 
 impl Default for Metrics {
@@ -74,6 +79,7 @@ impl Metrics {
             apis_served: Gauge::default(),
             objects_rejected: Gauge::default(),
             snapshots: Counter::default(),
+            apis: Arc::default(),
         };
         metrics.registered(limits_without_redis)
     }
@@ -98,6 +104,14 @@ impl Metrics {
         r.register("doorman_credits_charged", "Credits taken from balances", self.credits_charged.clone());
         r.register("doorman_credits_refused", "Calls that could not be charged", self.credits_refused.clone());
         r.register("doorman_snapshots", "Snapshots put into service", self.snapshots.clone());
+        let apis = Arc::clone(&self.apis);
+        self.showing(apis)
+    }
+
+    /// The same, and what is looked up for each answer.
+    #[must_use]
+    pub fn showing(mut self, collector: impl Collector) -> Self {
+        self.registry.register_collector(Box::new(collector));
         self
     }
 

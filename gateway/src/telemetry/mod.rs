@@ -1,8 +1,8 @@
 //! What the gateway tells about itself.
 //!
 //! `logs` writes records, `redaction` takes the secrets out of them first, `audit` says what is recorded about
-//! changes, `viewer` reads it all back. `metrics` counts for Prometheus, `traffic` for the people who look at the
-//! platform API: minutes of thirty days, kept across restarts.
+//! changes, `viewer` reads it all back. `metrics` counts for Prometheus, `per_api` what it is told of each API, `traffic`
+//! for the people who look at the platform API: ninety days, kept across restarts.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 pub mod audit;
 pub mod logs;
 pub mod metrics;
+pub mod per_api;
 pub mod redaction;
 pub mod traffic;
 pub mod viewer;

@@ -59,6 +59,11 @@ impl Breaker {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Has it opened, and no probe closed it again?
+    pub fn is_open(&self) -> bool {
+        self.open_until.load(Relaxed) != 0
+    }
+
     /// Leave to call; `None` while the upstream is left alone.
     pub fn admit(self: &Arc<Self>) -> Option<Leave> {
         let open_until = self.open_until.load(Relaxed);

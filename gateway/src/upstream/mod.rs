@@ -15,6 +15,7 @@ mod breaker;
 mod connect;
 mod pool;
 mod tls;
+mod usage;
 
 pub use body::{Progress, RequestBody, ResponseBody};
 pub use breaker::{Breaker, BreakerRules, Leave};

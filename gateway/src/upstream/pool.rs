@@ -18,6 +18,7 @@ use super::body::{Progress, RequestBody, ResponseBody};
 use super::breaker::Breaker;
 use super::connect::{Stream, Way, connect};
 use super::tls::{self, Tls};
+use super::usage::Usage;
 use super::{CallTimeouts, Phase, PoolOptions, UpstreamError};
 
 /// All connections to one address.
@@ -100,6 +101,21 @@ impl Pool {
     /// Tells whether the address is called at the moment.
     pub fn breaker(&self) -> &Arc<Breaker> {
         &self.breaker
+    }
+
+    /// Host and port.
+    pub(super) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let idle = lock(&self.idle).iter().filter(|entry| !entry.connection.sender.is_closed()).count();
+        let open = self.options.max_connections.saturating_sub(self.permits.available_permits());
+        Usage {
+            busy: open.saturating_sub(idle) as u64,
+            idle: idle as u64,
+            open_breakers: u64::from(self.breaker.is_open()),
+        }
     }
 
     /// Sends a request and waits for the head of its answer.

@@ -171,7 +171,7 @@ impl Fixture {
         let (logs, _) = Logs::open(&logs, folder.path(), std::io::sink());
         let telemetry = Telemetry {
             logs: Arc::new(logs),
-            traffic: Arc::new(Traffic::open(None, 500)),
+            traffic: Arc::new(Traffic::open(None)),
             connections: Gauge::default(),
             started: Instant::now(),
         };

@@ -88,6 +88,13 @@ async fn each_refusal_has_the_code_of_its_route() {
         ("/platform/logging/logs/files", "LOG005"),
         ("/platform/monitor/metrics", "MON001"),
         ("/platform/monitor/report?start=2024-01-01&end=2024-01-01", "MON002"),
+        ("/platform/analytics/overview", "ANALYTICS001"),
+        ("/platform/analytics/timeseries", "ANALYTICS001"),
+        ("/platform/analytics/top-apis", "ANALYTICS001"),
+        ("/platform/analytics/top-users", "ANALYTICS001"),
+        ("/platform/analytics/top-endpoints", "ANALYTICS001"),
+        ("/platform/analytics/api/orders/v1", "ANALYTICS001"),
+        ("/platform/analytics/user/nothing", "ANALYTICS001"),
         ("/api/status", "GTW013"),
     ] {
         let seen = fixture.get(path, &token).await;
@@ -125,6 +132,49 @@ async fn the_monitor_and_the_report_tell_of_the_traffic() {
         seen.is(400, json!({ "error_code": "MON003", "error_message": message }));
     }
     assert_eq!(fixture.get("/platform/monitor/report?start=2024-01-01", &token).await.status, 422);
+}
+
+#[tokio::test]
+async fn analytics_answer_holders_of_their_permission() {
+    let fixture = Fixture::usual().await;
+    let endpoint = Some("GET orders/v1/items/{id}");
+    fixture.telemetry.traffic.record(&Answered { endpoint, ..call("orders/v1") });
+    fixture.telemetry.traffic.record(&Answered { endpoint, status: 502, user: Some("bob"), ..call("orders/v1") });
+    fixture.telemetry.traffic.record(&Answered { is_test: true, ..call("orders/v1") });
+    let token = fixture.with_role("analyst", &[Permission::ViewAnalytics]).await;
+    let get = async |path: &str| fixture.get(&format!("/platform/analytics/{path}"), &token).await;
+    let overview = get("overview?range=1h").await.json();
+    assert_eq!((&overview["summary"]["total_requests"], &overview["summary"]["unique_users"]), (&json!(2), &json!(2)));
+    assert_eq!(overview["top_apis"], json!([{ "api": "orders/v1", "count": 2 }]));
+    let course = get("timeseries?granularity=5minute&metric_type=error_rate").await.json();
+    assert_eq!((&course["granularity"], &course["series"][0]["error_count"]), (&json!("5minute"), &json!(1)));
+    let endpoints = get("top-endpoints?sort_by=avg_ms&limit=100").await.json();
+    assert_eq!((&endpoints["sort_by"], &endpoints["total_endpoints"]), (&json!("avg_ms"), &json!(1)));
+    assert_eq!(endpoints["top_endpoints"][0]["endpoint_uri"], "/orders/v1/items/{id}");
+    assert_eq!(get("top-apis").await.json()["total_apis"], 1);
+    assert_eq!(get("top-users?limit=1").await.json()["top_users"], json!([{ "user": "amy", "count": 1 }]));
+    let api = get("api/orders/v1?start_ts=0&end_ts=9999999999").await.json();
+    assert_eq!((&api["summary"]["count"], &api["endpoints"][0]["error_count"]), (&json!(2), &json!(1)));
+    assert_eq!(get("user/bob").await.json()["summary"], json!({ "user": "bob", "count": 1 }));
+
+    let missing = |message| json!({ "error_code": "ANALYTICS404", "error_message": message });
+    get("api/orders/v2").await.is(404, missing("No data found for API: orders/v2"));
+    get("api/orders/v1?start_ts=0&end_ts=1").await.is(404, missing("No data found for API: orders/v1"));
+    get("user/eve").await.is(404, missing("No data found for user: eve"));
+    let message = "end_ts must not be before start_ts";
+    get("overview?start_ts=9&end_ts=8")
+        .await
+        .is(400, json!({ "error_code": "ANALYTICS400", "error_message": message }));
+    for query in [
+        "top-apis?limit=0",
+        "top-users?limit=101",
+        "overview?start_ts=x",
+        "overview?end_ts=-1",
+        "top-endpoints?sort_by=name",
+        "timeseries?granularity=year",
+    ] {
+        assert_eq!(get(query).await.status, 422, "{query}");
+    }
 }
 
 #[tokio::test]

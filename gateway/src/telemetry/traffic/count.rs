@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Names of one kind that a bucket tells apart while it is filled; further ones share [`OTHER`].
-const MOST_NAMES: usize = 1_000;
-/// Names that a bucket keeps once it is an hour.
-pub(super) const KEPT_NAMES: usize = 200;
+use super::Call;
+use super::latencies::Latencies;
+
+/// Names of one kind that a minute tells apart while it is filled; further ones share [`OTHER`].
+pub(super) const MOST_NAMES: usize = 1_000;
 /// Where the rest is counted.
 pub(super) const OTHER: &str = "other";
 
@@ -38,8 +39,9 @@ impl Protocol {
     }
 }
 
-/// Numbers of one minute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Numbers of some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Row", into = "Row")]
 pub(super) struct Numbers {
     pub(super) count: u64,
     /// Of them, marked as tests.
@@ -50,29 +52,33 @@ pub(super) struct Numbers {
     pub(super) bytes_out: u64,
     pub(super) timeouts: u64,
     pub(super) retries: u64,
-    /// In microseconds; known once the minute is over.
+    /// In microseconds, of a minute whose details are gone; zero before.
     pub(super) p95: u64,
 }
 
 /// In the order of the fields.
 pub(super) type Row = [u64; 9];
 
-impl Numbers {
-    pub(super) fn row(&self) -> Row {
-        let Self { count, tests, errors, micros, bytes_in, bytes_out, timeouts, retries, p95 } = *self;
+impl From<Numbers> for Row {
+    fn from(numbers: Numbers) -> Self {
+        let Numbers { count, tests, errors, micros, bytes_in, bytes_out, timeouts, retries, p95 } = numbers;
         [count, tests, errors, micros, bytes_in, bytes_out, timeouts, retries, p95]
     }
+}
 
-    pub(super) fn of_row(row: Row) -> Self {
+impl From<Row> for Numbers {
+    fn from(row: Row) -> Self {
         let [count, tests, errors, micros, bytes_in, bytes_out, timeouts, retries, p95] = row;
         Self { count, tests, errors, micros, bytes_in, bytes_out, timeouts, retries, p95 }
     }
+}
 
+impl Numbers {
     pub(super) fn add(&mut self, other: &Self) {
-        let (mut sum, more) = (self.row(), other.row());
+        let (mut sum, more) = (Row::from(*self), Row::from(*other));
         sum.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.saturating_add(more));
         let p95 = self.p95.max(other.p95);
-        *self = Self { p95, ..Self::of_row(sum) };
+        *self = Self { p95, ..sum.into() };
     }
 }
 
@@ -95,157 +101,172 @@ impl ApiNumbers {
     }
 }
 
-/// Latencies, all of them or an even choice.
+/// Numbers of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Samples {
-    /// How many were seen.
-    pub(super) seen: u64,
-    /// In microseconds.
-    pub(super) values: Vec<u32>,
-    #[serde(skip)]
-    chance: u64,
+pub(super) struct EndpointNumbers {
+    pub(super) numbers: ApiNumbers,
+    pub(super) latencies: Latencies,
 }
 
-impl Samples {
-    /// Keeps a latency, with the chance that leaves an even choice (reservoir sampling).
-    pub(super) fn add(&mut self, micros: u32, most: usize) {
-        self.seen += 1;
-        if self.values.len() < most {
-            return self.values.push(micros);
-        }
-        // SplitMix64: even enough to choose samples, and two lines.
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.chance ^ (self.chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        let at = usize::try_from(mixed % self.seen).unwrap_or(usize::MAX);
-        if let Some(value) = self.values.get_mut(at) {
-            *value = micros;
-        }
-    }
-
-    /// Joins two choices in proportion to what they stand for.
-    pub(super) fn merge(&mut self, other: Self, most: usize) {
-        let is_whole = |samples: &Self| samples.seen == samples.values.len() as u64;
-        if is_whole(self) && is_whole(&other) && self.values.len() + other.values.len() <= most {
-            self.seen += other.seen;
-            self.values.extend(other.values);
-            return;
-        }
-        let seen = self.seen + other.seen;
-        let sorted = weighted([&*self, &other]);
-        let all: f64 = sorted.iter().map(|(_, weight)| weight).sum();
-        let wanted = most.min(sorted.len());
-        let (mut values, mut passed, mut each) = (Vec::with_capacity(wanted), 0.0, sorted.iter());
-        let mut current = each.next();
-        for n in 0..wanted {
-            let aim = (n as f64 + 0.5) / wanted as f64 * all;
-            while let Some((_, weight)) = current
-                && passed + weight < aim
-                && let Some(next) = each.next()
-            {
-                passed += weight;
-                current = Some(next);
-            }
-            values.extend(current.map(|(value, _)| *value));
-        }
-        *self = Self { seen, values, chance: self.chance };
+impl EndpointNumbers {
+    fn add(&mut self, other: &Self) {
+        self.numbers.add(&other.numbers);
+        self.latencies.merge(&other.latencies);
     }
 }
 
-/// Values with how many requests each stands for, in order.
-fn weighted<'a>(samples: impl IntoIterator<Item = &'a Samples>) -> Vec<(u32, f64)> {
-    let mut all: Vec<(u32, f64)> = samples
-        .into_iter()
-        .flat_map(|samples| {
-            let weight = samples.seen as f64 / samples.values.len().max(1) as f64;
-            samples.values.iter().map(move |value| (*value, weight))
-        })
-        .collect();
-    all.sort_unstable_by_key(|(value, _)| *value);
-    all
-}
-
-/// The latencies, in microseconds, that these parts of the requests don't exceed (nearest rank).
-pub(super) fn percentiles<'a, const N: usize>(
-    samples: impl IntoIterator<Item = &'a Samples>,
-    parts: [f64; N],
-) -> [u64; N] {
-    let all = weighted(samples);
-    let total: f64 = all.iter().map(|(_, weight)| weight).sum();
-    parts.map(|part| {
-        let mut passed = 0.0;
-        let reached = all.iter().find(|(_, weight)| {
-            passed += weight;
-            // What is lost in adding fractions must not cost a rank.
-            passed >= part * total - 1e-6
-        });
-        reached.or(all.last()).map_or(0, |(value, _)| u64::from(*value))
-    })
-}
-
-/// Everything of one minute or hour but the [`Numbers`].
-#[derive(Clone, Debug, Default)]
-pub(super) struct Detail {
+/// Requests of one sort, synthetic or not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Share {
+    pub(super) numbers: Numbers,
     pub(super) statuses: BTreeMap<u16, u64>,
-    pub(super) apis: [HashMap<Arc<str>, ApiNumbers>; 4],
-    pub(super) users: HashMap<Arc<str>, u64>,
-    pub(super) samples: Samples,
+    pub(super) latencies: Latencies,
 }
 
-impl Detail {
-    pub(super) fn api(&mut self, protocol: Protocol, name: &str) -> &mut ApiNumbers {
-        named(&mut self.apis[protocol as usize], name)
+impl Share {
+    fn record(&mut self, call: &Call<'_>, micros: u64) {
+        let numbers = &mut self.numbers;
+        numbers.count += 1;
+        numbers.tests += u64::from(call.is_test);
+        numbers.errors += u64::from(call.is_error());
+        numbers.micros += micros;
+        numbers.bytes_in += call.bytes_in;
+        numbers.bytes_out += call.bytes_out;
+        numbers.timeouts += u64::from(call.timeouts);
+        numbers.retries += u64::from(call.retries);
+        *self.statuses.entry(call.status).or_default() += 1;
+        self.latencies.add(capped(micros), 1);
     }
 
-    pub(super) fn user(&mut self, name: &str) -> &mut u64 {
-        named(&mut self.users, name)
-    }
-
-    pub(super) fn merge(&mut self, other: Self, most_samples: usize) {
-        self.count_in(&other);
-        self.samples.merge(other.samples, most_samples);
-    }
-
-    /// All but the samples.
-    pub(super) fn count_in(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.numbers.add(&other.numbers);
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }
+        self.latencies.merge(&other.latencies);
+    }
+}
+
+fn capped(micros: u64) -> u32 {
+    u32::try_from(micros).unwrap_or(u32::MAX)
+}
+
+type Table<T> = HashMap<Arc<str>, T>;
+
+/// Everything of some time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Detail {
+    pub(super) calls: Share,
+    /// Synthetic traffic, which is in no table.
+    pub(super) tests: Share,
+    pub(super) apis: [Table<ApiNumbers>; 4],
+    pub(super) users: Table<u64>,
+    /// By [`Call::endpoint`].
+    pub(super) endpoints: Table<EndpointNumbers>,
+}
+
+impl Detail {
+    pub(super) fn record(&mut self, call: &Call<'_>) {
+        let micros = u64::try_from(call.elapsed.as_micros()).unwrap_or(u64::MAX);
+        if call.is_test {
+            return self.tests.record(call, micros);
+        }
+        self.calls.record(call, micros);
+        let one = ApiNumbers { count: 1, errors: u64::from(call.is_error()), micros };
+        self.api(call.protocol, call.api.unwrap_or_default(), MOST_NAMES).add(&one);
+        if let Some(user) = call.user {
+            *self.user(user, MOST_NAMES) += 1;
+        }
+        if let Some(endpoint) = call.endpoint {
+            let endpoint = named(&mut self.endpoints, endpoint, MOST_NAMES);
+            endpoint.numbers.add(&one);
+            endpoint.latencies.add(capped(micros), 1);
+        }
+    }
+
+    pub(super) fn api(&mut self, protocol: Protocol, name: &str, most: usize) -> &mut ApiNumbers {
+        named(&mut self.apis[protocol as usize], name, most)
+    }
+
+    pub(super) fn user(&mut self, name: &str, most: usize) -> &mut u64 {
+        named(&mut self.users, name, most)
+    }
+
+    /// Synthetic traffic included.
+    pub(super) fn all(&self) -> Share {
+        let mut all = self.calls.clone();
+        all.add(&self.tests);
+        all
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.numbers.count == 0 && self.tests.numbers.count == 0
+    }
+
+    /// Adds another time, whose names are told apart as long as there are no more than `most`.
+    pub(super) fn merge(&mut self, other: &Self, most: usize) {
+        self.calls.add(&other.calls);
+        self.tests.add(&other.tests);
         for (own, others) in self.apis.iter_mut().zip(&other.apis) {
             for (name, numbers) in others {
-                named(own, name).add(numbers);
+                named(own, name, most).add(numbers);
             }
         }
         for (name, count) in &other.users {
-            *named(&mut self.users, name) += count;
+            *named(&mut self.users, name, most) += count;
+        }
+        for (name, numbers) in &other.endpoints {
+            named(&mut self.endpoints, name, most).add(numbers);
         }
     }
 
     /// Leaves the most frequent names; the others are counted together.
-    pub(super) fn shorten(&mut self) {
+    pub(super) fn shorten(&mut self, names: usize) {
         for apis in &mut self.apis {
-            shorten(apis, |numbers| numbers.count, |rest, numbers| rest.add(&numbers));
+            shorten(apis, names, |numbers| numbers.count, |rest, numbers| rest.add(&numbers));
         }
-        shorten(&mut self.users, |count| *count, |rest, count| *rest += count);
+        shorten(&mut self.users, names, |count| *count, |rest, count| *rest += count);
+        shorten(&mut self.endpoints, names, |one| one.numbers.count, |rest, one| rest.add(&one));
+        for latencies in self.endpoints.values_mut().map(|endpoint| &mut endpoint.latencies) {
+            latencies.shrink();
+        }
+        self.calls.latencies.shrink();
+        self.tests.latencies.shrink();
+    }
+
+    /// Bytes it takes, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        let latencies = self.endpoints.values().map(|endpoint| endpoint.latencies.heap()).sum::<usize>();
+        let shares = [&self.calls, &self.tests].map(|share| share.latencies.heap() + share.statuses.len() * 32);
+        let apis = self.apis.iter().map(heap).sum::<usize>();
+        size_of::<Self>() + apis + heap(&self.users) + heap(&self.endpoints) + latencies + shares.iter().sum::<usize>()
     }
 }
 
+/// Bytes of the entries and their names.
+fn heap<T>(table: &Table<T>) -> usize {
+    /// Two counters before the text, and what the allocator adds.
+    const EACH_NAME: usize = 32;
+    let names = table.keys().map(|name| name.len() + EACH_NAME).sum::<usize>();
+    // A table is never filled by more than seven eighths.
+    table.capacity() * 8 / 7 * (size_of::<(Arc<str>, T)>() + 1) + names
+}
+
 /// The entry of a name, or of all the others when there are too many.
-fn named<'a, T: Default>(entries: &'a mut HashMap<Arc<str>, T>, name: &str) -> &'a mut T {
+fn named<'a, T: Default>(entries: &'a mut Table<T>, name: &str, most: usize) -> &'a mut T {
     let is_known = entries.contains_key(name);
-    let name = if is_known || entries.len() < MOST_NAMES { name } else { OTHER };
+    let name = if is_known || entries.len() < most { name } else { OTHER };
     if !is_known && !entries.contains_key(name) {
         return entries.entry(name.into()).or_default();
     }
     entries.get_mut(name).unwrap_or_else(|| unreachable!("just looked up"))
 }
 
-fn shorten<T: Default>(entries: &mut HashMap<Arc<str>, T>, count: impl Fn(&T) -> u64, add: impl Fn(&mut T, T)) {
-    if entries.len() > KEPT_NAMES {
+fn shorten<T: Default>(entries: &mut Table<T>, most: usize, count: impl Fn(&T) -> u64, add: impl Fn(&mut T, T)) {
+    if entries.len() > most {
         let mut sorted: Vec<(Arc<str>, T)> = entries.drain().collect();
         sorted.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(count(entry)));
-        let rest = sorted.split_off(KEPT_NAMES);
+        let rest = sorted.split_off(most);
         entries.extend(sorted);
         let other = entries.entry(OTHER.into()).or_default();
         for (_, entry) in rest {
@@ -259,50 +280,23 @@ fn shorten<T: Default>(entries: &mut HashMap<Arc<str>, T>, count: impl Fn(&T) ->
 mod tests {
     use super::*;
 
-    fn samples(values: impl IntoIterator<Item = u32>, most: usize) -> Samples {
-        let mut samples = Samples::default();
-        values.into_iter().for_each(|value| samples.add(value, most));
-        samples
-    }
-
-    #[test]
-    fn percentiles_are_exact_as_long_as_all_are_kept() {
-        let all = samples((1..=100).rev(), 500);
-        assert_eq!(percentiles([&all], [0.5, 0.95, 0.99, 1.0]), [50, 95, 99, 100]);
-        assert_eq!(percentiles([&samples([7], 500)], [0.5, 0.99]), [7, 7]);
-        assert_eq!(percentiles([], [0.5]), [0]);
-    }
-
-    #[test]
-    fn a_choice_stands_for_what_it_was_chosen_from() {
-        let many = samples((0..100_000).map(|n| n % 1_000), 500);
-        let [median, high] = percentiles([&many], [0.5, 0.95]);
-        assert!((400..600).contains(&median) && (900..1_000).contains(&high), "{median} {high}");
-    }
-
-    #[test]
-    fn merged_choices_keep_their_weight() {
-        let mut busy = samples((0..9_000).map(|_| 10), 100);
-        busy.merge(samples((0..1_000).map(|_| 1_000), 100), 100);
-        assert_eq!((busy.seen, busy.values.len()), (10_000, 100));
-        assert_eq!(percentiles([&busy], [0.5, 0.89, 0.95]), [10, 10, 1_000]);
-        let mut few = samples([1, 2], 100);
-        few.merge(samples([3], 100), 100);
-        assert_eq!((few.seen, few.values), (3, vec![1, 2, 3]));
-    }
-
     #[test]
     fn names_are_bounded_and_nothing_is_lost() {
         let mut detail = Detail::default();
         for n in 0..5_000_u64 {
-            *detail.user(&format!("user{n}")) += 1;
-            detail.api(Protocol::Rest, &format!("api{n}/v1")).count += 1;
+            let (user, api, endpoint) = (format!("user{n}"), format!("api{n}/v1"), format!("GET api{n}/v1/x"));
+            let call = Call { api: Some(&api), user: Some(&user), endpoint: Some(&endpoint), ..Call::default() };
+            detail.record(&call);
         }
-        *detail.user("user0") += 10;
-        assert!(detail.users.len() <= MOST_NAMES + 1, "{}", detail.users.len());
-        detail.shorten();
-        assert!(detail.users.len() <= KEPT_NAMES + 1 && detail.apis[0].len() <= KEPT_NAMES + 1);
+        (0..10).for_each(|_| detail.record(&Call { user: Some("user0"), ..Call::default() }));
+        let sizes = |detail: &Detail| [detail.users.len(), detail.apis[0].len(), detail.endpoints.len()];
+        assert!(sizes(&detail).iter().all(|size| *size <= MOST_NAMES + 1), "{:?}", sizes(&detail));
+        let before = detail.bytes();
+        detail.shorten(200);
+        assert_eq!(sizes(&detail), [200; 3], "with `other`, which is one of the most frequent");
+        assert!(detail.bytes() < before / 3, "{before} {}", detail.bytes());
         assert_eq!((detail.users["user0"], detail.users.values().sum::<u64>()), (11, 5_010));
-        assert_eq!(detail.apis[0].values().map(|api| api.count).sum::<u64>(), 5_000);
+        assert_eq!(detail.apis[0].values().map(|api| api.count).sum::<u64>(), 5_010);
+        assert_eq!(detail.endpoints.values().map(|endpoint| endpoint.numbers.count).sum::<u64>(), 5_000);
     }
 }

@@ -1,29 +1,62 @@
-//! Thirty days of traffic in bounded memory.
+//! Ninety days of traffic in bounded memory.
 //!
-//! Numbers are kept for each minute. Who called what, and how fast answers were, is kept by minute for the last hour
-//! and by the hour before that; so a question that goes further back than an hour begins at a full hour, for all that
-//! it answers alike.
+//! Numbers are kept for each minute of thirty days. Everything else, above all who called what and how fast answers
+//! were, gets coarser as it grows old: by the minute for a day, by five minutes for a week, by the hour for thirty
+//! days, by the day for ninety ([`LEVELS`]). All of that takes no more than [`MOST_BYTES`]: where there are so many
+//! names that it would, times get coarser earlier. So a question about the past begins and ends where its first and
+//! its last time do, for all that it answers alike.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::count::{ApiNumbers, Detail, Numbers, Protocol, Row, Samples, percentiles};
+use super::count::{Detail, MOST_NAMES, Numbers};
 
-/// Minutes that are kept.
-pub(super) const KEPT: u64 = 30 * 24 * 60;
-/// Minutes whose details are kept apart, at least.
-const DETAILED: u64 = 61;
+/// Minutes of which the numbers are kept.
+pub(super) const KEPT: u64 = 30 * DAY;
+/// Minutes of a day.
+pub(super) const DAY: u64 = 24 * 60;
+/// What the details of all times may take.
+pub(super) const MOST_BYTES: usize = 64 << 20;
 
-#[derive(Debug, Default)]
+/// Times of one length.
+pub(super) struct Level {
+    pub(super) minutes: u64,
+    /// Minutes after which they become part of the next level's.
+    kept: u64,
+    /// Names of one kind that each tells apart.
+    names: usize,
+}
+
+pub(super) const LEVELS: [Level; 4] = [
+    Level { minutes: 1, kept: DAY, names: MOST_NAMES },
+    Level { minutes: 5, kept: 7 * DAY, names: 500 },
+    Level { minutes: 60, kept: 30 * DAY, names: 200 },
+    Level { minutes: DAY, kept: 90 * DAY, names: 100 },
+];
+
+/// A detail and the room it takes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Weighed {
+    detail: Detail,
+    #[serde(skip)]
+    bytes: usize,
+}
+
+impl Weighed {
+    fn weigh(&mut self, names: usize) {
+        self.detail.shorten(names);
+        self.bytes = self.detail.bytes();
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct History {
     /// By minutes since 1970.
     pub(super) series: BTreeMap<u64, Numbers>,
-    /// By minutes since 1970, the newest.
-    minutes: BTreeMap<u64, Detail>,
-    /// By hours since 1970.
-    hours: BTreeMap<u64, Detail>,
+    /// By their first minutes since 1970.
+    levels: [BTreeMap<u64, Weighed>; 4],
 }
 
 /// Details over a time.
@@ -31,136 +64,131 @@ pub(super) struct History {
 pub(super) struct Sum {
     /// The first minute that is counted.
     pub(super) from: u64,
-    pub(super) numbers: Numbers,
+    /// The last one.
+    pub(super) until: u64,
     pub(super) detail: Detail,
-    /// p50, p95 and p99, in microseconds.
-    pub(super) percentiles: [u64; 3],
+}
+
+/// The first minute of the time of this length that has this minute.
+pub(super) fn floor(minute: u64, minutes: u64) -> u64 {
+    minute / minutes * minutes
 }
 
 impl History {
-    pub(super) fn add(&mut self, minute: u64, numbers: &Numbers, detail: Detail, most_samples: usize) {
-        self.series.entry(minute).or_default().add(numbers);
-        self.minutes.entry(minute).or_default().merge(detail, most_samples);
+    pub(super) fn add(&mut self, minute: u64, detail: &Detail) {
+        self.series.entry(minute).or_default().add(&detail.all().numbers);
+        self.put(0, minute, detail).weigh(MOST_NAMES);
     }
 
-    /// Brings minutes that are long over together, and forgets what is too old.
-    pub(super) fn tidy(&mut self, now: u64, most_samples: usize) {
-        let first_detailed = now.saturating_sub(DETAILED) / 60 * 60;
-        while let Some(entry) = self.minutes.first_entry()
-            && *entry.key() < first_detailed
-        {
-            let (minute, detail) = entry.remove_entry();
-            if let Some(numbers) = self.series.get_mut(&minute) {
-                [numbers.p95] = percentiles([&detail.samples], [0.95]);
-            }
-            let hour = self.hours.entry(minute / 60).or_default();
-            hour.merge(detail, most_samples);
-            // The last of its hours is the one after which nothing comes.
-            hour.shorten();
+    fn put(&mut self, level: usize, at: u64, detail: &Detail) -> &mut Weighed {
+        let into = self.levels[level].entry(at).or_default();
+        into.detail.merge(detail, usize::MAX);
+        into
+    }
+
+    /// Brings times that are long over together, and forgets what is too old.
+    pub(super) fn tidy(&mut self, now: u64) {
+        for level in 0..3 {
+            let kept = now.saturating_sub(LEVELS[level].kept);
+            self.fold(level, floor(kept, LEVELS[level + 1].minutes));
         }
-        let oldest = now.saturating_sub(KEPT);
-        self.series = self.series.split_off(&oldest);
-        self.hours = self.hours.split_off(&(oldest / 60));
+        while self.bytes() > MOST_BYTES && self.coarsen(now) {}
+        self.series = self.series.split_off(&now.saturating_sub(KEPT));
+        let oldest = floor(now.saturating_sub(LEVELS[3].kept), DAY);
+        self.levels[3] = self.levels[3].split_off(&oldest);
     }
 
-    /// The first minute of a question that wants to begin here.
-    pub(super) fn begin(&self, from: u64) -> u64 {
-        // Folded hours all lie before the first minute with details.
-        let is_folded = self.hours.last_key_value().is_some_and(|(hour, _)| from / 60 <= *hour);
-        if is_folded { from / 60 * 60 } else { from }
+    /// After it was read: rooms are not saved.
+    pub(super) fn weigh(&mut self) {
+        for (level, times) in LEVELS.iter().zip(&mut self.levels) {
+            for one in times.values_mut() {
+                one.weigh(level.names);
+            }
+        }
+    }
+
+    /// Puts what an earlier version has saved of one time where it belongs.
+    pub(super) fn restore(&mut self, minutes: u64, at: u64, detail: &Detail) {
+        if let Some(level) = LEVELS.iter().position(|level| level.minutes == minutes) {
+            self.put(level, at, detail);
+        }
+    }
+
+    /// What the details take.
+    pub(super) fn bytes(&self) -> usize {
+        self.levels.iter().flat_map(BTreeMap::values).map(|one| one.bytes).sum()
+    }
+
+    /// Moves what lies before this minute, the first of one of the next level, to that level.
+    fn fold(&mut self, level: usize, before: u64) {
+        let later = self.levels[level].split_off(&before);
+        let over = std::mem::replace(&mut self.levels[level], later);
+        let (next, mut touched) = (&LEVELS[level + 1], BTreeSet::new());
+        for (at, Weighed { detail, .. }) in over {
+            if level == 0
+                && let Some(numbers) = self.series.get_mut(&at)
+            {
+                [numbers.p95] = detail.all().latencies.percentiles([0.95]);
+            }
+            let at = floor(at, next.minutes);
+            self.put(level + 1, at, &detail);
+            touched.insert(at);
+        }
+        for at in touched {
+            if let Some(into) = self.levels[level + 1].get_mut(&at) {
+                into.weigh(next.names);
+            }
+        }
+    }
+
+    /// Moves the oldest time of the level that takes most to the next one. Not possible: every time that could be part
+    /// of a coarser one is.
+    fn coarsen(&mut self, now: u64) -> bool {
+        let foldable = (0..3).filter_map(|level| {
+            let (first, _) = self.levels[level].first_key_value()?;
+            let minutes = LEVELS[level + 1].minutes;
+            let end = floor(*first, minutes) + minutes;
+            (end <= now).then(|| (self.levels[level].values().map(|one| one.bytes).sum::<usize>(), level, end))
+        });
+        let Some((_, level, end)) = foldable.max() else { return false };
+        self.fold(level, end);
+        true
+    }
+
+    /// The times that a question from one minute to another is about, whole.
+    fn span(&self, mut from: u64, mut until: u64) -> (u64, u64) {
+        for (level, times) in LEVELS.iter().zip(&self.levels) {
+            let (first, last) = (floor(from, level.minutes), floor(until, level.minutes));
+            if times.contains_key(&first) {
+                from = first;
+            }
+            if times.contains_key(&last) {
+                until = last + level.minutes - 1;
+            }
+        }
+        (from, until)
+    }
+
+    /// The first minute and the details of each time in a [`Self::span`].
+    pub(super) fn times(&self, from: u64, until: u64) -> impl Iterator<Item = (u64, &Detail)> {
+        let (from, until) = self.span(from, until);
+        let is_some = from <= until;
+        let times = self.levels.iter().filter(move |_| is_some).flat_map(move |times| times.range(from..=until));
+        times.map(|(at, one)| (*at, &one.detail))
     }
 
     pub(super) fn sum(&self, from: u64, until: u64) -> Sum {
-        let from = self.begin(from);
-        let mut sum = Sum { from, ..Sum::default() };
-        if from > until {
-            return sum;
-        }
-        self.series.range(from..=until).for_each(|(_, numbers)| sum.numbers.add(numbers));
-        let hours = self.hours.range(from / 60..=until / 60).map(|(_, detail)| detail);
-        let details: Vec<&Detail> = hours.chain(self.minutes.range(from..=until).map(|(_, detail)| detail)).collect();
-        sum.percentiles = percentiles(details.iter().map(|detail| &detail.samples), [0.5, 0.95, 0.99]);
-        for detail in details {
-            sum.detail.count_in(detail);
-        }
+        let mut sum = Sum::default();
+        self.times(from, until).for_each(|(_, detail)| sum.detail.merge(detail, usize::MAX));
+        (sum.from, sum.until) = self.span(from, until);
         sum
     }
 
     /// The 95th percentile of one minute, in microseconds.
     pub(super) fn p95(&self, minute: u64) -> u64 {
-        match self.minutes.get(&minute) {
-            Some(detail) => percentiles([&detail.samples], [0.95])[0],
+        match self.levels[0].get(&minute) {
+            Some(one) => one.detail.all().latencies.percentiles([0.95])[0],
             None => self.series.get(&minute).map_or(0, |numbers| numbers.p95),
         }
-    }
-}
-
-/// The form of `metrics.json`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Saved {
-    version: u32,
-    series: Vec<(u64, Row)>,
-    minutes: Vec<(u64, SavedDetail)>,
-    hours: Vec<(u64, SavedDetail)>,
-}
-
-const VERSION: u32 = 1;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedDetail {
-    statuses: Vec<(u16, u64)>,
-    apis: Vec<(Protocol, Arc<str>, ApiNumbers)>,
-    users: Vec<(Arc<str>, u64)>,
-    samples: Samples,
-}
-
-impl From<&Detail> for SavedDetail {
-    fn from(detail: &Detail) -> Self {
-        let of_protocol = |protocol: Protocol| {
-            let apis = &detail.apis[protocol as usize];
-            apis.iter().map(move |(name, numbers)| (protocol, Arc::clone(name), *numbers))
-        };
-        Self {
-            statuses: detail.statuses.iter().map(|(status, count)| (*status, *count)).collect(),
-            apis: Protocol::ALL.into_iter().flat_map(of_protocol).collect(),
-            users: detail.users.iter().map(|(name, count)| (Arc::clone(name), *count)).collect(),
-            samples: detail.samples.clone(),
-        }
-    }
-}
-
-impl From<SavedDetail> for Detail {
-    fn from(saved: SavedDetail) -> Self {
-        let mut detail =
-            Self { statuses: saved.statuses.into_iter().collect(), samples: saved.samples, ..Self::default() };
-        for (protocol, name, numbers) in saved.apis {
-            *detail.api(protocol, &name) = numbers;
-        }
-        for (name, count) in saved.users {
-            *detail.user(&name) = count;
-        }
-        detail
-    }
-}
-
-impl History {
-    pub(super) fn save(&self) -> Saved {
-        let details = |of: &BTreeMap<u64, Detail>| of.iter().map(|(at, detail)| (*at, detail.into())).collect();
-        Saved {
-            version: VERSION,
-            series: self.series.iter().map(|(minute, numbers)| (*minute, numbers.row())).collect(),
-            minutes: details(&self.minutes),
-            hours: details(&self.hours),
-        }
-    }
-
-    /// `None`: it is of another version.
-    pub(super) fn restore(saved: Saved) -> Option<Self> {
-        let details = |of: Vec<(u64, SavedDetail)>| of.into_iter().map(|(at, detail)| (at, detail.into())).collect();
-        (saved.version == VERSION).then(|| Self {
-            series: saved.series.into_iter().map(|(minute, row)| (minute, Numbers::of_row(row))).collect(),
-            minutes: details(saved.minutes),
-            hours: details(saved.hours),
-        })
     }
 }

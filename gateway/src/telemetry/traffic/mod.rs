@@ -1,9 +1,9 @@
-//! Traffic under `/api`, minute by minute for thirty days (reference: gateway behaviour 21.1).
+//! Traffic under `/api`, over ninety days (reference: gateway behaviour 21.1).
 //!
 //! In: one [`Call`] for each answered request, which costs one short lock that threads rarely share. Out: the numbers of
-//! the monitor, the report and the dashboard. What always holds: each request counts once; memory is bounded however
-//! many APIs and users there are (the rarest count together, as `other`); what was counted up to a minute ago
-//! survives a restart, in `metrics.json` beside the logs.
+//! the monitor, the report, the dashboard and the analytics. What always holds: each request counts once; memory is
+//! bounded however many APIs, endpoints and users there are (the rarest count together, as `other`, and the past gets
+//! coarser); what was counted up to a minute ago survives a restart, in `metrics.json` beside the logs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,12 +13,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+mod analytics;
 mod count;
 mod history;
+mod latencies;
+mod saved;
 mod shown;
 
+pub use analytics::{
+    Analysis, Granularity, OneApi, OneUser, Overview, SortBy, Timeseries, TopApis, TopEndpoints, TopUsers, When,
+};
+use count::Detail;
 pub use count::Protocol;
-use count::{Detail, Numbers};
 use history::History;
 pub use shown::{ApiUse, Dashboard, Grouping, Monitor, Popular, Range, Sorting};
 
@@ -44,6 +50,8 @@ pub struct Call<'a> {
     pub protocol: Protocol,
     /// Name and version, `orders/v1`; none when there is no such API.
     pub api: Option<&'a str>,
+    /// Method, API and path as defined, `GET orders/v1/items/{id}`; none when there is no such endpoint.
+    pub endpoint: Option<&'a str>,
     /// Who called, if known.
     pub user: Option<&'a str>,
     /// Attempts that took too long.
@@ -54,41 +62,17 @@ pub struct Call<'a> {
     pub is_test: bool,
 }
 
+impl Call<'_> {
+    fn is_error(&self) -> bool {
+        self.status >= 400
+    }
+}
+
 /// One minute in the making.
 #[derive(Debug, Default)]
 struct Bucket {
     minute: u64,
-    numbers: Numbers,
     detail: Detail,
-}
-
-impl Bucket {
-    fn add(&mut self, call: &Call<'_>, most_samples: usize) {
-        let micros = u64::try_from(call.elapsed.as_micros()).unwrap_or(u64::MAX);
-        let is_error = u64::from(call.status >= 400);
-        let numbers = &mut self.numbers;
-        numbers.count += 1;
-        numbers.tests += u64::from(call.is_test);
-        numbers.errors += is_error;
-        numbers.micros += micros;
-        numbers.bytes_in += call.bytes_in;
-        numbers.bytes_out += call.bytes_out;
-        numbers.timeouts += u64::from(call.timeouts);
-        numbers.retries += u64::from(call.retries);
-        let detail = &mut self.detail;
-        *detail.statuses.entry(call.status).or_default() += 1;
-        detail.samples.add(u32::try_from(micros).unwrap_or(u32::MAX), most_samples);
-        if call.is_test {
-            return;
-        }
-        let api = detail.api(call.protocol, call.api.unwrap_or_default());
-        api.count += 1;
-        api.errors += is_error;
-        api.micros += micros;
-        if let Some(user) = call.user {
-            *detail.user(user) += 1;
-        }
-    }
 }
 
 /// All traffic of this process.
@@ -98,7 +82,6 @@ pub struct Traffic {
     /// Minutes that are over, on their way into the history: requests never wait for a reader of it.
     outbox: Mutex<Vec<Bucket>>,
     history: Mutex<History>,
-    most_samples: usize,
     file: Option<PathBuf>,
     is_changed: AtomicBool,
 }
@@ -120,16 +103,14 @@ thread_local! {
 }
 
 impl Traffic {
-    /// With what the file in this folder has; without a folder, it lives as long as the process. `most_samples`
-    /// latencies a minute are kept.
-    pub fn open(folder: Option<&Path>, most_samples: usize) -> Self {
+    /// With what the file in this folder has; without a folder, it lives as long as the process.
+    pub fn open(folder: Option<&Path>) -> Self {
         let file = folder.map(|folder| folder.join(FILE));
         let history = file.as_deref().map(load).unwrap_or_default();
         Self {
             shards: Default::default(),
             outbox: Mutex::default(),
             history: Mutex::new(history),
-            most_samples,
             file,
             is_changed: AtomicBool::new(false),
         }
@@ -144,11 +125,11 @@ impl Traffic {
         let mut bucket = lock(&self.shards[SHARD.with(|shard| *shard)]);
         if bucket.minute != minute {
             let over = std::mem::replace(&mut *bucket, Bucket { minute, ..Bucket::default() });
-            if over.numbers.count > 0 {
+            if !over.detail.is_empty() {
                 lock(&self.outbox).push(over);
             }
         }
-        bucket.add(call, self.most_samples);
+        bucket.detail.record(call);
     }
 
     /// The history with all that was counted so far.
@@ -156,7 +137,7 @@ impl Traffic {
         let mut over = Vec::new();
         for shard in &self.shards {
             let mut bucket = lock(shard);
-            if bucket.numbers.count > 0 {
+            if !bucket.detail.is_empty() {
                 let minute = bucket.minute;
                 over.push(std::mem::replace(&mut *bucket, Bucket { minute, ..Bucket::default() }));
             }
@@ -167,9 +148,9 @@ impl Traffic {
             self.is_changed.store(true, Ordering::Relaxed);
         }
         for bucket in over {
-            history.add(bucket.minute, &bucket.numbers, bucket.detail, self.most_samples);
+            history.add(bucket.minute, &bucket.detail);
         }
-        history.tidy(now, self.most_samples);
+        history.tidy(now);
         history
     }
 
@@ -178,15 +159,14 @@ impl Traffic {
     /// # Errors
     /// When the file can't be written; the earlier one stays.
     pub fn save(&self) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let saved = {
-            let history = self.history(now());
-            if !self.is_changed.swap(false, Ordering::Relaxed) {
-                return Ok(());
-            }
-            history.save()
+        // Also where nothing is saved: minutes that are over must not pile up.
+        let history = self.history(now());
+        let Some(file) = self.file.as_ref().filter(|_| self.is_changed.swap(false, Ordering::Relaxed)) else {
+            return Ok(());
         };
-        let written = write_whole(file, &serde_json::to_vec(&saved)?);
+        let kept = history.clone();
+        drop(history);
+        let written = write_whole(file, &saved::write(&kept)?);
         self.is_changed.fetch_or(written.is_err(), Ordering::Relaxed);
         written
     }
@@ -235,7 +215,7 @@ fn load(path: &Path) -> History {
             return History::default();
         }
     };
-    serde_json::from_slice(&bytes).ok().and_then(History::restore).unwrap_or_else(|| {
+    saved::read(&bytes).unwrap_or_else(|| {
         let aside = path.with_extension("json.unread");
         let outcome = fs::rename(path, &aside);
         tracing::warn!(?outcome, "{FILE} is of another version or damaged; it is now {}", aside.display());

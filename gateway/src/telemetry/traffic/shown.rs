@@ -10,12 +10,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::count::{ApiNumbers, Detail, Numbers, OTHER, Protocol};
-use super::{Traffic, history, now};
+use super::history::{self, DAY};
+use super::{Traffic, now};
 use crate::telemetry::csv_row;
 
 /// Entries of the monitor's lists.
 const TOP: usize = 10;
-const DAY: u64 = 24 * 60;
 
 /// The time up to now that a question is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Range {
         }
     }
 
-    fn minutes(self) -> u64 {
+    pub(super) fn minutes(self) -> u64 {
         match self {
             Self::Hour => 60,
             Self::Day => DAY,
@@ -178,15 +178,15 @@ fn rounded(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 
-fn millis(micros: u64) -> f64 {
+pub(super) fn millis(micros: u64) -> f64 {
     rounded(micros as f64 / 1_000.0)
 }
 
-fn part(some: u64, all: u64) -> f64 {
+pub(super) fn part(some: u64, all: u64) -> f64 {
     if all == 0 { 0.0 } else { some as f64 / all as f64 }
 }
 
-fn average(micros: u64, count: u64) -> f64 {
+pub(super) fn average(micros: u64, count: u64) -> f64 {
     rounded(part(micros, count) / 1_000.0)
 }
 
@@ -207,7 +207,7 @@ fn thousands(number: u64) -> String {
 }
 
 /// The most frequent first; of two equally frequent, by name.
-fn top(entries: impl IntoIterator<Item = (String, u64)>, most: usize) -> Vec<(String, u64)> {
+pub(super) fn top(entries: impl IntoIterator<Item = (String, u64)>, most: usize) -> Vec<(String, u64)> {
     let mut all: Vec<_> = entries.into_iter().collect();
     all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     all.truncate(most);
@@ -228,7 +228,7 @@ impl Detail {
     }
 
     /// By name and version, all protocols together.
-    fn by_label(&self) -> BTreeMap<String, ApiNumbers> {
+    pub(super) fn by_label(&self) -> BTreeMap<String, ApiNumbers> {
         let mut labels: BTreeMap<String, ApiNumbers> = BTreeMap::new();
         for (label, numbers) in self.apis.iter().flatten().filter(|(label, _)| !label.is_empty()) {
             labels.entry(label.to_string()).or_default().add(numbers);
@@ -236,7 +236,7 @@ impl Detail {
         labels
     }
 
-    fn top_users(&self, most: usize) -> Vec<(String, u64)> {
+    pub(super) fn top_users(&self, most: usize) -> Vec<(String, u64)> {
         let named = self.users.iter().filter(|(name, _)| &***name != OTHER);
         top(named.map(|(name, count)| (name.to_string(), *count)), most)
     }
@@ -284,9 +284,10 @@ impl Traffic {
         if sorting == Sorting::Descending {
             series.reverse();
         }
-        let (numbers, detail) = (&sum.numbers, &sum.detail);
+        let (all, detail) = (sum.detail.all(), &sum.detail);
+        let numbers = &all.numbers;
         let avg = average(numbers.micros, numbers.count);
-        let [p50, p95, p99] = sum.percentiles.map(millis);
+        let [p50, p95, p99] = all.latencies.percentiles([0.5, 0.95, 0.99]).map(millis);
         let api_use = |(label, api): (String, ApiNumbers)| {
             let avg_response_time_ms = average(api.micros, api.count);
             (label, ApiUse { requests: api.count, errors: api.errors, avg_response_time_ms })
@@ -308,7 +309,7 @@ impl Traffic {
             total_upstream_timeouts: numbers.timeouts,
             total_retries: numbers.retries,
             unique_users: Self::users(detail).len(),
-            status_counts: detail.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect(),
+            status_counts: all.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect(),
             series,
             top_users: detail.top_users(TOP),
             top_apis: top(detail.by_key().into_iter().map(|(key, api)| (key, api.count)), TOP),
@@ -330,7 +331,7 @@ impl Traffic {
         monthly_usage.retain(|_, count| *count > 0);
         let popular = top(sum.detail.by_key().into_iter().map(|(key, api)| (key, api.count)), 10);
         Dashboard {
-            total_requests: sum.numbers.count - sum.numbers.tests,
+            total_requests: sum.detail.calls.numbers.count,
             active_users: Self::users(&sum.detail).len(),
             new_apis,
             monthly_usage,
@@ -360,7 +361,8 @@ impl Traffic {
         }
         let history = self.history(now);
         let sum = history.sum(from, until);
-        let (all, detail) = (&sum.numbers, &sum.detail);
+        let (all, detail) = (sum.detail.all(), &sum.detail);
+        let (all, statuses) = (&all.numbers, &all.statuses);
         let mut text = csv_row(["Report", "From", start, "To", end]);
         let mut row = |cells: &[&str]| text.push_str(&csv_row(cells.iter().copied()));
         let pairs = |row: &mut dyn FnMut(&[&str]), pairs: &[(&str, String)]| {
@@ -392,7 +394,7 @@ impl Traffic {
         );
         row(&["Status Codes"]);
         row(&["status", "count"]);
-        for (status, count) in &detail.statuses {
+        for (status, count) in statuses {
             row(&[&status.to_string(), &count.to_string()]);
         }
         row(&[]);
@@ -413,8 +415,9 @@ impl Traffic {
         row(&["Bandwidth (per day, UTC)"]);
         row(&["date", "bytes_in", "bytes_out", "total"]);
         let mut days: BTreeMap<u64, Numbers> = BTreeMap::new();
-        let minutes = history.series.range(sum.from..=until);
-        minutes.for_each(|(minute, numbers)| days.entry(minute / DAY).or_default().add(numbers));
+        for (at, detail) in history.times(from, until) {
+            days.entry(at / DAY).or_default().add(&detail.all().numbers);
+        }
         for (day, numbers) in days {
             let mut date = String::new();
             let _ = write!(date, "{}", at(day * DAY).strftime("%Y-%m-%d"));
