@@ -295,6 +295,19 @@ impl<'a> Rest<'a> {
     }
 }
 
+impl Rest<'_> {
+    /// Waits until the gateway has seen whose an object is.
+    async fn until_managed_by(&self, path: &str, whom: &str) -> anyhow::Result<()> {
+        let part = format!("\"managed_by\":\"{whom}\"");
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.expect(Method::GET, path, &Value::Null, 200, &part).await {
+            ensure!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+}
+
 pub async fn roles_are_written_through_rest(cluster: &Cluster) -> anyhow::Result<()> {
     let account = format!("system:serviceaccount:{FIRST}:{NAME}");
     let may_write = async || cluster.may(&account, ("patch", "doorman.dev", "doormanroles"), FIRST).await;
@@ -329,7 +342,9 @@ pub async fn roles_are_written_through_rest(cluster: &Cluster) -> anyhow::Result
     let label = "app.kubernetes.io/managed-by";
     kubectl(&["label", "doormanrole", "auditor", "-n", FIRST, &format!("{label}-")]).await?;
     rest.expect(Method::PUT, "/role/auditor", &change, 409, "is defined by").await?;
+    rest.until_managed_by("/role/auditor", "somebody in the cluster").await?;
     kubectl(&["label", "doormanrole", "auditor", "-n", FIRST, &format!("{label}=doorman-platform")]).await?;
+    rest.until_managed_by("/role/auditor", "doorman-platform").await?;
     let back = json!({ "view_logs": true });
     rest.expect(Method::PUT, "/role/auditor", &back, 200, "\"view_logs\":true").await?;
     let own = json!({ "spec": { "permissions": ["ExportLogs"] } }).to_string();
