@@ -32,13 +32,9 @@ func main() {
 
 	// Below errors it logs every connection that ends early, as each probe of a pod does.
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	// In a folder of its own: paths of sockets are short.
-	folder, err := os.MkdirTemp("", "mongo-wire-")
-	if err != nil {
-		log.Fatalf("mongo-wire: %v", err)
-	}
-	defer os.RemoveAll(folder)
-	socket := filepath.Join(folder, "socket")
+	// Beside the databases: a pod may have nowhere else to write. One of a process that was killed is in the way.
+	socket := filepath.Join(*data, ".socket")
+	_ = os.Remove(socket)
 	server, err := ferretdb.New(&ferretdb.Config{
 		Listener: ferretdb.ListenerConfig{
 			Unix: socket, TLS: *tlsListen, TLSCertFile: *tlsCert, TLSKeyFile: *tlsKey, TLSCAFile: *tlsCA,
