@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::{GatewayRef, SecretKeyRef};
 
 mod cors;
+mod egress;
 mod field_path;
 mod parse;
 mod tls;
@@ -20,10 +21,11 @@ mod transform;
 mod validation;
 
 pub use cors::Cors;
+pub use egress::{is_forbidden_address, is_loopback_address};
 pub use field_path::{FieldPath, Step};
 pub use parse::{
     Access, Api, ApiKey, Breaker, Credits, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
-    UpstreamAddress, is_forbidden_address, parse,
+    UpstreamAddress, parse,
 };
 pub use tls::{
     AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_AUTHORITIES, TLS_CERTIFICATE, TLS_KEY, UpstreamTls, without_secrets,

@@ -12,6 +12,7 @@ use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
 use super::cors::Cors;
+use super::egress::forbidden_host;
 use super::tls::UpstreamTls;
 use super::transform::{RequestTransform, ResponseTransform};
 use super::validation::Validation;
@@ -261,26 +262,6 @@ impl FromStr for UpstreamAddress {
         let authority = shown.parse().map_err(|error| format!("`{text}`: {error}"))?;
         let base_path = uri.path().trim_end_matches('/').to_owned();
         Ok(Self { tls, host, port, authority, base_path, query: uri.query().map(str::to_owned) })
-    }
-}
-
-/// Why an upstream host is never called: link-local addresses reach cloud metadata services.
-fn forbidden_host(host: &str) -> Option<&'static str> {
-    if host.eq_ignore_ascii_case("metadata.google.internal") {
-        return Some("metadata services are never called");
-    }
-    let address: IpAddr = host.parse().ok()?;
-    is_forbidden_address(address).then_some("link-local, multicast and unspecified addresses are never called")
-}
-
-/// Addresses no upstream call may reach, however they were found: link-local, metadata, multicast, unspecified.
-pub fn is_forbidden_address(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => {
-            let aws_metadata = std::net::Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast() || v6 == aws_metadata
-        }
     }
 }
 
@@ -582,7 +563,7 @@ mod tests {
             (json!({"servers": ["http://ok", "ftp://x"]}), "spec.servers[1]"),
             (json!({"servers": ["http://user:pw@x"]}), "spec.servers[0]"),
             (json!({"servers": ["http://169.254.169.254/latest"]}), "spec.servers[0]"),
-            (json!({"servers": ["http://[::ffff:169.254.169.254]/"]}), "spec.servers[0]"),
+            (json!({"servers": ["http://[64:ff9b::169.254.169.254]/"]}), "spec.servers[0]"),
             (json!({"servers": ["http://metadata.google.internal"]}), "spec.servers[0]"),
             (endpoint(json!({"uri": "/a/../b"})), "spec.endpoints[0].uri"),
             (endpoint(json!({"clientUri": "/b"})), "spec.endpoints[0].clientUri"),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use doorman_crds::api::is_forbidden_address;
+use doorman_crds::api::{is_forbidden_address, is_loopback_address};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
@@ -37,7 +37,7 @@ pub(super) async fn connect(
     let addresses: Vec<SocketAddr> =
         lookup_host((host, port)).await.map_err(|error| UpstreamError::Connect(format!("{host}: {error}")))?.collect();
     let forbidden = |address: &SocketAddr| {
-        is_forbidden_address(address.ip()) || (!allow_loopback && address.ip().to_canonical().is_loopback())
+        is_forbidden_address(address.ip()) || (!allow_loopback && is_loopback_address(address.ip()))
     };
     if let Some(address) = addresses.iter().find(|address| forbidden(address)) {
         return Err(UpstreamError::Forbidden(address.ip()));
@@ -66,4 +66,25 @@ async fn secure(stream: TcpStream, host: &str, way: &Way) -> Result<Stream, Upst
         .await
         .map_err(|error| UpstreamError::Connect(format!("TLS with {host}: {error}")))?;
     Ok(Stream::Tls(Box::new(stream)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_refused(host: &str, allow_loopback: bool) -> bool {
+        matches!(connect(host, 1, None, allow_loopback).await, Err(UpstreamError::Forbidden(_)))
+    }
+
+    #[tokio::test]
+    async fn no_notation_of_an_address_leads_round_the_rules() {
+        for host in ["169.254.169.254", "2852039166", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::169.254.169.254"] {
+            assert!(is_refused(host, true).await, "{host}");
+        }
+        for host in ["127.0.0.1", "127.1", "localhost", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"]
+        {
+            assert!(is_refused(host, false).await, "{host}");
+        }
+        assert!(!is_refused("127.0.0.1", true).await);
+    }
 }
