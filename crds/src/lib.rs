@@ -11,6 +11,7 @@ pub mod api;
 pub mod conditions;
 pub mod gateway;
 pub mod manifests;
+pub mod networks;
 #[cfg(test)]
 mod pages;
 pub mod path;

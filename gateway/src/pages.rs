@@ -529,7 +529,7 @@ fn sources(folder: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let name = entry.file_name().unwrap().to_string_lossy().into_owned();
-        if entry.is_dir() {
+        if entry.is_dir() && name != "tests" {
             text.push_str(&sources(&entry));
         } else if entry.extension().is_some_and(|end| end == "rs") && !["tests.rs", "pages.rs"].contains(&name.as_str())
         {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +16,8 @@ use super::tls::UpstreamTls;
 use super::transform::{RequestTransform, ResponseTransform};
 use super::validation::Validation;
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
-use crate::FieldError;
 use crate::path::{PathTemplate, Segment};
+use crate::{FieldError, networks};
 
 /// Name and version: what a client calls.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -478,9 +477,9 @@ fn ip_rules(spec: &IpSpec, errors: &mut Vec<FieldError>) -> IpRules {
     let mut nets = |member: &str, texts: Option<&Vec<String>>| {
         let mut nets = Vec::new();
         for (index, text) in texts.into_iter().flatten().enumerate() {
-            match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-                Ok(net) => nets.push(net),
-                Err(_) => errors.push(FieldError::invalid(
+            match networks::parse(text) {
+                Some(net) => nets.push(net),
+                None => errors.push(FieldError::invalid(
                     format!("spec.access.ip.{member}[{index}]"),
                     format!("`{text}` is neither an address nor a CIDR such as 10.0.0.0/8"),
                 )),

@@ -18,6 +18,8 @@ const USUAL_RATE: u64 = 60;
 const USUAL_THROTTLE: u64 = 10;
 /// How long a throttled request waits for each one before it, where no time is set.
 const USUAL_WAIT: Duration = Duration::from_millis(500);
+/// The longest that a throttled request waits; what would wait longer is refused.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -125,7 +127,7 @@ impl Allowance {
 /// How long requests beyond a number wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Throttle {
-    /// Its limit is that of the queue.
+    /// Its limit is that of the queue, or less: so many that none waits too long.
     pub counter: Counter,
     /// So many go on at once.
     pub at_once: u64,
@@ -221,11 +223,11 @@ impl UserLimits {
             let key = format!("throttle_limit:{name}:{}", window.as_secs());
             let wait = positive(user.throttle_wait_duration).and_then(|number| u32::try_from(number).ok());
             let each = unit_or(user.throttle_wait_duration_type.as_deref(), SECOND);
-            Throttle {
-                counter: Counter::of_requests(key, Span::Sliding(window), queue.unwrap_or(USUAL_THROTTLE)),
-                at_once: at_once.unwrap_or(USUAL_THROTTLE),
-                wait: wait.map_or(USUAL_WAIT, |number| each.saturating_mul(number)),
-            }
+            let wait = wait.map_or(USUAL_WAIT, |number| each.saturating_mul(number));
+            let at_once = at_once.unwrap_or(USUAL_THROTTLE);
+            let waiting = u64::try_from(LONGEST_WAIT.as_millis() / wait.as_millis()).unwrap_or(u64::MAX);
+            let limit = queue.unwrap_or(USUAL_THROTTLE).min(at_once.saturating_add(waiting));
+            Throttle { counter: Counter::of_requests(key, Span::Sliding(window), limit), at_once, wait }
         });
         let bytes = positive(user.bandwidth_limit_bytes).filter(|_| user.bandwidth_limit_enabled != Some(false));
         let bandwidth = bytes.map(|limit| {
@@ -282,6 +284,20 @@ mod tests {
         assert_eq!(limits.rate.unwrap().span, Span::Sliding(HOUR));
         let throttle = limits.throttle.unwrap();
         assert_eq!((throttle.counter.limit, throttle.wait), (3, 2 * MINUTE));
+    }
+
+    #[test]
+    fn nobody_is_let_into_a_queue_to_wait_more_than_a_minute() {
+        for (at_once, each, queue, limit) in [(1, 7, 100, 9), (1, 60, 100, 2), (1, 61, 100, 1), (5, 61, 3, 3)] {
+            let limited = User {
+                throttle_duration: Some(at_once),
+                throttle_wait_duration: Some(each),
+                throttle_queue_limit: Some(queue),
+                ..user()
+            };
+            let throttle = UserLimits::of(&limited).throttle.unwrap();
+            assert_eq!(throttle.counter.limit, limit, "{at_once} at once, {each} s each, {queue} in all");
+        }
     }
 
     #[test]

@@ -37,8 +37,6 @@ use rules::Rules;
 
 /// The one entry of caches that hold all of something.
 const ALL: &str = "";
-/// The longest that a throttled request waits; what would wait longer is refused.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What is known of a request.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +49,21 @@ pub struct Facts<'a> {
     pub endpoint: Option<EndpointName<'a>>,
     /// The client's address.
     pub address: IpAddr,
-    /// Is it a call of an API? Only such are measured by rules.
-    pub is_call: bool,
+    /// How far it has come.
+    pub admission: Admission,
+}
+
+/// How far a request has come before it is measured; what measures it depends on that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It calls no API: only its user's tier counts it.
+    NoCall,
+    /// A call that something else refuses.
+    Refused,
+    /// A call of an API that asks nobody who calls: no limit of the user's own counts it.
+    Guest,
+    /// A call of its user.
+    User,
 }
 
 /// Which limit it is.
@@ -247,15 +258,14 @@ impl Accounts {
         }
     }
 
-    /// Measures a request. `is_let_in`: it is a call that nothing else refuses; then the user's own limits count too, and
-    /// `length` bytes of its body.
-    pub async fn measure(&self, facts: &Facts<'_>, is_let_in: bool, length: u64) -> Result<Admitted, Refused> {
+    /// Measures a request with a body of so many bytes.
+    pub async fn measure(&self, facts: &Facts<'_>, length: u64) -> Result<Admitted, Refused> {
         let limits = match facts.user {
             Some(user) => Some(self.unless_closed(self.of_user(user).await)?),
             None => None,
         };
         let rules = self.unless_closed(self.rules().await)?;
-        let asked = Asked::new(limits.as_deref(), &rules, facts, is_let_in, length);
+        let asked = Asked::new(limits.as_deref(), &rules, facts, length);
         if asked.measures.is_empty() {
             return Ok(Admitted::default());
         }
@@ -275,11 +285,12 @@ impl Accounts {
         }
     }
 
-    /// The counters that the bytes of a user's calls are booked on, with the second each ends at.
-    pub async fn byte_counters(&self, username: &str) -> SmallVec<[(Arc<str>, u64); 2]> {
+    /// The counters that the bytes of a user's calls are booked on, with the second each ends at. `is_own`: of an API that
+    /// asks who calls.
+    pub async fn byte_counters(&self, username: &str, is_own: bool) -> SmallVec<[(Arc<str>, u64); 2]> {
         let Ok(limits) = self.of_user(username).await else { return SmallVec::new() };
-        let now = crate::store::now();
-        limits.bandwidth.iter().chain(&limits.tier.bandwidth).map(|allowance| allowance.counter(now)).collect()
+        let (now, own) = (crate::store::now(), limits.bandwidth.iter().filter(|_| is_own));
+        own.chain(&limits.tier.bandwidth).map(|allowance| allowance.counter(now)).collect()
     }
 
     /// Where bytes and quotas are counted.
@@ -296,7 +307,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(limits: Option<&UserLimits>, rules: &Rules, facts: &Facts<'_>, is_let_in: bool, length: u64) -> Self {
+    fn new(limits: Option<&UserLimits>, rules: &Rules, facts: &Facts<'_>, length: u64) -> Self {
         let now = crate::store::now();
         let mut measures: SmallVec<[Measure; 6]> = SmallVec::new();
         let tier = limits.map(|limits| &limits.tier);
@@ -305,15 +316,18 @@ impl Asked {
             measures.extend(tier.quotas.iter().map(|(quota, window)| (Kind::Tier(window), quota.asked(now, 1, 1))));
         }
         let shows_first = tier.is_some_and(|tier| !tier.windows.is_empty());
-        if facts.is_call && !rules.is_empty() {
+        if facts.admission != Admission::NoCall && !rules.is_empty() {
             let applying = rules.applying(facts).into_iter();
             measures.extend(applying.map(|(rule, counter)| (Kind::Rule(rule.window.name()), counter)));
         }
-        if let Some(limits) = limits.filter(|_| is_let_in) {
+        let bytes = |allowance: &Allowance| (Kind::Bandwidth, allowance.asked(now, length.max(1), 0));
+        if let Some(limits) = limits.filter(|_| facts.admission == Admission::User) {
             measures.extend(limits.rate.clone().map(|counter| (Kind::Rate, counter)));
             measures.extend(limits.throttle.as_ref().map(|throttle| (Kind::Throttle, throttle.counter.clone())));
-            let bytes = limits.bandwidth.iter().chain(&limits.tier.bandwidth);
-            measures.extend(bytes.map(|bytes| (Kind::Bandwidth, bytes.asked(now, length.max(1), 0))));
+            measures.extend(limits.bandwidth.as_ref().map(bytes));
+        }
+        if let Some(tier) = tier.filter(|_| matches!(facts.admission, Admission::Guest | Admission::User)) {
+            measures.extend(tier.bandwidth.as_ref().map(bytes));
         }
         Self { measures, shows_first }
     }
@@ -340,10 +354,6 @@ impl Asked {
         {
             let beyond = (used + counter.add).saturating_sub(throttle.at_once);
             admitted.wait = throttle.wait.saturating_mul(u32::try_from(beyond).unwrap_or(u32::MAX));
-            if admitted.wait > LONGEST_WAIT {
-                let shown = Shown { limit: counter.limit, remaining: 0, resets_in: LONGEST_WAIT };
-                return Err(Refused::Limit { kind: Kind::Throttle, shown });
-            }
         }
         Ok(admitted)
     }

@@ -110,7 +110,7 @@ mod tests {
 
     use mongodb::bson::{Bson, doc};
 
-    use super::*;
+    use super::{super::Admission, *};
 
     fn rules(rules: &[(&str, &str, &str, i32)]) -> Rules {
         let document = |(id, rule_type, target, priority): &(&str, &str, &str, i32)| {
@@ -129,7 +129,7 @@ mod tests {
             api: Some("orders/v1"),
             endpoint: Some(endpoint),
             address: address.parse().unwrap(),
-            is_call: true,
+            admission: Admission::User,
         }
     }
 

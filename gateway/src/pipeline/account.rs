@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::body::Metered;
 use super::{Arrival, Body, Gateway, Observed, length, respond};
-use crate::accounting::{Facts, Kind, Refused, Shown};
+use crate::accounting::{Admission, Facts, Kind, Refused, Shown};
 use crate::problem::Problem;
 
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -54,15 +54,9 @@ fn reached(kind: &Kind, limit: &Shown) -> Problem {
 }
 
 impl Gateway {
-    /// Counts a call, and waits where it must. `is_let_in`: nothing else refuses it.
-    pub(super) async fn account(
-        &self,
-        facts: &Facts<'_>,
-        is_let_in: bool,
-        length: u64,
-        observed: &mut Observed,
-    ) -> Result<(), Problem> {
-        match self.accounts.measure(facts, is_let_in, length).await {
+    /// Counts a request with a body of so many bytes, and waits where it must.
+    pub(super) async fn account(&self, facts: &Facts<'_>, length: u64, observed: &mut Observed) -> Result<(), Problem> {
+        match self.accounts.measure(facts, length).await {
             Ok(admitted) => {
                 observed.limit = admitted.shown;
                 if !admitted.wait.is_zero() {
@@ -93,15 +87,16 @@ impl Gateway {
     ) -> Result<(), Problem> {
         let Some(Ok(principal)) = self.caller(&arrival.parts.headers).await else { return Ok(()) };
         let user = Some(&*principal.username);
-        let facts = Facts { user, api: None, endpoint: None, address: arrival.client.effective, is_call: false };
-        self.account(&facts, false, 0, observed).await
+        let (address, admission) = (arrival.client.effective, Admission::NoCall);
+        self.account(&Facts { user, api: None, endpoint: None, address, admission }, 0, observed).await
     }
 
     /// Books the bytes of an answered call on its user's counters, where there are any: what is known of them at once, so
     /// that the next call finds it, and a body of unknown length when it ends.
     pub(super) async fn book(&self, parts: &Parts, response: Response<Body>, observed: &Observed) -> Response<Body> {
         let Some(user) = observed.username.as_deref().filter(|_| observed.is_data_plane) else { return response };
-        let counters = self.accounts.byte_counters(user).await;
+        let is_own = observed.api.as_ref().is_some_and(|api| api.api.needs_identity);
+        let counters = self.accounts.byte_counters(user, is_own).await;
         if counters.is_empty() {
             return response;
         }

@@ -50,6 +50,13 @@ pub(super) struct Call<'a> {
     pub(super) limit: u64,
 }
 
+/// Where a call goes, and who pays for it.
+pub(super) struct Decided<'a> {
+    pub(super) server: &'a Server,
+    leave: Option<Leave>,
+    pub(super) charged: Charged,
+}
+
 /// Retries that may still be made: each call earns a tenth of one, up to a hundred.
 #[derive(Debug)]
 pub struct RetryBudget(AtomicI64);
@@ -129,14 +136,9 @@ impl Gateway {
             let (body, progress) = RequestBody::stream(body, call.limit);
             Upload::Once(Some(body), progress)
         };
-        validate::validate(&call, reading, upload.whole().as_deref())?;
-        if let Some(body) = upload.whole() {
-            transform::request_body(&call, reading, body);
-        }
         let routed = self.routed(call.parts).await;
-        let (server, mut leave) = choose(&call, routed.as_deref(), rules)?;
-        // After everything that may refuse the call.
-        let charged = self.charge(&call).await?;
+        let Decided { server, mut leave, charged } =
+            self.decided(&call, reading, upload.whole(), routed.as_deref()).await?;
         let told = rest::Caller { key: charged.key.as_ref(), ..call.told };
         let mut is_sent = false;
         if api.api.retries > 0 {
@@ -187,8 +189,25 @@ impl Gateway {
         }
     }
 
+    /// All that may still refuse a call before it is sent, the charge last.
+    pub(super) async fn decided<'a>(
+        &self,
+        call: &Call<'a>,
+        reading: Reading,
+        mut whole: Option<&mut Bytes>,
+        routed: Option<&'a Servers>,
+    ) -> Result<Decided<'a>, Problem> {
+        validate::validate(call, reading, whole.as_deref())?;
+        if let Some(body) = &mut whole {
+            transform::request_body(call, reading, body);
+        }
+        let (server, leave) = choose(call, routed, self.breaker_rules(call.api))?;
+        let charged = self.charge(call).await?;
+        Ok(Decided { server, leave, charged })
+    }
+
     /// The servers of the call's client key, if it has one that is known.
-    async fn routed(&self, parts: &Parts) -> Option<Arc<Servers>> {
+    pub(super) async fn routed(&self, parts: &Parts) -> Option<Arc<Servers>> {
         let key = parts.headers.get(CLIENT_KEY)?.to_str().ok()?;
         self.routings.servers(key).await
     }

@@ -7,20 +7,21 @@
 //! A request that is not let in is accounted for all the same: a tier counts every request of its user, and its refusal
 //! comes before every other (reference: gateway behaviour 2 and 7.4).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use doorman_crds::api::IpRules;
+use doorman_crds::api::{self, IpRules};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::accounting::{Accounts, Facts, Shown};
+use crate::accounting::{Accounts, Admission, Facts, Shown};
 use crate::client::{CallerName, ClientAddress, RequestId, Scheme};
 use crate::identity::{self, Denied, Identity, Principal};
 use crate::platform::SECURITY_SETTINGS;
@@ -113,6 +114,34 @@ struct Observed {
     limit: Option<Shown>,
 }
 
+/// What a request asks for, and who asks.
+struct Asked<'a> {
+    arrival: Arrival<'a>,
+    /// `None`: there is no token.
+    caller: Option<Result<Principal, Denied>>,
+    found: Result<Arc<CompiledApi>, Problem>,
+    /// The method of the endpoint.
+    method: api::Method,
+    /// Decoded segments behind name and version.
+    path: &'a [Cow<'a, str>],
+}
+
+impl Asked<'_> {
+    /// The API, if it can be called.
+    fn api(&self) -> Option<&CompiledApi> {
+        self.found.as_deref().ok()
+    }
+
+    fn endpoint(&self) -> Option<Match<'_>> {
+        self.api()?.paths.find(self.method, self.path)
+    }
+
+    /// Whose token it is, where it counts.
+    fn user(&self) -> Option<&Arc<str>> {
+        self.caller.as_ref()?.as_ref().ok().map(|principal| &principal.username)
+    }
+}
+
 impl Gateway {
     /// Answers one request; never fails.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
@@ -122,30 +151,39 @@ impl Gateway {
         let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
         let client = self.security.active().client(&parts.headers, peer.address);
         let arrival = Arrival { parts: &parts, peer, client, id: &id, at: arrived };
-        let mut response = match self.admit_to_the_gateway(arrival) {
-            Ok(()) => {
-                let outcome = self.route(arrival, body, &mut observed).await;
-                outcome.unwrap_or_else(|problem| {
-                    Self::audit(&problem, arrival, &observed);
-                    let is_wrapped = observed.api.as_ref().is_some_and(|api| api.api.envelope);
-                    respond::problem(&problem, if is_wrapped { Envelope::Strict } else { Envelope::Loose })
-                })
-            }
+        let response = match self.admit_to_the_gateway(arrival) {
+            Ok(()) => self.route(arrival, body, &mut observed).await.unwrap_or_else(|problem| {
+                let is_wrapped = observed.api.as_ref().is_some_and(|api| api.api.envelope);
+                Self::refuse(&problem, arrival, &observed, is_wrapped)
+            }),
             // Always tells the status in the body (reference: platform API 1.7).
-            Err(problem) => {
-                Self::audit(&problem, arrival, &observed);
-                respond::problem(&problem, Envelope::Strict)
-            }
+            Err(problem) => Self::refuse(&problem, arrival, &observed, true),
         };
+        self.answered(arrival, response, &observed).await
+    }
+
+    /// The answer to a request that is refused.
+    fn refuse(problem: &Problem, arrival: Arrival<'_>, observed: &Observed, is_wrapped: bool) -> Response<Body> {
+        Self::audit(problem, arrival, observed);
+        respond::problem(problem, if is_wrapped { Envelope::Strict } else { Envelope::Loose })
+    }
+
+    /// Gives an answer what every one has, and observes it.
+    async fn answered(
+        &self,
+        arrival: Arrival<'_>,
+        mut response: Response<Body>,
+        observed: &Observed,
+    ) -> Response<Body> {
         if let Some(api) = &observed.api {
-            cors::decorate(&api.api.cors, &parts.headers, response.headers_mut());
+            cors::decorate(&api.api.cors, &arrival.parts.headers, response.headers_mut());
         }
-        self.add_headers(&mut response, &id);
+        self.add_headers(&mut response, arrival.id);
         if let Some(limit) = &observed.limit {
             account::show(limit, response.headers_mut());
         }
-        self.observe(arrival, &response, &observed);
-        self.book(&parts, response, &observed).await
+        self.observe(arrival, &response, observed);
+        self.book(arrival.parts, response, observed).await
     }
 
     /// Refusals that belong in the audit trail (reference: gateway behaviour 21.4).
@@ -194,13 +232,8 @@ impl Gateway {
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         let Arrival { parts, peer, .. } = arrival;
-        let segments = request::check(parts.version, &parts.uri, &parts.headers)
-            .and_then(|()| request::segments(parts.uri.path()))
-            .map_err(|refused| ambiguous(refused, parts.version))?;
+        let segments = self.parsed(parts)?;
         observed.is_data_plane = segments.len() > 1 && segments[0] == "api";
-        if request::asks_for_websocket(parts) && !self.settings.features.websockets {
-            return Err(Problem::new(StatusCode::FORBIDDEN, "GTW015", "WebSocket is not served"));
-        }
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
             ["api", "rest", ..] => self.rest(arrival, body, &segments, observed).await,
             ["api", "health"] => {
@@ -218,6 +251,17 @@ impl Gateway {
             ["platform", ..] => Ok(self.platform(arrival, body, observed).await),
             _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
         }
+    }
+
+    /// The path of a request that has one reading and asks for no other protocol.
+    fn parsed<'a>(&self, parts: &'a Parts) -> Result<Segments<'a>, Problem> {
+        let segments = request::check(parts.version, &parts.uri, &parts.headers)
+            .and_then(|()| request::segments(parts.uri.path()))
+            .map_err(|refused| ambiguous(refused, parts.version))?;
+        if request::asks_for_websocket(parts) && !self.settings.features.websockets {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "GTW015", "WebSocket is not served"));
+        }
+        Ok(segments)
     }
 
     /// The management API is a web application of its own; it never fails, it answers.
@@ -247,42 +291,70 @@ impl Gateway {
         segments: &Segments<'_>,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
-        let Arrival { parts, client, id, at, .. } = arrival;
+        match self.asked(arrival, segments, observed).await {
+            Ok(asked) => {
+                let call = self.admitted(&asked, observed).await?;
+                self.call(call, body, observed).await
+            }
+            Err(answer) => Ok(answer),
+        }
+    }
+
+    /// Who asks, and for what, or the answer to what is no call. Refuses nothing yet: all that is known of a request is
+    /// needed to account for it.
+    async fn asked<'a>(
+        &self,
+        arrival: Arrival<'a>,
+        segments: &'a Segments<'_>,
+        observed: &mut Observed,
+    ) -> Result<Asked<'a>, Response<Body>> {
+        let parts = arrival.parts;
         if parts.method == Method::OPTIONS {
-            return Ok(self.preflight(parts, segments));
+            return Err(self.preflight(parts, segments));
         }
         let Some(method) = rest::endpoint_method(&parts.method) else {
-            return Ok(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+            return Err(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
         };
-        let settings = self.settings.live();
-        let limit = settings.limits.of_path(parts.uri.path(), settings.limits.rest());
-        drop(settings);
-
         let caller = self.caller(&parts.headers).await;
         let known = caller.as_ref().and_then(|caller| caller.as_ref().ok());
         observed.username = known.map(|principal| principal.username.clone());
-        let [_, _, name, version, path @ ..] = segments.as_slice() else { return Err(unknown_api()) };
-        let found = find(&self.snapshot.load(), name, version);
+        let (found, path) = match segments.as_slice() {
+            [_, _, name, version, path @ ..] => (find(&self.snapshot.load(), name, version), path),
+            _ => (Err(unknown_api()), &[][..]),
+        };
         observed.api = found.as_ref().ok().cloned();
-        let endpoint = found.as_ref().ok().and_then(|api| api.paths.find(method, path));
+        Ok(Asked { arrival, caller, found, method, path })
+    }
+
+    /// Leave to make the call; whether or not there is, it is accounted for.
+    async fn admitted<'a>(&self, asked: &'a Asked<'a>, observed: &mut Observed) -> Result<Call<'a>, Problem> {
+        let Arrival { parts, client, id, at, .. } = asked.arrival;
+        let limit = {
+            let settings = self.settings.live();
+            settings.limits.of_path(parts.uri.path(), settings.limits.rest())
+        };
+        let (api, user, endpoint) = (asked.api(), asked.user(), asked.endpoint());
         observed.endpoint = endpoint.map(|endpoint| endpoint.label().clone());
         let let_in = match bounded(parts, limit) {
-            Ok(()) => self.let_in(arrival, &found, endpoint, caller.as_ref()).await,
+            Ok(()) => self.let_in(asked, endpoint).await,
             Err(problem) => Err(problem),
         };
         let facts = Facts {
-            user: known.map(|principal| &*principal.username),
-            api: found.as_ref().ok().map(|api| &*api.label),
-            endpoint: endpoint.zip(found.as_ref().ok()).map(|(own, api)| own.name(api)),
+            user: user.map(AsRef::as_ref),
+            api: api.map(|api| &*api.label),
+            endpoint: endpoint.zip(api).map(|(own, api)| own.name(api)),
             address: client.effective,
-            is_call: true,
+            admission: match &let_in {
+                Err(_) => Admission::Refused,
+                Ok((api, _)) if api.api.needs_identity => Admission::User,
+                Ok(_) => Admission::Guest,
+            },
         };
-        self.account(&facts, let_in.is_ok(), length(parts), observed).await?;
-        let endpoint = let_in?;
-        let api = found.as_ref().map_err(Clone::clone)?;
-        let user = known.filter(|_| api.api.needs_identity).map(|principal| &principal.username);
+        self.account(&facts, length(parts), observed).await?;
+        let (api, endpoint) = let_in?;
+        let user = user.filter(|_| api.api.needs_identity);
         let told = rest::Caller { request_id: id, username: user.map(AsRef::as_ref), key: None };
-        self.call(Call { parts, api, endpoint, path, told, user, arrived: at, limit }, body, observed).await
+        Ok(Call { parts, api, endpoint, path: asked.path, told, user, arrived: at, limit })
     }
 
     /// Who calls, where the request has a token at all.
@@ -294,25 +366,23 @@ impl Gateway {
     /// All that can refuse a call before it is counted (reference: gateway behaviour 5).
     async fn let_in<'a>(
         &self,
-        arrival: Arrival<'_>,
-        found: &Result<Arc<CompiledApi>, Problem>,
+        asked: &'a Asked<'_>,
         endpoint: Option<Match<'a>>,
-        caller: Option<&Result<Principal, Denied>>,
-    ) -> Result<Match<'a>, Problem> {
-        let api = found.as_ref().map_err(Clone::clone)?;
+    ) -> Result<(&'a CompiledApi, Match<'a>), Problem> {
+        let api = asked.found.as_ref().map_err(Clone::clone)?;
         if let Some(rules) = &api.api.access.ip {
-            self.admit_address(rules, arrival)?;
+            self.admit_address(rules, asked.arrival)?;
         }
         let endpoint = endpoint.ok_or_else(|| {
             Problem::new(StatusCode::NOT_FOUND, "GTW003", "Endpoint does not exist for the requested API")
         })?;
         if api.api.needs_identity {
-            self.admit(api, caller).await?;
+            self.admit(api, asked.caller.as_ref()).await?;
         }
         if !api.api.active {
             return Err(Problem::new(StatusCode::FORBIDDEN, "GTW012", "API is disabled"));
         }
-        Ok(endpoint)
+        Ok((api, endpoint))
     }
 
     /// What a browser may do; needs no token and tells nothing of APIs that don't exist.
@@ -412,3 +482,6 @@ fn length(parts: &Parts) -> u64 {
     let length = parts.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     length.unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

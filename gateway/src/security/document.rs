@@ -3,11 +3,12 @@
 
 use std::{path::Path, path::PathBuf, time::Duration};
 
+use doorman_crds::networks;
 use mongodb::bson::{Bson, Document, doc};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::{dump, networks};
+use crate::dump;
 
 /// The least seconds between two automatic dumps.
 pub(super) const SHORTEST: u64 = 60;

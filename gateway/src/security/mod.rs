@@ -129,7 +129,7 @@ fn absolute(path: &Path) -> PathBuf {
 /// An old store may hold anything: what can't be read matches nothing.
 fn listed(entries: &[String], member: &str) -> Networks {
     let read = |entry: &String| {
-        let net = crate::networks::parse(entry);
+        let net = doorman_crds::networks::parse(entry);
         if net.is_none() {
             tracing::warn!(entry, "an entry of {member} is neither an address nor a CIDR and is ignored");
         }

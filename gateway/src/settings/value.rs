@@ -3,8 +3,9 @@
 //! In: the trimmed, non-empty text of one variable. Out: a value, or what to do about a text that is none.
 //! A reader of text never echoes a secret.
 
-use std::{fmt, net::IpAddr, num::NonZeroU16, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{fmt, num::NonZeroU16, num::NonZeroU32, path::PathBuf, time::Duration};
 
+use doorman_crds::networks;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -144,8 +145,8 @@ lists! {
         Method::from_bytes(entry.to_ascii_uppercase().as_bytes()).map_err(|_| format!("{entry:?} is not an HTTP method"))
     };
     IpNet, "list of addresses and CIDRs", |entry| {
-        let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
-        net.map(|net| net.trunc()).map_err(|_| format!("{entry:?} is neither an IP address nor a CIDR"))
+        let net = networks::parse(entry).map(|net| net.trunc());
+        net.ok_or_else(|| format!("{entry:?} is neither an IP address nor a CIDR"))
     };
 }
 

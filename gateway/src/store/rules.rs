@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use doorman_crds::path::PathTemplate;
+use doorman_crds::{networks, path::PathTemplate};
 use http::Method;
 use ipnet::IpNet;
 use mongodb::bson::{Bson, Document};
@@ -14,8 +14,6 @@ use serde::{
     de::{IntoDeserializer, value::Error},
 };
 use utoipa::ToSchema;
-
-use crate::networks;
 
 /// Whose calls a rule counts together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -223,7 +221,7 @@ impl Rule {
     pub fn can_apply(&self, username: &str, address: IpAddr) -> bool {
         match &self.target {
             Target::User(name) => name == username,
-            Target::Network(network) => networks::Networks::from_iter([*network]).contains(address),
+            Target::Network(network) => network.contains(&address.to_canonical()),
             Target::Any | Target::Api { .. } | Target::Endpoint { .. } => true,
         }
     }

@@ -1,0 +1,124 @@
+//! What is decided about requests, without sockets and upstreams.
+
+use serde_json::json;
+
+use self::stage::{Ask, Setup, Stage};
+use crate::store::User;
+
+mod stage;
+
+/// A user whom every limit of the user's own stops after the first call.
+fn limited(username: &str) -> User {
+    User {
+        rate_limit_duration: Some(1),
+        throttle_queue_limit: Some(1),
+        bandwidth_limit_bytes: Some(1),
+        groups: ["ALL".into()].into(),
+        ..User::new(username, &format!("{username}@example.com"), "user")
+    }
+}
+
+fn api(name: &str, changes: serde_json::Value) -> serde_json::Value {
+    let mut spec = json!({ "name": name, "version": "v1", "protocol": "REST", "servers": ["http://up:80"],
+        "endpoints": [{ "method": "GET", "uri": "/items" }] });
+    for (member, value) in changes.as_object().unwrap() {
+        spec[member] = value.clone();
+    }
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn users_own_limits_leave_calls_alone_that_need_no_user() {
+    let stage = Stage::new(Setup {
+        apis: vec![
+            api("open", json!({ "public": true })),
+            api("optional", json!({ "authRequired": false })),
+            api("own", json!({})),
+        ],
+        users: vec![limited("amy")],
+        subscriptions: vec![("amy".into(), vec!["own/v1".into()])],
+        ..Setup::default()
+    })
+    .await;
+    let amy = stage.token("amy", 60);
+    let call = async |api: &str| stage.ask(&Ask::get(&format!("/api/rest/{api}/v1/items")).bearer(&amy)).await.status;
+    for _ in 0..2 {
+        assert_eq!((call("open").await, call("optional").await), (200, 200));
+    }
+    assert_eq!((call("own").await, call("own").await), (200, 429));
+    assert_eq!((call("open").await, call("optional").await), (200, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_too_short_for_a_version_counts_for_tiers_and_rules() {
+    let rule = |id: &str, rule_type: &str, target: &str, limit: i32| {
+        mongodb::bson::doc! { "rule_id": id, "rule_type": rule_type, "target_identifier": target,
+        "time_window": "minute", "limit": limit }
+    };
+    let stage = Stage::new(Setup { rules: vec![rule("r", "per_ip", "192.0.2.0/24", 2)], ..Setup::default() }).await;
+    let ask = Ask::get("/api/rest/open").from("192.0.2.1");
+    let seen = [stage.ask(&ask).await.status, stage.ask(&ask).await.status, stage.ask(&ask).await.status];
+    assert_eq!(seen, [404, 404, 429]);
+
+    let tier = mongodb::bson::doc! { "tier_id": "free", "is_default": true, "limits": { "requests_per_minute": 1 } };
+    let stage = Stage::new(Setup { users: vec![limited("amy")], tiers: vec![tier], ..Setup::default() }).await;
+    let ask = Ask::get("/api/rest/open").bearer(&stage.token("amy", 60));
+    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [404, 429]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ipv4_networks_in_ipv6_clothes_match_in_an_apis_lists_and_in_rules() {
+    let rule = mongodb::bson::doc! { "rule_id": "r", "rule_type": "per_ip", "target_identifier": "::ffff:192.0.2.0/120",
+    "time_window": "minute", "limit": 1 };
+    let lists = |mode: &str, list: &str| json!({ "public": true, "access": { "ip": { "mode": mode, list: ["::ffff:10.0.0.0/104"] } } });
+    let stage = Stage::new(Setup {
+        apis: vec![
+            api("denied", lists("AllowAll", "deny")),
+            api("allowed", lists("Whitelist", "allow")),
+            api("open", json!({ "public": true })),
+        ],
+        rules: vec![rule],
+        ..Setup::default()
+    })
+    .await;
+    let call = async |api: &str, from: &str| {
+        let answer = stage.ask(&Ask::get(&format!("/api/rest/{api}/v1/items")).from(from)).await;
+        (answer.status, answer.code)
+    };
+    let refused = |code: &str| (403, Some(code.to_owned()));
+    for from in ["10.1.2.3", "::ffff:10.1.2.3"] {
+        assert_eq!(call("denied", from).await, refused("API011"), "{from}");
+        assert_eq!(call("allowed", from).await, (200, None), "{from}");
+    }
+    assert_eq!(call("denied", "11.0.0.1").await, (200, None));
+    assert_eq!(call("allowed", "11.0.0.1").await, refused("API010"));
+    assert_eq!(call("open", "192.0.2.1").await, (200, None));
+    assert_eq!(call("open", "::ffff:192.0.2.1").await, (429, Some("RATE_LIMIT_EXCEEDED".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_would_wait_too_long_is_counted_nowhere() {
+    let amy = User {
+        throttle_duration: Some(1),
+        throttle_duration_type: Some("hour".into()),
+        throttle_wait_duration: Some(61),
+        throttle_queue_limit: Some(10),
+        rate_limit_duration: Some(2),
+        rate_limit_duration_type: Some("day".into()),
+        ..limited("amy")
+    };
+    let amy = User { bandwidth_limit_bytes: None, ..amy };
+    let stage = Stage::new(Setup {
+        apis: vec![api("own", json!({}))],
+        users: vec![amy],
+        subscriptions: vec![("amy".into(), vec!["own/v1".into()])],
+        ..Setup::default()
+    })
+    .await;
+    let ask = Ask::get("/api/rest/own/v1/items").bearer(&stage.token("amy", 86_400));
+    let codes = [stage.ask(&ask).await.code, stage.ask(&ask).await.code, stage.ask(&ask).await.code];
+    let refused = Some("Throttle queue limit exceeded".to_owned());
+    assert_eq!(codes, [None, refused.clone(), refused]);
+    tokio::time::advance(std::time::Duration::from_secs(3_700)).await;
+    assert_eq!(stage.ask(&ask).await.code, None, "the rate still has the place that the refused calls didn't take");
+}
