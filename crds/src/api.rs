@@ -178,8 +178,9 @@ pub struct EndpointSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub servers: Option<Vec<String>>,
-    /// Rules the request body must satisfy; a violation is 400 `GTW011`. Bodies must then be JSON or SOAP, and an
-    /// absent one has no fields. `GET` and `HEAD` bodies never go upstream and are not checked.
+    /// Rules the request body must satisfy; a violation is 400 `GTW011`. Bodies must then be JSON or SOAP in UTF-8, with one
+    /// `Content-Type` and no `Content-Encoding`, and all others are refused; an absent one has no fields. `GET` and `HEAD`
+    /// bodies never go upstream and are not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationSpec>,
 }
@@ -224,7 +225,7 @@ pub struct ValidationSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Rules by field path, e.g. `user.name` or `items[0].id`; checked in the order of the paths, up to the first
-    /// violation.
+    /// violation. In XML each element of a repeated name is checked.
     #[schemars(length(max = 256))]
     pub rules: BTreeMap<String, RuleSpec>,
 }
@@ -597,7 +598,8 @@ pub struct TransformSpec {
     /// Query parameter changes; requests only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<FieldChanges>,
-    /// JSON body changes; other bodies pass as they are.
+    /// JSON body changes. No filter: bodies of other types, compressed ones, answers over 8 MiB and those that a change fails on
+    /// pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<BodyChanges>,
     /// Other status codes for the client, by the upstream's; JSON responses only.

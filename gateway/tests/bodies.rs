@@ -13,6 +13,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
 /// What is changed of an answer at the most.
 const MAX_CHANGED: usize = 8 << 20;
 
+/// Headers and a body.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a str);
+
 /// A gateway with one public API, `a/v1`, in front of an upstream.
 struct Stage {
     gateway: GatewayProcess,
@@ -159,28 +162,96 @@ async fn lists_and_formats_are_checked() -> Result<()> {
 async fn no_form_of_a_body_is_a_way_around_the_rules() -> Result<()> {
     let stage = Stage::set(&user_rules(), &json!({ "headers": { "allowed": ["content-encoding"] } }))?;
     let good = r#"{"user":{"name":"Alan","age":33}}"#;
-    for kind in ["application/problem+json", "Application/JSON; charset=UTF-8"] {
+    // A form to some, with other values.
+    let form = r#"{"user":{"name":"Alan","age":33},"x":"&user.name=A&user.age=0&"}"#;
+    for kind in ["application/problem+json", "Application/JSON; charset=UTF-8", "text/json ; charset=us-ascii"] {
         assert_eq!(stage.post(kind, good).await?.0, 200, "{kind}");
     }
     let json = ("content-type", "application/json");
-    for (headers, body) in [
-        (&[][..], good),
-        (&[("content-type", "text/plain")], good),
-        (&[("content-type", "application/x-www-form-urlencoded; a=json")], "user.name=A"),
-        (&[("content-type", "application/json; charset=utf-7")], good),
-        (&[json, ("content-type", "text/plain")], good),
-        (&[json, ("content-encoding", "gzip")], good),
-        (&[json], r#"{"user":{"name":"Alan","age":33},"user":{}}"#),
-        (&[json], "{"),
-        (&[json], &"[".repeat(100)),
-        (&[("content-type", "application/xml")], good),
-        (&[("content-type", "application/xml")], "<user><name>Alan</name></user>"),
-    ] {
-        for method in ["POST", "PUT", "DELETE"] {
-            let (status, refused) = read(stage.send(method, "/echo", headers, body.to_owned()).await?).await?;
-            assert_eq!((status, &refused["error_code"]), (400, &json!("GTW011")), "{method} {headers:?}: {refused}");
+    let xml = ("content-type", "application/xml");
+    let tables: [(&str, &[Case<'_>]); 4] = [
+        (
+            "The body can't be validated: it needs one Content-Type",
+            &[
+                (&[], good),
+                (&[("content-type", "")], good),
+                (&[("content-type", "text/plain")], good),
+                (&[("content-type", "application/x-www-form-urlencoded; a=json")], "user.name=A"),
+                (&[("content-type", "application/x-www-form-urlencoded, application/json")], form),
+                (&[("content-type", "application/json, application/x-www-form-urlencoded")], form),
+                (&[("content-type", "application/json application/x-www-form-urlencoded")], form),
+                (&[("content-type", "application/x-www-form-urlencoded+json")], form),
+                (&[("content-type", "multipart/form-data+json; boundary=x")], form),
+                (&[("content-type", "application/json; boundary=x")], form),
+                (&[("content-type", "application/json; x=\"multipart/form-data; boundary=y\"")], form),
+                (&[("content-type", "application/json; charset")], good),
+                (&[("content-type", "application/x-ndjson")], good),
+                (&[("content-type", "application/jsonp")], good),
+                (&[json, json], good),
+                (&[json, ("content-type", "text/plain")], good),
+                (&[("content-type", "application/x-www-form-urlencoded"), json], form),
+            ],
+        ),
+        (
+            "The body can't be validated: its charset",
+            &[
+                (&[("content-type", "application/json; charset=utf-7")], good),
+                (&[("content-type", "application/json; charset=utf-16")], good),
+                (&[("content-type", "application/json; charset=iso-8859-1")], good),
+                (&[("content-type", "text/xml; charset=utf-8; charset=utf-16")], good),
+            ],
+        ),
+        (
+            "The body can't be validated: ",
+            &[
+                (&[json, ("content-encoding", "gzip")], good),
+                (&[json, ("content-encoding", "identity, deflate")], good),
+                (&[json, ("connection", "content-type")], form),
+                (&[json, ("connection", "x"), ("connection", "close, Content-Type")], form),
+                (&[("content-type", "application/json; charset=us-ascii")], r#"{"user":{"name":"Ålan","age":33}}"#),
+            ],
+        ),
+        (
+            "",
+            &[
+                (&[json], r#"{"user":{"name":"Alan","age":33},"user":{}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":33},"us\u0065r":{}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":33},"User":{"name":"A"}}"#),
+                (&[json], r#"{"user":{"name":"Alan","NAME":"A","age":33}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":33},"u\u017fer":{}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":33},"user\u0000":{}}"#),
+                (&[json], r#"{"user":{"name":"A\u0000lan","age":33}}"#),
+                (&[json], r#"{"user":{"name":"\ud800\ud800","age":33}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":1e400}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":-1e400}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":0.99}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":-99999999999999999999999}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":NaN}}"#),
+                (&[json], r#"{"user":{"name":"Alan","age":"33"}}"#),
+                (&[json], r#"[{"user":{"name":"Alan","age":33}}]"#),
+                (&[json], "{\"user\":{\"name\":\"Alan\",\"age\":33}}\0"),
+                (&[json], "\u{feff}{\"user\":{\"name\":\"Alan\",\"age\":33}}"),
+                (&[json], "{"),
+                (&[json], &"[".repeat(100)),
+                (&[xml], good),
+                (&[xml], "<user><name>Alan</name><age>33</age></user>"),
+            ],
+        ),
+    ];
+    for (told, cases) in tables {
+        for (headers, body) in cases {
+            for method in ["POST", "PUT", "DELETE"] {
+                let (status, refused) = read(stage.send(method, "/echo", headers, (*body).to_owned()).await?).await?;
+                let is_told = refused["error_message"].as_str().unwrap_or_default().starts_with(told);
+                assert!(
+                    status == 400 && refused["error_code"] == "GTW011" && is_told,
+                    "{method} {headers:?} {body}: {status} {refused}"
+                );
+            }
         }
     }
+    let encoded: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(stage.post("application/json", encoded).await?.0, 400, "UTF-16");
     assert_eq!(stage.send("DELETE", "/echo", &[], "").await?.status(), 400, "nothing is a body without fields");
     let (status, seen) = read(stage.send("GET", "/echo", &[json], "{").await?).await?;
     assert_eq!((status, &seen["body"]), (200, &json!("")), "what never goes upstream is not checked");
@@ -188,24 +259,89 @@ async fn no_form_of_a_body_is_a_way_around_the_rules() -> Result<()> {
 }
 
 #[tokio::test]
+async fn members_that_no_rule_names_may_be_named_at_will() -> Result<()> {
+    let stage = Stage::set(&user_rules(), &json!({}))?;
+    let body = r#"{"user":{"name":"Alan","age":33},"other":{"User":1,"user":2,"NAME":"\u0000"},"Id":1,"ID":2}"#;
+    assert_eq!(stage.post("application/json", body).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_follows_a_checked_body_stays_away_from_the_upstream() -> Result<()> {
+    let stage = Stage::set(&user_rules(), &json!({ "headers": { "allowed": ["x-late", "content-encoding"] } }))?;
+    let url = stage.gateway.url("");
+    let authority = url.trim_start_matches("http://").trim_end_matches('/');
+    let body = r#"{"user":{"name":"Alan","age":33}}"#;
+    let request = format!(
+        "POST /api/rest/a/v1/echo HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         Trailer: x-late, content-encoding\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{body}\r\n0\r\nX-Late: 1\r\nContent-Encoding: gzip\r\nContent-Type: text/plain\r\n\r\n",
+        body.len()
+    );
+    let mut stream = std::net::TcpStream::connect(authority)?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, seen) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    let seen: Value =
+        serde_json::from_str(&seen[seen.find('{').unwrap_or_default()..=seen.rfind('}').unwrap_or_default()])?;
+    let told = &seen["headers"];
+    assert_eq!((&seen["body"], &told["content-type"]), (&json!(body), &json!(["application/json"])));
+    assert!(told["x-late"].is_null() && told["content-encoding"].is_null() && told["trailer"].is_null(), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn messages_of_soap_are_checked_by_their_payload() -> Result<()> {
     let rules = json!({ "rules": { "intA": { "required": true, "type": "string", "min": 2 } } });
     let stage = Stage::set(&rules, &json!({}))?;
-    let message = |namespace: &str, int: &str| {
-        format!(
-            "<s:Envelope xmlns:s='{namespace}'><s:Body><Add xmlns='urn:x'><intA>{int}</intA></Add></s:Body></s:Envelope>"
-        )
+    let envelope = |namespace: &str, inside: &str| {
+        format!("<s:Envelope xmlns:s='{namespace}'><s:Body>{inside}</s:Body></s:Envelope>")
     };
-    for namespace in ["http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope"] {
+    let [soap, newer] = ["http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope"];
+    let message =
+        |namespace: &str, int: &str| envelope(namespace, &format!("<Add xmlns='urn:x'><intA>{int}</intA></Add>"));
+    for namespace in [soap, newer] {
         let (status, refused) = stage.post("text/xml", message(namespace, "1")).await?;
         assert_eq!((status, &refused["error_message"]), (400, &json!("String length must be at least 2")));
         let (status, seen) = stage.post("application/soap+xml", message(namespace, "12")).await?;
         assert_eq!((status, &seen["body"]), (200, &json!(message(namespace, "12"))));
     }
+    let several = envelope(soap, "<Add><intA>12</intA><b/><intA>34</intA></Add>");
+    assert_eq!(stage.post("text/xml", several).await?.0, 200);
     let dtd = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><a>&x;</a>";
-    for (body, told) in [("<a/>", "SOAP Body not found"), ("<a>", "Invalid SOAP envelope"), (dtd, "DTDs")] {
-        let (status, refused) = stage.post("text/xml", body).await?;
-        assert!(status == 400 && refused["error_message"].as_str().unwrap_or_default().contains(told), "{refused}");
+    for (body, told) in [
+        ("<a/>".to_owned(), "SOAP Body not found"),
+        ("<a>".to_owned(), "Invalid SOAP envelope"),
+        (dtd.to_owned(), "DTDs"),
+        (message("urn:other", "12"), "SOAP Body not found"),
+        (format!("<x>{}</x>", message(soap, "12")), "SOAP Body not found"),
+        (envelope(soap, "<Add><intA>1</intA></Add><Add><intA>12</intA></Add>"), "more than one element"),
+        (message(soap, "12").replace("<s:Body>", "<s:Body><Add><intA>1</intA></Add></s:Body><s:Body>"), "one Body"),
+        (
+            message(soap, "12").replace("<s:Body>", "<s:Body xmlns:s='urn:y'><intA>1</intA></s:Body><s:Body>"),
+            "Header and Body",
+        ),
+        (envelope(soap, "<Add><intA>1</intA><intA>12</intA></Add>"), "at least 2"),
+        (envelope(soap, "<Add><intA>12</intA><intA>1</intA></Add>"), "at least 2"),
+        (envelope(soap, "<Add><intA>12</intA><x:intA xmlns:x='urn:y'>12</x:intA></Add>"), "different namespaces"),
+        (envelope(soap, "<Add><intA>12</intA><INTA>1</INTA></Add>"), "too much like"),
+        (envelope(soap, "<Add intA='1'><intA>12</intA></Add>"), "attribute"),
+        (message(soap, "1<!-- -->2"), "in pieces"),
+        (message(soap, "1<![CDATA[2]]>"), "in pieces"),
+        (message(soap, "12<b/>"), "beside elements"),
+        (message(soap, "12<?x?>"), "processing instruction"),
+        (message(soap, "12&#0;"), "Invalid SOAP envelope"),
+        (message(soap, "12").replace("<intA>", "<intA b='1' b='2'>"), "Invalid SOAP envelope"),
+        (format!("<?xml version='1.0' encoding='utf-16'?>{}", message(soap, "12")), "Invalid SOAP envelope"),
+        (format!("<?xml version='1.1'?>{}", message(soap, "12")), "Invalid SOAP envelope"),
+    ] {
+        let (status, refused) = stage.post("text/xml", body.clone()).await?;
+        assert!(
+            status == 400 && refused["error_message"].as_str().unwrap_or_default().contains(told),
+            "{body} {refused}"
+        );
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ const OF_BYTES: [HeaderName; 4] = [
 /// The body to send upstream instead of the client's. A change that fails is left out.
 pub(super) fn request_body(call: &Call<'_>, reading: Reading, body: &mut Bytes) {
     let edits = call.api.api.request_transform.as_ref().and_then(|transform| transform.body.as_ref());
-    let Some(edits) = edits.filter(|_| reading == Reading::Json && !body.is_empty()) else { return };
+    let Some(edits) = edits.filter(|_| reading.is_json() && !body.is_empty()) else { return };
     match transform::change_body(edits, body) {
         Ok(changed) => *body = changed.into(),
         Err(error) => tracing::warn!(api = &*call.api.label, %error, "a request is not transformed"),

@@ -6,22 +6,28 @@
 use bytes::Bytes;
 use doorman_crds::api::Validation;
 use http::StatusCode;
-use serde_json::Value;
+use http::header::CONTENT_TYPE;
 
 use super::call::Call;
 use crate::problem::Problem;
 use crate::protocols::rest;
-use crate::request::json;
-use crate::request::media::{self, Media};
-use crate::validation::{self, soap};
+use crate::request::media::{self, Media, Readable};
+use crate::validation::{self, Content, json, soap};
 
 /// As what a body is read before it goes upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     /// As nothing: it passes as it is.
     Unread,
-    Json,
-    Xml,
+    /// As a value without fields: there is none.
+    Nothing,
+    Body(Readable),
+}
+
+impl Reading {
+    pub(super) fn is_json(self) -> bool {
+        matches!(self, Self::Body(Readable { media: Media::Json, .. }))
+    }
 }
 
 /// How the body of a call is to be read.
@@ -35,15 +41,16 @@ pub(super) fn reading(call: &Call<'_>, carries_body: bool) -> Result<Reading, Pr
     if !(has_rules || is_changed) || !rest::takes_body(&call.parts.method) {
         return Ok(Reading::Unread);
     }
+    if !carries_body {
+        return Ok(if has_rules { Reading::Nothing } else { Reading::Unread });
+    }
     let headers = &call.parts.headers;
-    match media::media(headers) {
-        _ if !carries_body => Ok(if has_rules { Reading::Json } else { Reading::Unread }),
-        None if has_rules => Err(refused("The body can't be validated: its Content-Type must be of JSON or XML")),
-        Some(_) if has_rules && !media::has_one_reading(headers) => {
-            Err(refused("The body can't be validated: it needs one Content-Type, UTF-8, and no Content-Encoding"))
-        }
-        Some(Media::Xml) if has_rules => Ok(Reading::Xml),
-        Some(Media::Json) if media::has_one_reading(headers) => Ok(Reading::Json),
+    if has_rules && rest::is_of_connection(headers, &CONTENT_TYPE) {
+        return Err(unreadable("Connection names its Content-Type"));
+    }
+    match media::readable(headers) {
+        Ok(body) if has_rules || body.media == Media::Json => Ok(Reading::Body(body)),
+        Err(why) if has_rules => Err(unreadable(why)),
         _ => Ok(Reading::Unread),
     }
 }
@@ -55,14 +62,23 @@ pub(super) fn reading(call: &Call<'_>, carries_body: bool) -> Result<Reading, Pr
 pub(super) fn validate(call: &Call<'_>, reading: Reading, body: Option<&Bytes>) -> Result<(), Problem> {
     let value = match (reading, body.filter(|body| !body.is_empty())) {
         (Reading::Unread, _) => return Ok(()),
-        (_, None) => Value::Null,
-        (Reading::Json, Some(body)) => {
+        (Reading::Nothing, _) | (Reading::Body(_), None) => Content::Null,
+        (Reading::Body(Readable { is_ascii: true, .. }), Some(body)) if !body.is_ascii() => {
+            return Err(unreadable("it has more than us-ascii"));
+        }
+        (Reading::Body(Readable { media: Media::Json, .. }), Some(body)) => {
             json::parse(body).map_err(|error| refused(format!("The body is not valid JSON: {error}")))?
         }
-        (Reading::Xml, Some(body)) => soap::payload(body).map_err(|error| refused(error.to_string()))?,
+        (Reading::Body(Readable { media: Media::Xml, .. }), Some(body)) => {
+            soap::payload(body).map_err(|error| refused(error.to_string()))?
+        }
     };
     let rules = call.endpoint.validation().into_iter().flat_map(Validation::rules);
     validation::check(rules, &value).map_err(refused)
+}
+
+fn unreadable(why: impl std::fmt::Display) -> Problem {
+    refused(format!("The body can't be validated: {why}"))
 }
 
 fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Problem {

@@ -133,6 +133,11 @@ pub fn upstream_request(
     Ok(request)
 }
 
+/// Whether a client says that a field is for its connection only, so that the upstream doesn't get it.
+pub fn is_of_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
+    of_connection(headers).iter().any(|other| name.as_str().eq_ignore_ascii_case(other))
+}
+
 /// Names of fields that are for this connection only, as its client says (RFC 9110 7.6.1).
 fn of_connection(headers: &HeaderMap) -> SmallVec<[&str; 4]> {
     let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());

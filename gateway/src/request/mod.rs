@@ -12,7 +12,6 @@ use http::uri::Scheme;
 use http::{HeaderMap, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
-pub mod json;
 pub mod media;
 
 /// Largest sum of header name and value lengths, in bytes.

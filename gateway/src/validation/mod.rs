@@ -1,16 +1,22 @@
 //! Whether a value is what an endpoint demands (reference: gateway behaviour 16).
 //!
-//! In: typed rules, compiled with the definition, and a value: a JSON body, the children of a SOAP payload, the
+//! In: typed rules, compiled with the definition, and a [`Content`]: a JSON body, the children of a SOAP payload, the
 //! variables of a query, the fields of a message. Out: nothing, or the first violation in the order of the rules. A
 //! protocol that names its values with a prefix takes it off the steps before it asks.
+//!
+//! Of elements of XML that have one name each is checked.
 
 use std::cmp::Ordering;
 
 use doorman_crds::api::{Kind, Rule, Step};
 use serde_json::{Number, Value};
 
+pub mod content;
 mod formats;
+pub mod json;
 pub mod soap;
+
+pub use content::Content;
 
 /// Longest message, in characters (reference: gateway behaviour 3.3).
 const MAX_MESSAGE: usize = 255;
@@ -19,8 +25,8 @@ const MAX_MESSAGE: usize = 255;
 ///
 /// # Errors
 /// What the client is told.
-pub fn check<'a>(rules: impl IntoIterator<Item = (&'a [Step], &'a Rule)>, value: &Value) -> Result<(), String> {
-    rules.into_iter().try_for_each(|(steps, rule)| check_field(rule, at(value, steps))).map_err(|mut message| {
+pub fn check<'a>(rules: impl IntoIterator<Item = (&'a [Step], &'a Rule)>, value: &Content) -> Result<(), String> {
+    rules.into_iter().try_for_each(|(steps, rule)| check_at(steps, rule, Some(value))).map_err(|mut message| {
         if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
             message.truncate(end);
         }
@@ -28,16 +34,30 @@ pub fn check<'a>(rules: impl IntoIterator<Item = (&'a [Step], &'a Rule)>, value:
     })
 }
 
-/// The value at the end of the steps. A member of a list, or an item of an object, is absent.
-fn at<'a>(value: &'a Value, steps: &[Step]) -> Option<&'a Value> {
-    steps.iter().try_fold(value, |value, step| match step {
-        Step::Member(name) => value.as_object()?.get(&**name),
-        Step::Item(index) => value.as_array()?.get(*index),
-    })
+/// Checks what is at the end of the steps. A member of a list, or an item of an object, is absent.
+fn check_at(steps: &[Step], rule: &Rule, value: Option<&Content>) -> Result<(), String> {
+    let Some((step, rest)) = steps.split_first() else { return check_field(rule, value) };
+    match (step, value) {
+        (Step::Member(name), Some(value)) => each(value, name, |value| check_at(rest, rule, value)),
+        (Step::Item(index), Some(Content::List(items))) => check_at(rest, rule, items.get(*index)),
+        _ => check_at(rest, rule, None),
+    }
 }
 
-fn check_field(rule: &Rule, value: Option<&Value>) -> Result<(), String> {
-    match value.filter(|value| !value.is_null()) {
+/// Asks about each member of this name, or once about none.
+fn each<'a>(
+    value: &'a Content,
+    name: &str,
+    mut check: impl FnMut(Option<&'a Content>) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut named = value.named(name)?;
+    let first = named.next();
+    check(first)?;
+    named.try_for_each(|value| check(Some(value)))
+}
+
+fn check_field(rule: &Rule, value: Option<&Content>) -> Result<(), String> {
+    match value.filter(|value| **value != Content::Null) {
         Some(value) => check_value(rule, value),
         None if rule.required => Err("Field is required".into()),
         None => Ok(()),
@@ -45,21 +65,21 @@ fn check_field(rule: &Rule, value: Option<&Value>) -> Result<(), String> {
 }
 
 /// Bounds, pattern and format are for what the value is, so that a rule of any type can have them too.
-fn check_value(rule: &Rule, value: &Value) -> Result<(), String> {
-    let (is_right, expected) = match rule.kind {
-        Kind::String => (value.is_string(), "string"),
-        Kind::Number => (value.is_number(), "number"),
-        Kind::Boolean => (value.is_boolean(), "boolean"),
-        Kind::Array => (value.is_array(), "array"),
-        Kind::Object => (value.is_object(), "object"),
-        Kind::Any => (true, ""),
+fn check_value(rule: &Rule, value: &Content) -> Result<(), String> {
+    let expected = match rule.kind {
+        Kind::String => Some("string"),
+        Kind::Number => Some("number"),
+        Kind::Boolean => Some("boolean"),
+        Kind::Array => Some("array"),
+        Kind::Object => Some("object"),
+        Kind::Any => None,
     };
-    if !is_right {
-        return Err(format!("Expected {expected}, got {}", name(value)));
+    if let Some(expected) = expected.filter(|expected| *expected != value.kind()) {
+        return Err(format!("Expected {expected}, got {}", value.kind()));
     }
     match value {
-        Value::String(text) => check_text(rule, text)?,
-        Value::Number(number) => {
+        Content::Text(text) | Content::Attributed(text, _) => check_text(rule, text)?,
+        Content::Number(number) => {
             if let Some(least) = rule.min.filter(|least| compare(number, *least) == Ordering::Less) {
                 return Err(format!("Value must be at least {least}"));
             }
@@ -67,7 +87,7 @@ fn check_value(rule: &Rule, value: &Value) -> Result<(), String> {
                 return Err(format!("Value must be at most {most}"));
             }
         }
-        Value::Array(items) => {
+        Content::List(items) => {
             if let Some(least) = rule.min.filter(|least| (items.len() as f64) < *least) {
                 return Err(format!("Array must have at least {least} items"));
             }
@@ -75,20 +95,20 @@ fn check_value(rule: &Rule, value: &Value) -> Result<(), String> {
                 return Err(format!("Array must have at most {most} items"));
             }
         }
-        Value::Null | Value::Bool(_) | Value::Object(_) => {}
+        Content::Null | Content::Bool(_) | Content::Object(_) => {}
     }
-    if let Some(allowed) = rule.allowed.as_ref().filter(|allowed| !allowed.iter().any(|one| is_same(one, value))) {
+    if let Some(allowed) = rule.allowed.as_ref().filter(|allowed| !allowed.iter().any(|one| value.is(one))) {
         return Err(format!("Value must be one of {}", Value::from(allowed.as_slice())));
     }
     match value {
-        Value::Object(members) => rule.members.iter().try_for_each(|(name, rule)| {
-            match members.get(&**name).filter(|value| !value.is_null()) {
+        Content::Object(_) | Content::Attributed(..) => rule.members.iter().try_for_each(|(name, rule)| {
+            each(value, name, |value| match value.filter(|value| **value != Content::Null) {
                 Some(value) => check_value(rule, value),
                 None if rule.required => Err(format!("Required field {name} is missing")),
                 None => Ok(()),
-            }
+            })
         }),
-        Value::Array(items) => match &rule.items {
+        Content::List(items) => match &rule.items {
             Some(rule) => items.iter().try_for_each(|item| check_field(rule, Some(item))),
             None => Ok(()),
         },
@@ -97,6 +117,10 @@ fn check_value(rule: &Rule, value: &Value) -> Result<(), String> {
 }
 
 fn check_text(rule: &Rule, text: &str) -> Result<(), String> {
+    // To some readers text ends there.
+    if text.contains('\0') {
+        return Err("String must not have a NUL".into());
+    }
     if rule.min.is_some() || rule.max.is_some() {
         let length = text.chars().count() as f64;
         if let Some(least) = rule.min.filter(|least| length < *least) {
@@ -115,18 +139,6 @@ fn check_text(rule: &Rule, text: &str) -> Result<(), String> {
     }
 }
 
-/// What a value is, in the words of the rules.
-fn name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// Exact also where a whole number has more digits than a float.
 fn compare(number: &Number, bound: f64) -> Ordering {
     let Some(whole) = number.as_i128() else {
@@ -136,14 +148,6 @@ fn compare(number: &Number, bound: f64) -> Ordering {
     match whole.cmp(&(bound.floor() as i128)) {
         Ordering::Equal if bound.fract() != 0.0 => Ordering::Less,
         ordering => ordering,
-    }
-}
-
-/// `1` and `1.0` are the same value.
-fn is_same(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Number(one), Value::Number(other)) if one.is_f64() || other.is_f64() => one.as_f64() == other.as_f64(),
-        _ => one == other,
     }
 }
 
@@ -160,8 +164,12 @@ mod tests {
         Validation::parse("validation", &spec).unwrap().unwrap()
     }
 
+    fn content(value: &Value) -> Content {
+        json::parse(value.to_string().as_bytes()).unwrap()
+    }
+
     fn violation(rule: Value, value: Value) -> Option<String> {
-        check(rules(json!({ "x": rule })).rules(), &json!({ "x": value })).err()
+        check(rules(json!({ "x": rule })).rules(), &content(&json!({ "x": value }))).err()
     }
 
     #[test]
@@ -239,7 +247,7 @@ mod tests {
     fn the_first_violation_in_the_order_of_paths_is_told() {
         let rule = |type_: &str| json!({ "required": true, "type": type_ });
         let rules = rules(json!({ "b": rule("string"), "a.c": rule("number"), "a": rule("object") }));
-        let told = |value: Value| check(rules.rules(), &value).unwrap_err();
+        let told = |value: Value| check(rules.rules(), &content(&value)).unwrap_err();
         assert_eq!(told(json!({ "b": 1, "a": 1 })), "Expected object, got number");
         assert_eq!(told(json!({ "b": 1, "a": { "c": "" } })), "Expected number, got string");
         assert_eq!(told(json!({ "b": 1, "a": { "c": 2 } })), "Expected string, got number");
@@ -249,9 +257,74 @@ mod tests {
     #[test]
     fn paths_lead_through_members_and_items() {
         let rules = rules(json!({ "items[1].id": { "required": true, "type": "number" } }));
-        assert_eq!(check(rules.rules(), &json!({ "items": [0, { "id": 1 }] })), Ok(()));
+        assert_eq!(check(rules.rules(), &content(&json!({ "items": [0, { "id": 1 }] }))), Ok(()));
         for value in [json!({ "items": [{ "id": 1 }] }), json!({ "items": { "1": { "id": 1 } } }), json!([])] {
-            assert_eq!(check(rules.rules(), &value), Err("Field is required".into()));
+            assert_eq!(check(rules.rules(), &content(&value)), Err("Field is required".into()));
+        }
+    }
+
+    #[test]
+    fn what_could_be_taken_for_a_member_that_is_checked_is_refused() {
+        let rules = rules(json!({
+            "amount": { "required": false, "type": "number", "max": 10 },
+            "items[0].id": { "required": false, "type": "number" },
+            "user": { "required": false, "type": "object", "nestedSchema": { "role": { "required": false, "type": "string" } } },
+            "list": { "required": false, "type": "array", "arrayItems": { "required": true, "type": "object",
+                "nestedSchema": { "n": { "required": false, "type": "number" } } } },
+        }));
+        for (value, is_refused) in [
+            (json!({ "amount": 1, "other": { "Amount": 99 } }), false),
+            (json!({ "Amount": 99 }), true),
+            (json!({ "amount": 1, "AMOUNT": 99 }), true),
+            (json!({ "amount": 1, "amount\0": 99 }), true),
+            (json!({ "amount": 1, "amount\0x": 99 }), true),
+            (json!({ "items": [{ "ID": 1 }] }), true),
+            (json!({ "items": [{ "id": 1 }, { "ID": 1 }] }), false),
+            (json!({ "Items": [] }), true),
+            (json!({ "user": { "role": "a", "Role": "b" } }), true),
+            (json!({ "user": { "name": "a", "Name": "b" } }), false),
+            (json!({ "user": { "role": "a\0b" } }), true),
+            (json!({ "list": [{ "n": 1 }, { "N": "x" }] }), true),
+        ] {
+            assert_eq!(check(rules.rules(), &content(&value)).is_err(), is_refused, "{value}");
+        }
+    }
+
+    #[test]
+    fn each_element_of_one_name_is_checked() {
+        let rules = rules(json!({
+            "item.id": { "required": true, "type": "string", "max": 2 },
+            "list": { "required": false, "type": "object", "nestedSchema": { "x": { "required": true, "type": "string", "max": 1 } } },
+        }));
+        let told = |inside: &str| {
+            let message = format!(
+                "<s:Envelope xmlns:s='http://schemas.xmlsoap.org/soap/envelope/'><s:Body><m>{inside}</m></s:Body></s:Envelope>"
+            );
+            check(rules.rules(), &soap::payload(message.as_bytes()).unwrap()).err()
+        };
+        let good = "<item><id>1</id></item>";
+        let long = || Some("String length must be at most 2".to_owned());
+        for (inside, wanted) in [
+            (good.to_owned(), None),
+            (good.repeat(3), None),
+            (format!("<item><id>123</id></item>{good}"), long()),
+            (format!("{good}<item><id>123</id></item>"), long()),
+            (format!("{good}<item><id>12</id><id>123</id><id>1</id></item>"), long()),
+            (format!("{good}<item><other/></item>"), Some("Field is required".to_owned())),
+            (format!("{good}<list><x>1</x><x>12</x></list>"), Some("String length must be at most 1".to_owned())),
+            (format!("{good}<list><x>1</x></list><list><y/></list>"), Some("Required field x is missing".to_owned())),
+            (format!("{good}<Item/>"), Some(r#""Item" is too much like "item", which is checked"#.to_owned())),
+            (
+                "<item id='123'><id>1</id></item>".to_owned(),
+                Some(r#""id" is checked as an element, and is an attribute"#.to_owned()),
+            ),
+            (
+                format!("{good}<item id='1'>x</item>"),
+                Some(r#""id" is checked as an element, and is an attribute"#.to_owned()),
+            ),
+            (format!("{good}<item unit='x'><id unit='y'>1</id></item>"), None),
+        ] {
+            assert_eq!(told(&inside), wanted, "{inside}");
         }
     }
 
@@ -263,7 +336,7 @@ mod tests {
                 [Step::Member(operation), rest @ ..] if **operation == *"HelloOp" => Some((rest, rule)),
                 _ => None,
             });
-            check(named, value)
+            check(named, &content(value))
         };
         assert!(of_operation(&json!({ "x": "A" })).is_err());
         assert!(of_operation(&json!({ "x": "Alan" })).is_ok());
@@ -311,7 +384,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_rule_decides_about_any_value(rule in any_rule(), path in "[abc](\\.[abc]|\\[[0-2]\\]){0,3}", value in any_value()) {
-            let decided = check(rules(json!({ path: rule.clone() })).rules(), &value);
+            let decided = check(rules(json!({ path: rule.clone() })).rules(), &content(&value));
             if let Err(message) = &decided {
                 prop_assert!(!message.is_empty());
             }

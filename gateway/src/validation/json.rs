@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::content::{Content, Member, Members};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 
 /// Objects and arrays within each other, at the most.
 const MAX_DEPTH: usize = 64;
@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 64;
 ///
 /// # Errors
 /// When it is not JSON, has a member twice, or is nested too deeply; the text says where.
-pub fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
+pub fn parse(body: &[u8]) -> Result<Content, serde_json::Error> {
     let mut source = serde_json::Deserializer::from_slice(body);
     let value = Strict { depth: 0 }.deserialize(&mut source)?;
     source.end()?;
@@ -35,74 +35,75 @@ impl Strict {
 }
 
 impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
+    type Value = Content;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, source: D) -> Result<Content, D::Error> {
         source.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
+    type Value = Content;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Content, E> {
+        Ok(Content::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_bool<E>(self, value: bool) -> Result<Content, E> {
+        Ok(Content::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E>(self, value: i64) -> Result<Content, E> {
+        Ok(Content::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E>(self, value: u64) -> Result<Content, E> {
+        Ok(Content::Number(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Content, E> {
+        serde_json::Number::from_f64(value).map(Content::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_str<E>(self, value: &str) -> Result<Content, E> {
+        Ok(Content::Text(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_string<E>(self, value: String) -> Result<Content, E> {
+        Ok(Content::Text(value))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Content, A::Error> {
         let inner = self.deeper()?;
         let mut items = Vec::new();
         while let Some(item) = source.next_element_seed(inner)? {
             items.push(item);
         }
-        Ok(items.into())
+        Ok(Content::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Content, A::Error> {
         let inner = self.deeper()?;
-        let mut members = Map::new();
-        while let Some(name) = source.next_key::<String>()? {
-            let value = source.next_value_seed(inner)?;
-            if members.contains_key(&name) {
-                return Err(A::Error::custom(format_args!("the member `{name}` is there twice")));
-            }
-            members.insert(name, value);
+        let mut members = Vec::new();
+        while let Some(name) = source.next_key::<Box<str>>()? {
+            members.push((name, Member::Value(source.next_value_seed(inner)?)));
         }
-        Ok(members.into())
+        let members: Members = members.into_iter().collect();
+        match members.repeated() {
+            Some(name) => Err(A::Error::custom(format_args!("the member `{name}` is there twice"))),
+            None => Ok(Content::Object(members)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
 
@@ -116,6 +117,21 @@ mod tests {
             (b"{'a':1}", "line 1 column 2"),
             (b"\"\xff\"", "unicode"),
             (b"NaN", "expected value"),
+            (b"1e400", "number out of range"),
+            (b"[-1e400]", "number out of range"),
+            (b"0x10", "trailing characters"),
+            (b"01", "invalid number"),
+            (br#""\ud800""#, "unexpected end of hex escape"),
+            (br#"{"\ud800a":1}"#, "unexpected end of hex escape"),
+            (br#"{"\udc00":1}"#, "lone"),
+            (b"{\"a\0\":1}", "control character"),
+            (b"{\"a\":1}\0", "trailing characters"),
+            (b"\xef\xbb\xbf{}", "expected value"),
+            (b"\xff\xfe{\0}\0", "expected value"),
+            (b"\0{\0}", "expected value"),
+            (b"{\"a\":1,}", "trailing comma"),
+            (b"{\"a\":1}{\"a\":2}", "trailing characters"),
+            (b"/**/{}", "expected value"),
         ] {
             let error = parse(body).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
@@ -134,7 +150,7 @@ mod tests {
         #[test]
         fn what_is_taken_reads_as_usual(text in r#"[\[\]{}:,"a1.\-e tru]{0,24}"#) {
             if let Ok(value) = parse(text.as_bytes()) {
-                prop_assert_eq!(value, serde_json::from_str::<Value>(&text).unwrap());
+                prop_assert!(value.is(&serde_json::from_str::<Value>(&text).unwrap()), "{:?}", value);
             }
         }
     }
