@@ -167,6 +167,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     if tokio::time::timeout(shutdown, &mut serving).await.is_err() {
         tracing::warn!("some calls did not finish in {shutdown:?}; they are cut");
     }
+    gateway.accounts.finish().await;
     persistence.dump_at_end().await;
     if let Err(error) = traffic.save() {
         tracing::warn!(%error, "the traffic of the last minute is not saved");

@@ -14,50 +14,7 @@ use serde_json::{Value, json};
 mod support;
 
 use support::Session;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
-const ECHO: &str = "/api/rest/orders/v1/echo";
-
-/// A gateway, an upstream, an API that asks for a subscription, and the administrator.
-struct Stage {
-    gateway: GatewayProcess,
-    upstream: upstream::Running,
-    admin: Session,
-}
-
-impl Stage {
-    async fn set(api: Value) -> Result<Self> {
-        let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let gateway = Start::new(BINARY)?.run()?;
-        let admin = Session::admin(gateway.url("")).await?;
-        define(&admin, &upstream, api).await?;
-        Ok(Self { gateway, upstream, admin })
-    }
-
-    /// A user with these limits who has subscribed.
-    async fn user(&self, name: &str, more: Value) -> Result<Session> {
-        let user = self.admin.user(name, more).await?;
-        user.does("POST", "/platform/subscription/subscribe", subscription(name)).await?;
-        Ok(user)
-    }
-}
-
-fn subscription(name: &str) -> Value {
-    json!({ "username": name, "api_name": "orders", "api_version": "v1" })
-}
-
-async fn define(admin: &Session, upstream: &upstream::Running, more: Value) -> Result<()> {
-    let mut api = json!({ "api_name": "orders", "api_version": "v1", "api_allowed_groups": ["ALL"],
-        "api_servers": [format!("http://{}", upstream.address())] });
-    api.as_object_mut().into_iter().for_each(|api| api.extend(more.as_object().cloned().unwrap_or_default()));
-    admin.does("POST", "/platform/api", api).await?;
-    for (method, uri) in [("GET", "/echo"), ("POST", "/echo"), ("GET", "/stream/{n}")] {
-        let endpoint = json!({ "api_name": "orders", "api_version": "v1", "endpoint_method": method,
-            "endpoint_uri": uri, "endpoint_description": "x" });
-        admin.does("POST", "/platform/endpoint", endpoint).await?;
-    }
-    Ok(())
-}
+use support::orders::{BINARY, ECHO, Stage, balance, charging, define_credits, give, subscription};
 
 async fn statuses(user: &Session, calls: usize) -> Result<Vec<u16>> {
     let mut statuses = Vec::new();
@@ -210,38 +167,6 @@ async fn rules_of_the_gateway_hold_for_everybody() -> Result<()> {
     stage.admin.does("POST", "/platform/rate-limits/home/disable", Value::Null).await?;
     assert_eq!(stage.gateway_call_without_token(ECHO).await?, 200);
     Ok(())
-}
-
-impl Stage {
-    async fn gateway_call_without_token(&self, path: &str) -> Result<u16> {
-        Ok(self.admin.http.get(self.gateway.url(path)).send().await?.status().as_u16())
-    }
-
-    async fn credits(&self, name: &str) -> Result<i64> {
-        balance(&self.admin, name).await
-    }
-}
-
-async fn balance(admin: &Session, name: &str) -> Result<i64> {
-    let credits = admin.does("GET", &format!("/platform/credit/{name}"), Value::Null).await?;
-    Ok(credits["users_credits"]["basic"]["available_credits"].as_i64().unwrap_or(-1))
-}
-
-async fn define_credits(admin: &Session) -> Result<()> {
-    let definition = json!({ "api_credit_group": "basic", "api_key": "general-key", "api_key_header": "x-api-key",
-        "credit_tiers": [{ "tier_name": "t", "credits": 5, "input_limit": 1, "output_limit": 1,
-            "reset_frequency": "monthly" }] });
-    admin.does("POST", "/platform/credit", definition).await.map(|_| ())
-}
-
-async fn give(admin: &Session, name: &str, number: i64, key: Option<&str>) -> Result<()> {
-    let balance = json!({ "tier_name": "t", "available_credits": number, "user_api_key": key });
-    let body = json!({ "username": name, "users_credits": { "basic": balance } });
-    admin.does("POST", &format!("/platform/credit/{name}"), body).await.map(|_| ())
-}
-
-fn charging() -> Value {
-    json!({ "api_credits_enabled": true, "api_credit_group": "basic" })
 }
 
 #[tokio::test]

@@ -1,19 +1,29 @@
 //! Credits: what a call costs, and the key that pays for it upstream (reference: gateway behaviour 8).
 //!
 //! What always holds: a call is charged once, after everything that could refuse it and right before it is sent; what
-//! never reached the upstream is given back; a key that can't be read is never replaced by another one.
+//! never reached the upstream is given back, also when the client goes away or the store's answer does not come; what may
+//! have reached it stays charged; a key that can't be read is never replaced by another one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use doorman_crds::api::PER_CONNECTION;
 use http::{HeaderName, HeaderValue};
 use mongodb::bson::Document;
+use tokio::{task::JoinHandle, time::timeout};
 
-use super::Accounts;
+use super::{Accounts, afterwards::Afterwards};
 use crate::{
     crypt::{CryptError, Sealer},
-    store::{Collection, StoreError},
+    store::{Charge, Collection, Store, StoreError},
 };
+
+/// How often a charge is revoked before it is given up, and the pauses between: more than an hour in all.
+const TRIES: usize = 150;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a client waits for that; afterwards it goes on without it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A header that the upstream is paid with.
 pub type UpstreamKey = (HeaderName, HeaderValue);
@@ -21,13 +31,71 @@ pub type UpstreamKey = (HeaderName, HeaderValue);
 /// How a group's calls are paid for upstream, or why that can't be told.
 pub(super) type Definition = Result<UpstreamKey, Box<str>>;
 
-/// A call that is paid for.
+/// A call that is paid for. What was charged for it is given back when it is dropped before it was sent.
 #[derive(Debug, Default)]
 pub struct Charged {
     /// What the upstream is sent.
     pub key: Option<UpstreamKey>,
-    /// Whose balance of which group was charged; `None`: nobody's.
-    account: Option<(Arc<str>, Arc<str>)>,
+    /// May an upstream have seen something of the call? Then it stays paid for.
+    pub is_sent: bool,
+    /// `None`: nobody was charged.
+    open: Option<Open>,
+}
+
+/// A charge, and where it is revoked.
+#[derive(Debug)]
+struct Open {
+    charge: Charge,
+    store: Arc<Store>,
+    afterwards: Afterwards,
+}
+
+impl Charged {
+    /// The call is over, one way or the other.
+    pub async fn settle(mut self) {
+        if let Some(revoking) = self.revoke() {
+            // It goes on by itself, however long it takes.
+            let _ = timeout(PATIENCE, revoking).await;
+        }
+    }
+
+    fn revoke(&mut self) -> Option<JoinHandle<()>> {
+        let Open { charge, store, afterwards } = self.open.take()?;
+        if self.is_sent || !charge.is_open() {
+            return None;
+        }
+        let (username, group) = (charge.username.clone(), charge.group.clone());
+        let revoking = afterwards.run(revoke(charge, store));
+        if revoking.is_none() {
+            tracing::error!(%username, %group, "a credit may have paid for nothing: too many are to be given back");
+        }
+        revoking
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        drop(self.revoke());
+    }
+}
+
+/// Revokes a charge as soon as the store can.
+async fn revoke(mut charge: Charge, store: Arc<Store>) {
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_max_times(TRIES)
+        .with_jitter();
+    let mut pauses = pauses.build();
+    while let Err(error) = store.revoke(&mut charge).await {
+        let Charge { username, group, .. } = &charge;
+        let Some(pause) = pauses.next() else {
+            tracing::error!(%error, %username, %group, "a credit that paid for nothing is not given back");
+            return;
+        };
+        tracing::debug!(%error, %username, %group, "a credit is not given back yet");
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Why a call can't be paid for.
@@ -90,27 +158,22 @@ impl Accounts {
     /// upstream.
     ///
     /// # Errors
-    /// See [`ChargeError`]; then nothing stays taken, unless the store went away in between.
+    /// See [`ChargeError`]; then nothing stays taken.
     pub async fn charge(&self, user: Option<&Arc<str>>, group: &Arc<str>) -> Result<Charged, ChargeError> {
         let key = self.definition(group).await?;
-        let Some(user) = user else { return Ok(Charged { key, account: None }) };
-        let balance = self.store.take_credit(user, group).await?.ok_or(ChargeError::Empty)?;
-        let charged = Charged { key, account: Some((user.clone(), group.clone())) };
-        let (Some(own), Some((header, _))) = (&balance.user_key, &charged.key) else { return Ok(charged) };
+        let mut charged = Charged { key, is_sent: false, open: None };
+        let Some(user) = user else { return Ok(charged) };
+        let (charge, store) = (self.store.charge(user, group), self.store.clone());
+        let open = charged.open.insert(Open { charge, store, afterwards: self.afterwards.clone() });
+        let balance = self.store.take_credit(&mut open.charge).await?.ok_or(ChargeError::Empty)?;
+        let (Some(own), Some((_, key))) = (&balance.user_key, &mut charged.key) else { return Ok(charged) };
         match value(&self.sealer, own) {
-            Ok(own) => Ok(Charged { key: Some((header.clone(), own)), ..charged }),
+            Ok(own) => *key = own,
             Err(why) => {
-                self.give_back(charged).await;
-                Err(unusable(group, &why))
+                charged.settle().await;
+                return Err(unusable(group, &why));
             }
         }
-    }
-
-    /// Takes a charge back: nothing was sent.
-    pub async fn give_back(&self, charged: Charged) {
-        let Some((user, group)) = charged.account else { return };
-        if let Err(error) = self.store.return_credit(&user, &group).await {
-            tracing::error!(%error, username = &*user, group = &*group, "a credit that paid for nothing is not given back");
-        }
+        Ok(charged)
     }
 }

@@ -4,7 +4,8 @@
 //! is one question to the store, which counts all or none; credits are a second one, asked only where they are charged,
 //! right before the upstream is called. What always holds: nothing here is decided by a copy of a count or a balance.
 //!
-//! - `limits` and `rules` are the typed forms of what is stored, `charge` is about credits.
+//! - `limits` and `rules` are the typed forms of what is stored, `charge` is about credits, `afterwards` does what a
+//!   request leaves to be done.
 //!
 //! Order of refusals (reference: gateway behaviour 5 and 7): the tier, rules, then (for callers who are let in) the
 //! user's rate, throttle and bandwidth.
@@ -14,6 +15,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use mongodb::bson::Document;
 use smallvec::SmallVec;
 
+mod afterwards;
 mod charge;
 mod limits;
 mod rules;
@@ -32,6 +34,7 @@ use crate::{
         tiers::{in_force, next_change},
     },
 };
+use afterwards::Afterwards;
 use charge::Definition;
 use rules::Rules;
 
@@ -158,6 +161,7 @@ pub struct Accounts {
     sealer: Arc<Sealer>,
     skip_tiers: bool,
     fail_mode: FailMode,
+    afterwards: Afterwards,
 }
 
 impl Accounts {
@@ -179,6 +183,7 @@ impl Accounts {
             sealer,
             skip_tiers: settings.limits.skip_tiers,
             fail_mode: settings.storage.limits_fail_mode,
+            afterwards: Afterwards::default(),
         }
     }
 
@@ -291,6 +296,11 @@ impl Accounts {
         let Ok(limits) = self.of_user(username).await else { return SmallVec::new() };
         let (now, own) = (crate::store::now(), limits.bandwidth.iter().filter(|_| is_own));
         own.chain(&limits.tier.bandwidth).map(|allowance| allowance.counter(now)).collect()
+    }
+
+    /// Waits until what is left of calls that are over is stored. For the end of the process.
+    pub async fn finish(&self) {
+        self.afterwards.finish().await;
     }
 
     /// Where bytes and quotas are counted.

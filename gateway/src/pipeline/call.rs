@@ -53,6 +53,7 @@ pub(super) struct Call<'a> {
 /// Where a call goes, and who pays for it.
 pub(super) struct Decided<'a> {
     pub(super) server: &'a Server,
+    /// To make the next attempt.
     leave: Option<Leave>,
     pub(super) charged: Charged,
 }
@@ -125,7 +126,7 @@ impl Gateway {
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         let api = call.api;
-        let (timeouts, rules) = (self.timeouts(api), self.breaker_rules(api));
+        let timeouts = self.timeouts(api);
         let carries_body = rest::takes_body(&call.parts.method) && !http_body::Body::is_end_stream(&body);
         let reading = validate::reading(&call, carries_body)?;
         let mut upload = if !carries_body {
@@ -137,56 +138,11 @@ impl Gateway {
             Upload::Once(Some(body), progress)
         };
         let routed = self.routed(call.parts).await;
-        let Decided { server, mut leave, charged } =
-            self.decided(&call, reading, upload.whole(), routed.as_deref()).await?;
-        let told = rest::Caller { key: charged.key.as_ref(), ..call.told };
-        let mut is_sent = false;
-        if api.api.retries > 0 {
-            self.retries.earn();
-        }
-        let mut attempt = 0;
-        loop {
-            let body = upload.body();
-            let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, told, body)?;
-            let sent = Instant::now();
-            let answer = server.pool.send(request, &timeouts, upload.progress()).await;
-            *observed.upstream.get_or_insert_default() += sent.elapsed();
-            is_sent |= answer.as_ref().err().is_none_or(|error| !error.is_before_sending());
-            let has_failed = has_failed(&answer);
-            judge(leave, &answer, has_failed, rules);
-            if matches!(answer, Err(UpstreamError::Timeout(_))) {
-                self.metrics.upstream_timeouts.inc();
-                observed.timeouts += 1;
-            }
-            attempt += 1;
-            let may_repeat = has_failed && may_be_repeated(&answer) && attempt <= api.api.retries;
-            leave = None;
-            if may_repeat && self.retries.spend() {
-                leave = rules.and_then(|_| server.pool.breaker().admit());
-            }
-            if may_repeat && (leave.is_some() || rules.is_none()) {
-                tracing::warn!(api = &*api.label, attempt, "an attempt failed; trying again");
-                self.metrics.retries.inc();
-                observed.retries += 1;
-                // The upstream may serve one connection at a time.
-                drop(answer);
-                tokio::time::sleep(self.pause(attempt)).await;
-                continue;
-            }
-            if !is_sent {
-                self.accounts.give_back(charged).await;
-            }
-            let progress = upload.progress();
-            return match answer {
-                Ok(answer) => transform::respond(&call, answer, sent).await,
-                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => {
-                    Err(Problem::too_large(call.limit))
-                }
-                Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
-                Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
-                Err(error) => Err(upstream_failed(api, &error)),
-            };
-        }
+        let mut decided = self.decided(&call, reading, upload.whole(), routed.as_deref()).await?;
+        let answered = self.attempts(&call, &mut decided, &timeouts, &mut upload, observed).await;
+        decided.charged.settle().await;
+        let (answer, sent) = answered?;
+        transform::respond(&call, answer, sent).await
     }
 
     /// All that may still refuse a call before it is sent, the charge last.
@@ -204,6 +160,62 @@ impl Gateway {
         let (server, leave) = choose(call, routed, self.breaker_rules(call.api))?;
         let charged = self.charge(call).await?;
         Ok(Decided { server, leave, charged })
+    }
+
+    /// Sends the call until there is an answer to give, or nothing more to try; the answer, and when it was asked for.
+    async fn attempts(
+        &self,
+        call: &Call<'_>,
+        decided: &mut Decided<'_>,
+        timeouts: &CallTimeouts,
+        upload: &mut Upload,
+        observed: &mut Observed,
+    ) -> Result<(Response<ResponseBody>, Instant), Problem> {
+        let Decided { server, leave, charged } = decided;
+        let (api, rules) = (call.api, self.breaker_rules(call.api));
+        if api.api.retries > 0 {
+            self.retries.earn();
+        }
+        let mut attempt = 0;
+        loop {
+            let told = rest::Caller { key: charged.key.as_ref(), ..call.told };
+            let body = upload.body();
+            let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, told, body)?;
+            let sent = Instant::now();
+            let answer = server.pool.send(request, timeouts, upload.progress(), &mut charged.is_sent).await;
+            *observed.upstream.get_or_insert_default() += sent.elapsed();
+            let has_failed = has_failed(&answer);
+            judge(leave.take(), &answer, has_failed, rules);
+            if matches!(answer, Err(UpstreamError::Timeout(_))) {
+                self.metrics.upstream_timeouts.inc();
+                observed.timeouts += 1;
+            }
+            attempt += 1;
+            let may_repeat = has_failed && may_be_repeated(&answer) && attempt <= api.api.retries;
+            let may_repeat = may_repeat && self.retries.spend();
+            if may_repeat {
+                *leave = rules.and_then(|_| server.pool.breaker().admit());
+            }
+            if may_repeat && (leave.is_some() || rules.is_none()) {
+                tracing::warn!(api = &*api.label, attempt, "an attempt failed; trying again");
+                self.metrics.retries.inc();
+                observed.retries += 1;
+                // The upstream may serve one connection at a time.
+                drop(answer);
+                tokio::time::sleep(self.pause(attempt)).await;
+                continue;
+            }
+            let progress = upload.progress();
+            return match answer {
+                Ok(answer) => Ok((answer, sent)),
+                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => {
+                    Err(Problem::too_large(call.limit))
+                }
+                Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
+                Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
+                Err(error) => Err(upstream_failed(api, &error)),
+            };
+        }
     }
 
     /// The servers of the call's client key, if it has one that is known.

@@ -10,6 +10,7 @@ use mongodb::bson::{Bson, Document, doc};
 
 use super::{
     StoreError, Window,
+    charges::Charge,
     collection::{Collection, Key, Listing},
     counters::{Counter, Counters, Taken},
     credits::{self, Balance},
@@ -182,13 +183,19 @@ impl Documents {
     }
 
     /// Takes one credit of a group from a balance, if there is one.
-    pub(super) fn take_credit(&self, username: &str, group: &str) -> Option<Balance> {
-        self.change_credits(username, group, |available| (available > 0).then(|| available - 1))
+    pub(super) fn take_credit(&self, charge: &mut Charge) -> Option<Balance> {
+        let take = |available| (available > 0).then(|| available - 1);
+        let balance = self.change_credits(&charge.username, &charge.group, take);
+        charge.set_taken(balance.is_some());
+        balance
     }
 
-    /// Puts a credit back.
-    pub(super) fn return_credit(&self, username: &str, group: &str) -> Option<Balance> {
-        self.change_credits(username, group, |available| available.checked_add(1))
+    /// Gives back what a charge took.
+    pub(super) fn revoke(&self, charge: &mut Charge) {
+        if charge.is_open() {
+            self.change_credits(&charge.username, &charge.group, |available| available.checked_add(1));
+        }
+        charge.set_revoked();
     }
 
     fn change_credits(&self, username: &str, group: &str, change: impl Fn(i64) -> Option<i64>) -> Option<Balance> {

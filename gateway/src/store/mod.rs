@@ -20,6 +20,7 @@ use prometheus_client::metrics::counter::Counter as Metric;
 use tokio::sync::watch;
 
 mod advice;
+mod charges;
 mod collection;
 mod counters;
 mod credits;
@@ -38,6 +39,7 @@ pub(crate) mod servers;
 mod tests;
 pub mod tiers;
 
+pub use charges::{Charge, OPEN_CHARGES};
 pub use collection::{Change, Collection, Listing};
 pub use counters::{Counter, Reading, Span, Taken, braced};
 pub use credits::{BALANCES, Balance, is_group_name};
@@ -708,23 +710,32 @@ impl Store {
         }
     }
 
-    /// Takes one credit of a group from a user's balance. `None`: there is none left. After an error it may have been
-    /// taken; it was not given to anyone.
-    pub async fn take_credit(&self, username: &str, group: &str) -> Result<Option<Balance>, StoreError> {
+    /// A credit of a group that is to be taken from a user's balance.
+    pub fn charge(&self, username: &Arc<str>, group: &Arc<str>) -> Charge {
+        let places = match &self.documents {
+            Documents::Memory(_) => None,
+            Documents::Mongo(documents) => Some(documents.places()),
+        };
+        Charge::new(username, group, places)
+    }
+
+    /// Takes the credit. `None`: there is none left. After an error, or when nobody waits for the answer, it may have
+    /// been taken, and [`Charge::is_open`] says so.
+    pub async fn take_credit(&self, charge: &mut Charge) -> Result<Option<Balance>, StoreError> {
         match self.documents()? {
             // Nothing is kept under such a name.
-            _ if !is_group_name(group) => Ok(None),
-            Documents::Memory(documents) => Ok(documents.take_credit(username, group)),
-            Documents::Mongo(documents) => documents.take_credit(username, group).await,
+            _ if !is_group_name(&charge.group) => Ok(None),
+            Documents::Memory(documents) => Ok(documents.take_credit(charge)),
+            Documents::Mongo(documents) => documents.take_credit(charge).await,
         }
     }
 
-    /// Puts a credit back that paid for nothing.
-    pub async fn return_credit(&self, username: &str, group: &str) -> Result<(), StoreError> {
+    /// Sees to it that a charge takes nothing, whatever became of it: what it took is given back, once. After an error
+    /// it can be asked again.
+    pub async fn revoke(&self, charge: &mut Charge) -> Result<(), StoreError> {
         match self.documents()? {
-            _ if !is_group_name(group) => {}
-            Documents::Memory(documents) => drop(documents.return_credit(username, group)),
-            Documents::Mongo(documents) => documents.return_credit(username, group).await?,
+            Documents::Memory(documents) => documents.revoke(charge),
+            Documents::Mongo(documents) => documents.revoke(charge).await?,
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Documents in MongoDB, in the collections and fields of existing Doorman databases.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{
     TryStreamExt,
@@ -16,6 +16,7 @@ use mongodb::{
 use super::{
     StoreError,
     advice::Advised,
+    charges::{self, Charge, OPEN_CHARGES, Places},
     collection::{Collection as Kind, Listing},
     credits::{self, AVAILABLE, BALANCES, Balance},
 };
@@ -33,6 +34,7 @@ const DATABASE: &str = "doorman";
 /// Documents of every collection.
 pub struct Documents {
     database: Database,
+    places: Arc<Places>,
 }
 
 type MongoError = mongodb::error::Error;
@@ -45,6 +47,17 @@ async fn within<T>(answer: impl Future<Output = Result<T, MongoError>>) -> Resul
         Ok(Err(error)) => Err(StoreError::documents(error)),
         Err(elapsed) => Err(StoreError::documents(elapsed)),
     }
+}
+
+/// Was there no server that the operation could have been sent to?
+fn is_never_sent(error: &StoreError) -> bool {
+    let StoreError::Documents(cause) = error else { return false };
+    cause.downcast_ref::<MongoError>().is_some_and(|error| matches!(*error.kind, ErrorKind::ServerSelection { .. }))
+}
+
+/// The path of a balance in its user's document.
+fn available(group: &str) -> String {
+    format!("{BALANCES}.{group}.{AVAILABLE}")
 }
 
 fn is_duplicate(error: &MongoError) -> bool {
@@ -76,7 +89,12 @@ impl Documents {
         let options = within(connect::options(storage, TIMEOUT, DATABASE)).await?;
         let name = options.default_database.clone().unwrap_or_else(|| DATABASE.to_owned());
         let client = Client::with_options(options).map_err(StoreError::documents)?;
-        Ok(Self { database: client.database(&name) })
+        Ok(Self { database: client.database(&name), places: Arc::default() })
+    }
+
+    /// Where the charges of this process leave their marks.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Does the server answer?
@@ -194,25 +212,67 @@ impl Documents {
         }
     }
 
-    /// Takes one credit of a group from a balance, if there is one. After an error it may have been taken.
-    pub(super) async fn take_credit(&self, username: &str, group: &str) -> Result<Option<Balance>, StoreError> {
-        let available = format!("{BALANCES}.{group}.{AVAILABLE}");
-        let (filter, update) =
-            (doc! { "username": username, &available: { "$gte": 1 } }, doc! { "$inc": { &available: -1 } });
+    /// Takes one credit of a group from a balance, if there is one.
+    pub(super) async fn take_credit(&self, charge: &mut Charge) -> Result<Option<Balance>, StoreError> {
+        let (available, place) = (available(&charge.group), charge.path());
+        let filter =
+            doc! { "username": &*charge.username, &available: { "$gte": 1 }, &place: { "$ne": charge.spent() } };
+        let update = doc! { "$inc": { &available: -1 }, "$set": { &place: charge.id } };
         let credits = self.collection(Kind::UserCredits);
-        let found = within(async { credits.find_one_and_update(filter, update).await }).await?;
-        Ok(found.map(|document| {
-            let own = credits::in_document(&document, group);
-            own.map_or(Balance { user_key: None }, Balance::of)
-        }))
+        charge.begin();
+        let found = within(async { credits.find_one_and_update(filter, update).await }).await;
+        match &found {
+            Ok(found) => charge.set_taken(found.is_some()),
+            Err(error) if is_never_sent(error) => charge.set_taken(false),
+            Err(_) => {}
+        }
+        let Some(document) = found? else { return Ok(None) };
+        self.tidy(&charge.username, &document).await;
+        let own = credits::in_document(&document, &charge.group);
+        Ok(Some(own.map_or(Balance { user_key: None }, Balance::of)))
     }
 
-    /// Puts a credit back.
-    pub(super) async fn return_credit(&self, username: &str, group: &str) -> Result<(), StoreError> {
-        let available = format!("{BALANCES}.{group}.{AVAILABLE}");
-        let filter = doc! { "username": username, &available: { "$exists": true } };
-        let update = doc! { "$inc": { &available: 1 } };
-        within(async { self.collection(Kind::UserCredits).update_one(filter, update).await.map(|_| ()) }).await
+    /// Gives back what a charge took, and keeps what it may still take from being taken.
+    pub(super) async fn revoke(&self, charge: &mut Charge) -> Result<(), StoreError> {
+        let (available, place) = (available(&charge.group), charge.path());
+        let (username, id, spent) = (charge.username.clone(), charge.id, charge.spent());
+        let update = async |filter, update| {
+            let updated = async { self.collection(Kind::UserCredits).update_one(filter, update).await };
+            within(updated).await.map(|updated| updated.matched_count > 0)
+        };
+        let give_back = async || {
+            let filter = doc! { "username": &*username, &place: id, &available: { "$exists": true } };
+            update(filter, doc! { "$inc": { &available: 1 }, "$set": { &place: &spent } }).await
+        };
+        let keep_from = async || {
+            let filter = doc! { "username": &*username, &place: { "$ne": id } };
+            update(filter, doc! { "$set": { &place: &spent } }).await
+        };
+        charge.begin_revoking();
+        // Between the first two it may have been taken; where none of the three finds anything, the balance is gone.
+        let _is_done = give_back().await? || keep_from().await? || give_back().await?;
+        charge.set_revoked();
+        Ok(())
+    }
+
+    /// Removes what processes have left in a document of balances that are gone. It is no harm when that fails.
+    async fn tidy(&self, username: &str, document: &Document) {
+        let abandoned = charges::abandoned(document);
+        if abandoned.is_empty() {
+            return;
+        }
+        let (mut filter, mut places) = (doc! { "username": username }, Document::new());
+        for (place, mark) in abandoned {
+            let path = format!("{OPEN_CHARGES}.{place}");
+            filter.insert(path.clone(), mark);
+            places.insert(path, "");
+        }
+        let tidied = async {
+            self.collection(Kind::UserCredits).update_one(filter, doc! { "$unset": places }).await.map(|_| ())
+        };
+        if let Err(error) = within(tidied).await {
+            tracing::debug!(%error, username, "marks of charges that are over stay with a balance");
+        }
     }
 
     pub(super) async fn remove(&self, kind: Kind, key: &[&str]) -> Result<bool, StoreError> {

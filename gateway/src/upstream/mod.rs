@@ -72,15 +72,6 @@ impl std::fmt::Display for Phase {
 }
 
 impl UpstreamError {
-    /// Can't the upstream have seen anything of the request?
-    pub fn is_before_sending(&self) -> bool {
-        match self {
-            Self::Timeout(phase) => matches!(phase, Phase::Connection | Phase::Connecting),
-            Self::Connect(_) | Self::Forbidden(_) | Self::Target(_) => true,
-            Self::ClientStalled | Self::Connection(_) => false,
-        }
-    }
-
     /// Why the body of an answer broke off.
     pub fn of_body(error: body::BodyError) -> Self {
         let error = match error.downcast::<Self>() {

@@ -53,6 +53,9 @@ struct Http1 {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What came of sending a request: an answer, or the request as it was and why nothing of it was sent.
+type Exchanged = Result<Response<ResponseBody>, (Request<RequestBody>, hyper::Error)>;
+
 enum Connection {
     Http1(Http1),
     Http2(http2::SendRequest<RequestBody>),
@@ -118,52 +121,80 @@ impl Pool {
         }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. `is_sent` becomes true when the upstream may have seen
+    /// something of the request, before it can, and is what it was when it is certain that it has not.
     ///
     /// # Errors
-    /// See [`UpstreamError`]; after `Timeout` or `Connection` the upstream may have acted on the request.
+    /// See [`UpstreamError`].
     pub async fn send(
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
         timeouts: &CallTimeouts,
         progress: Option<&Arc<Progress>>,
+        is_sent: &mut bool,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         // A connection that turns out closed before the request was written gives the request back; after two such
         // the third attempt uses a new connection.
         for attempt in 0..3 {
             let (connection, reused) = self.checkout(timeouts, attempt < 2).await?;
-            let started = Instant::now();
-            let outcome = match connection {
-                Connection::Http1(mut connection) => {
-                    shape_for_http1(&mut request);
-                    let answer = connection.sender.try_send_request(request);
-                    match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
-                        Ok(response) => {
-                            let lease = Lease { held: Some((self.clone(), connection)), upload: progress.cloned() };
-                            return Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read)));
-                        }
-                        Err(error) => error,
-                    }
+            match self.exchange(connection, request, timeouts, progress, is_sent).await? {
+                Ok(response) => return Ok(response),
+                Err((unsent, _)) if reused => request = unsent,
+                Err((_, error)) => {
+                    let closed =
+                        format!("{} closed the connection before the request was sent: {error}", self.address());
+                    return Err(UpstreamError::Connect(closed));
                 }
-                Connection::Http2(mut sender) => {
-                    shape_for_http2(&mut request, self.tls)?;
-                    let answer = sender.try_send_request(request);
-                    match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
-                        Ok(response) => {
-                            let lease = Lease { held: None, upload: None };
-                            return Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read)));
-                        }
-                        Err(error) => error,
-                    }
-                }
-            };
-            let mut outcome = outcome;
-            match outcome.take_message() {
-                Some(unsent) if reused => request = unsent,
-                _ => return Err(outcome.into_error().into()),
             }
         }
-        Err(UpstreamError::Connect(format!("{}:{} closes every connection", self.host, self.port)))
+        Err(UpstreamError::Connect(format!("{} closes every connection", self.address())))
+    }
+
+    /// Sends a request by a connection; gives it back when nothing of it was sent.
+    async fn exchange(
+        self: &Arc<Self>,
+        connection: Connection,
+        mut request: Request<RequestBody>,
+        timeouts: &CallTimeouts,
+        progress: Option<&Arc<Progress>>,
+        is_sent: &mut bool,
+    ) -> Result<Exchanged, UpstreamError> {
+        let (started, was_sent) = (Instant::now(), *is_sent);
+        let mut error = match connection {
+            Connection::Http1(mut connection) => {
+                shape_for_http1(&mut request);
+                *is_sent = true;
+                let answer = connection.sender.try_send_request(request);
+                match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
+                    Ok(response) => {
+                        let lease = Lease { held: Some((self.clone(), connection)), upload: progress.cloned() };
+                        return Ok(Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read))));
+                    }
+                    Err(error) => error,
+                }
+            }
+            Connection::Http2(mut sender) => {
+                shape_for_http2(&mut request, self.tls)?;
+                *is_sent = true;
+                let answer = sender.try_send_request(request);
+                match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
+                    Ok(response) => {
+                        let lease = Lease { held: None, upload: None };
+                        return Ok(Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read))));
+                    }
+                    Err(error) => error,
+                }
+            }
+        };
+        let unsent = error.take_message();
+        let error = error.into_error();
+        if unsent.is_some() || is_unprocessed(&error) {
+            *is_sent = was_sent;
+        }
+        match unsent {
+            Some(unsent) => Ok(Err((unsent, error))),
+            None => Err(error.into()),
+        }
     }
 
     /// An idle connection if there is one and it may be used, else a new one.
@@ -208,13 +239,14 @@ impl Pool {
         let way = if self.tls { Some(self.way()?) } else { None };
         let stream = connect(&self.host, self.port, way, self.options.allow_loopback).await?;
         match stream {
-            Stream::Plain(stream) => http1_over(stream, permit).await,
+            Stream::Plain(stream) => self.http1_over(stream, permit).await,
             Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .adaptive_window(true)
                     .handshake(TokioIo::new(*stream))
-                    .await?;
+                    .await
+                    .map_err(|error| self.no_handshake(&error))?;
                 tokio::spawn(async move {
                     let _permit = permit;
                     let _ = connection.await;
@@ -222,8 +254,26 @@ impl Pool {
                 *lock(&self.http2) = Some(sender.clone());
                 Ok(Connection::Http2(sender))
             }
-            Stream::Tls(stream) => http1_over(*stream, permit).await,
+            Stream::Tls(stream) => self.http1_over(*stream, permit).await,
         }
+    }
+
+    async fn http1_over<S>(&self, stream: S, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let opened = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = opened.map_err(|error| self.no_handshake(&error))?;
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+        }));
+        Ok(Connection::Http1(Http1 { sender, _task: task, _permit: permit }))
+    }
+
+    fn no_handshake(&self, error: &hyper::Error) -> UpstreamError {
+        UpstreamError::Connect(format!("{} takes no request: {error}", self.address()))
     }
 
     /// How TLS is spoken with this address.
@@ -293,17 +343,14 @@ fn shape_for_http2<B>(request: &mut Request<B>, tls: bool) -> Result<(), Upstrea
     Ok(())
 }
 
-async fn http1_over<S>(stream: S, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
-    let task = AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an upstream connection ended");
-        }
-    }));
-    Ok(Connection::Http1(Http1 { sender, _task: task, _permit: permit }))
+/// Does the server say that it did nothing about the request (RFC 9113 6.8 and 8.7)?
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let error = causes.find_map(|cause| cause.downcast_ref::<h2::Error>());
+    // GOAWAY ends only those streams that are beyond the last one it names.
+    error.is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 /// Waits for the head of an answer: `read` after the request was sent, `write` between two pieces of its body.
@@ -331,5 +378,93 @@ where
             return Err(if is_client { UpstreamError::ClientStalled } else { UpstreamError::Timeout(phase) });
         }
         deadline = later;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const TIMEOUTS: CallTimeouts = CallTimeouts {
+        connect: Duration::from_secs(5),
+        read: Duration::from_secs(5),
+        write: Duration::from_secs(5),
+        pool: Duration::from_secs(5),
+    };
+
+    fn pool(address: &str) -> Arc<Pool> {
+        let address = address.parse().unwrap();
+        Arc::new(Pool::new(&address, None, Arc::new(PoolOptions::local())))
+    }
+
+    fn request() -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::Empty);
+        request.headers_mut().insert(HOST, HeaderValue::from_static("a:80"));
+        request
+    }
+
+    #[tokio::test]
+    async fn what_a_closed_connection_gives_back_was_not_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool(&format!("http://{}", listener.local_addr().unwrap()));
+        for was_sent in [false, true] {
+            let (connection, _) = pool.checkout(&TIMEOUTS, false).await.unwrap();
+            drop(listener.accept().await.unwrap());
+            let Connection::Http1(http1) = &connection else { panic!() };
+            while !http1.sender.is_closed() {
+                tokio::task::yield_now().await;
+            }
+            let mut is_sent = was_sent;
+            let exchanged = pool.exchange(connection, request(), &TIMEOUTS, None, &mut is_sent).await.unwrap();
+            assert!(exchanged.is_err(), "the request comes back");
+            assert_eq!(is_sent, was_sent, "another attempt may have been sent");
+        }
+    }
+
+    /// What an HTTP/2 server says of the first request, and whether the upstream may have seen that.
+    async fn over_http2(refuse: impl FnOnce(&mut Server, h2::server::SendResponse<bytes::Bytes>)) -> bool {
+        let (near, far) = tokio::io::duplex(65_536);
+        let server = tokio::spawn(async move { h2::server::handshake(far).await.unwrap() });
+        let opened = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(near)).await;
+        let (sender, connection) = opened.unwrap();
+        tokio::spawn(connection);
+        let mut server = server.await.unwrap();
+        let (pool, mut is_sent) = (pool("https://a:80"), false);
+        let exchange = pool.exchange(Connection::Http2(sender), request(), &TIMEOUTS, None, &mut is_sent);
+        let serve = async {
+            let (_, respond) = server.accept().await.unwrap().unwrap();
+            refuse(&mut server, respond);
+            while let Some(Ok(_)) = server.accept().await {}
+            std::future::pending::<()>().await;
+        };
+        let exchanged = tokio::select! { exchanged = exchange => exchanged, () = serve => panic!() };
+        assert!(matches!(exchanged, Err(UpstreamError::Connection(_))));
+        is_sent
+    }
+
+    type Server = h2::server::Connection<tokio::io::DuplexStream, bytes::Bytes>;
+
+    #[tokio::test]
+    async fn what_an_http2_server_says_it_did_not_process_was_not_sent() {
+        assert!(
+            !over_http2(|server, mut respond| {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+                server.graceful_shutdown();
+            })
+            .await
+        );
+        assert!(
+            over_http2(|server, mut respond| {
+                respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                server.graceful_shutdown();
+            })
+            .await
+        );
+        // It has processed this stream, or may have.
+        assert!(over_http2(|server, _| server.abrupt_shutdown(h2::Reason::INTERNAL_ERROR)).await);
     }
 }

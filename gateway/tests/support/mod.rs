@@ -5,6 +5,9 @@ use doorman_tests::gateway::ADMIN_PASSWORD;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
+#[allow(dead_code, reason = "not every test needs an API")]
+pub mod orders;
+
 /// A password that the platform API takes.
 pub const PASSWORD: &str = "Sixteen-or-more-1";
 

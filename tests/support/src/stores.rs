@@ -71,6 +71,27 @@ impl Neighbour {
         Ok(())
     }
 
+    /// SIGSTOP: it takes connections and answers nothing, until it goes on.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn hang(&self) -> Result<()> {
+        self.send(rustix::process::Signal::STOP)
+    }
+
+    /// SIGCONT: it does all that it was asked meanwhile.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn go_on(&self) -> Result<()> {
+        self.send(rustix::process::Signal::CONT)
+    }
+
+    fn send(&self, signal: rustix::process::Signal) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).context("it is gone already")
+    }
+
     /// Starts it anew with what it has kept.
     ///
     /// # Errors

@@ -189,10 +189,12 @@ impl Stage {
         let mut body = body.clone();
         let routed = self.gateway.routed(call.parts).await;
         let whole = carries_body.then_some(&mut body);
-        let Decided { server, charged, .. } = self.gateway.decided(&call, reading, whole, routed.as_deref()).await?;
+        let Decided { server, mut charged, .. } =
+            self.gateway.decided(&call, reading, whole, routed.as_deref()).await?;
         let told = rest::Caller { key: charged.key.as_ref(), ..call.told };
         let body = RequestBody::Empty;
         rest::upstream_request(call.parts, call.api, call.endpoint, call.path, server, told, body)?;
+        charged.is_sent = true;
         Ok(respond::empty(StatusCode::OK))
     }
 }

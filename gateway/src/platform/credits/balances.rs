@@ -20,7 +20,7 @@ use crate::{
         request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Search, SearchQuery, Sent},
         wire::{AnyText, Int, Text},
     },
-    store::{Collection, plain_document},
+    store::{Collection, OPEN_CHARGES, plain_document},
 };
 
 /// There is no such user, or the user has no credits.
@@ -101,6 +101,7 @@ struct NewKey {
 /// What is stored of a user, with keys in clear.
 fn shown(stored: &Document, sealer: &Sealer) -> Result<Value, Refusal> {
     let mut members = plain_document(stored);
+    members.remove(OPEN_CHARGES);
     for (group, balance) in members.get_mut("users_credits").and_then(Value::as_object_mut).into_iter().flatten() {
         let key = match balance["user_api_key"].as_str() {
             None => Value::Null,

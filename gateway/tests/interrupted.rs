@@ -1,0 +1,186 @@
+//! What a call costs that does not go as it should: its client goes away, its upstream or a store stops answering.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use doorman_tests::gateway::{PATIENCE, Start};
+use doorman_tests::stores::Neighbour;
+use serde_json::{Value, json};
+
+mod support;
+
+use support::Session;
+use support::orders::{BINARY, ECHO, Stage, charging, define_credits, give};
+
+/// A listener that nobody accepts from unless the test does.
+fn silent() -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// A stage whose calls cost a credit each, of which `amy` has three.
+async fn charged(more: Value, start: Start) -> Result<(Stage, Session)> {
+    let mut api = charging();
+    api.as_object_mut().into_iter().for_each(|api| api.extend(more.as_object().cloned().unwrap_or_default()));
+    let stage = Stage::set_with(api, start).await?;
+    define_credits(&stage.admin).await?;
+    let amy = stage.user("amy", json!({})).await?;
+    give(&stage.admin, "amy", 3, None).await?;
+    Ok((stage, amy))
+}
+
+/// Begins a call on a connection of its own, which the caller may close at any time.
+fn begin(stage: &Stage, user: &Session, path: &str, more: &str) -> Result<TcpStream> {
+    let mut client = TcpStream::connect(stage.gateway.address())?;
+    let method = if more.is_empty() { "GET" } else { "POST" };
+    write!(client, "{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n{more}\r\n", user.token)?;
+    Ok(client)
+}
+
+/// Waits until this is so; `what` tells what it is otherwise.
+async fn until<T: std::fmt::Debug>(
+    what: &str,
+    look: impl AsyncFn() -> Result<T>,
+    is_so: impl Fn(&T) -> bool,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let found = look().await?;
+        if is_so(&found) {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < PATIENCE, "{what}: {found:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn until_credits(stage: &Stage, number: i64) -> Result<()> {
+    until(&format!("not {number} credits"), async || stage.credits("amy").await, |left| *left == number).await
+}
+
+async fn counted(stage: &Stage, metric: &str) -> Result<String> {
+    let metrics = stage.admin.http.get(stage.gateway.admin_url("/metrics")).send().await?.text().await?;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+    Ok(value.unwrap_or_default().to_owned())
+}
+
+async fn until_counted(stage: &Stage, metric: &str, number: &str) -> Result<()> {
+    until(metric, async || counted(stage, metric).await, |found| found == number).await
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_while_its_call_connects_pays_nothing() -> Result<()> {
+    let (upstream, address) = silent()?;
+    // Nobody answers the handshake.
+    let (stage, amy) = charged(json!({ "api_servers": [format!("https://{address}")] }), Start::new(BINARY)?).await?;
+    let client = begin(&stage, &amy, ECHO, "")?;
+    let _connection = upstream.accept()?;
+    assert_eq!(stage.credits("amy").await?, 2, "it is charged before it is sent");
+    drop(client);
+    until_credits(&stage, 3).await
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_while_its_call_waits_for_a_connection_pays_nothing() -> Result<()> {
+    let (upstream, address) = silent()?;
+    let start = Start::new(BINARY)?.with("HTTP_MAX_CONNECTIONS", "1");
+    let (stage, amy) = charged(json!({ "api_servers": [format!("http://{address}")] }), start).await?;
+    let first = begin(&stage, &amy, ECHO, "")?;
+    let (mut connection, _) = upstream.accept()?;
+    // The upstream has seen something of this one.
+    connection.read_exact(&mut [0; 3])?;
+    let second = begin(&stage, &amy, ECHO, "")?;
+    until_credits(&stage, 1).await?;
+    drop(second);
+    until_credits(&stage, 2).await?;
+    drop(first);
+    connection.read_to_end(&mut Vec::new())?;
+    assert_eq!(stage.credits("amy").await?, 2, "what may have reached the upstream stays paid for");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_the_next_attempt_pays_for_what_was_sent() -> Result<()> {
+    let dead = doorman_tests::gateway::free_address()?;
+    let start =
+        || anyhow::Ok(Start::new(BINARY)?.with("HTTP_RETRY_BASE_DELAY", "600").with("HTTP_RETRY_MAX_DELAY", "600"));
+    let servers = json!({ "api_servers": [format!("http://{dead}")], "api_allowed_retry_count": 1 });
+    let (stage, amy) = charged(servers, start()?).await?;
+    let client = begin(&stage, &amy, ECHO, "")?;
+    until_counted(&stage, "doorman_http_retries_total", "1").await?;
+    assert_eq!(stage.credits("amy").await?, 2);
+    drop(client);
+    until_credits(&stage, 3).await?;
+
+    // The sample upstream answers this with 503, so it has seen it.
+    let (stage, amy) = charged(json!({ "api_allowed_retry_count": 1 }), start()?).await?;
+    let endpoint = json!({ "api_name": "orders", "api_version": "v1", "endpoint_method": "GET",
+        "endpoint_uri": "/status/{code}", "endpoint_description": "x" });
+    stage.admin.does("POST", "/platform/endpoint", endpoint).await?;
+    let others = counted(&stage, "doorman_connections").await?;
+    let client = begin(&stage, &amy, "/api/rest/orders/v1/status/503", "")?;
+    until_counted(&stage, "doorman_http_retries_total", "1").await?;
+    drop(client);
+    until_counted(&stage, "doorman_connections", &others).await?;
+    assert_eq!(stage.credits("amy").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_upstream_has_seen_stays_paid_for() -> Result<()> {
+    let (upstream, address) = silent()?;
+    let start = Start::new(BINARY)?.with("CIRCUIT_BREAKER_ENABLED", "false");
+    let (stage, amy) = charged(json!({ "api_servers": [format!("http://{address}")] }), start).await?;
+    give(&stage.admin, "amy", 100, None).await?;
+    // It closes each connection at once, before the call or just after.
+    let seeing = std::thread::spawn(move || {
+        let mut seen = 0;
+        for connection in upstream.incoming().take(50) {
+            let mut connection = connection?;
+            connection.shutdown(std::net::Shutdown::Write)?;
+            seen += i64::from(connection.read(&mut [0; 1]).unwrap_or_default() > 0);
+        }
+        std::io::Result::Ok(seen)
+    });
+    for _ in 0..50 {
+        assert_eq!(amy.get(ECHO).await?.status(), 500);
+    }
+    let seen = seeing.join().map_err(|_| anyhow::anyhow!("the upstream failed"))??;
+    let spent = 100 - stage.credits("amy").await?;
+    assert!((seen..=50).contains(&spent), "{spent} paid for, {seen} seen");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_credit_whose_taking_is_not_heard_of_is_given_back() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (redis, mongo) = (Neighbour::redis(&[])?, Neighbour::mongo(folder.path())?);
+    let start = Start::new(BINARY)?
+        .with("MEM_OR_EXTERNAL", "REDIS")
+        .with("REDIS_HOST", redis.address().to_string())
+        .with("MONGO_DB_HOSTS", mongo.address().to_string());
+    let (stage, amy) = charged(json!({}), start).await?;
+    assert_eq!(amy.get(ECHO).await?.status(), 200);
+    // One client waits for the answer, another one goes away.
+    mongo.hang()?;
+    let client = begin(&stage, &amy, ECHO, "")?;
+    let (status, body) = amy.send("GET", ECHO, Value::Null).await?;
+    assert_eq!((status, &body["error_code"]), (503, &json!("CRD503")));
+    drop(client);
+    // Now it does what it was asked.
+    mongo.go_on()?;
+    let paid = std::sync::atomic::AtomicUsize::new(0);
+    let pay = async || {
+        let status = amy.get(ECHO).await?.status().as_u16();
+        ensure!([200, 401].contains(&status), "{status}");
+        paid.fetch_add(usize::from(status == 200), Relaxed);
+        Ok(paid.load(Relaxed))
+    };
+    until("the credits of both are gone", pay, |paid| *paid == 2).await?;
+    assert_eq!((stage.credits("amy").await?, amy.get(ECHO).await?.status().as_u16()), (0, 401));
+    Ok(())
+}
