@@ -4,18 +4,24 @@ import http.client
 import json
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+import stores
+from cases import CASES, NO_LIMIT, Request
 from processes import Process
-from proxies import api_names, prefix_of
 
 PROXY_CORE = 0
 LOAD_CORE = 1
 START_SECONDS = 120
-# The load generator and the upstream share a core: above this share of it they would be what is measured.
+# The load generator, the upstream and the stores share a core: above this share of it they would be what is measured.
 BUSY = 0.85
 # A lower rate than this share of the wanted one was not held.
 HELD = 0.99
+# What Redis is asked a request at the most: about its limits before it, about its bytes after it.
+ROUND_TRIPS = 2
+# A request under way at either end of a window is counted on one side only.
+ROUND_TRIPS_SLACK = 1.01
 
 
 class Refusal(Exception):
@@ -24,25 +30,6 @@ class Refusal(Exception):
 
 class Disturbed(Refusal):
     """The same, but it may have been a neighbour on this machine: worth another try."""
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    title: str
-    apis: int
-    body_bytes: int
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("1-api-100b", "1 API, 100 B", 1, 100),
-        Case("1-api-10k", "1 API, 10 KiB", 1, 10_240),
-        Case("1000-apis", "1,000 APIs, 100 B", 1_000, 100),
-        Case("10000-apis", "10,000 APIs, 100 B", 10_000, 100),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -62,54 +49,85 @@ class Window:
     requests: int
     proxy_share: float
     load_share: float
+    # Of the upstream, and of the stores where there are any.
     upstream_share: float
     # Time that the proxy could have run but had to wait for its core, against the time it ran.
     waited_share: float
     tries: int
+    # What a request asked of Redis: questions that were sent, and commands that were run for them.
+    redis_round_trips: float | None = None
+    redis_commands: float | None = None
 
     def as_dict(self):
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A proxy that serves."""
+
+    process: Process
+    stores: stores.Stores | None
+    ready_ms: float
+
+
+@contextmanager
+def running(case, proxy, ports, folder, limit=NO_LIMIT):
+    """Starts a proxy with all that it needs for the case, and stops it."""
+    folder.mkdir(parents=True)
+    proxy.write(folder, case, ports, sorted({case.body_bytes for case in CASES.values()}), limit)
+    with proxy.stores(case, LOAD_CORE, folder, ports) as beside:
+        command, environment = proxy.command(folder), proxy.environment(case, ports)
+        with Process(proxy.name, command, PROXY_CORE, folder / "proxy.log", environment, cwd=folder) as process:
+            ready_ms = wait_until_ready(process, proxy, case, ports)
+            try:
+                proxy.set_up(case, ports, limit)
+            except (OSError, RuntimeError) as error:
+                raise Refusal(f"{proxy.name} can't be set up ({case.title}): {error}\n{process.log_tail()}") from error
+            yield Running(process, beside, ready_ms)
+
+
 def window(case, proxy, settings, programs, upstream, ports, folder, number):
     """Starts the proxy, warms it up, loads it for the window and stops it."""
-    folder.mkdir(parents=True)
-    names = api_names(case.apis)
-    proxy.write(folder, names, ports, sorted({case.body_bytes for case in CASES.values()}))
-    base = f"http://127.0.0.1:{ports['proxy']}"
-    urls = folder / "urls"
-    urls.write_text("".join(f"{base}{prefix_of(name)}bytes/{case.body_bytes}\n" for name in names))
+    with running(case, proxy, ports, folder) as started:
+        process, requests, rate = started.process, case.requests(), case.rate(settings.rate)
+        check_routes(proxy, requests, case, ports)
+        urls = folder / "urls"
+        urls.write_text("".join(line(request, ports["proxy"]) for request in requests))
 
-    environment = proxy.environment(ports)
-    log = folder / "proxy.log"
-    with Process(proxy.name, proxy.command(folder), PROXY_CORE, log, environment, cwd=folder) as process:
-        ready_ms = wait_until_ready(process, proxy, names[0], case, ports)
-        check_routes(proxy, names, case, ports)
+        def load_for(seconds):
+            report = load(programs, urls, requests[0], proxy.answer_bytes(case), settings, rate, seconds, folder)
+            judge_answers(proxy, case, report)
+            return report
 
-        # Every API is called before the window, however many there are.
-        warm_up = max(settings.warm_up, 1.2 * case.apis / settings.rate)
-        judge_answers(proxy, case, load(programs, urls, case, settings, warm_up, folder))
+        # Everything is called before the window, however much there is.
+        load_for(max(settings.warm_up, 1.2 * len(requests) / rate))
 
         tries = 0
         while True:
             tries += 1
-            before = (process.cpu_seconds(), upstream.cpu_seconds(), process.waited_seconds(), time.monotonic())
-            report = load(programs, urls, case, settings, settings.seconds, folder)
-            after = (process.cpu_seconds(), upstream.cpu_seconds(), process.waited_seconds(), time.monotonic())
+            before = usage(started, upstream)
+            asked_before = started.stores.asked() if started.stores else {}
+            report = load_for(settings.seconds)
+            asked = stores.between(asked_before, started.stores.asked()) if started.stores else {}
+            after = usage(started, upstream)
             rss, pss = process.memory_bytes()
             if process.has_ended():
                 raise Refusal(f"{proxy.name} ended under load ({case.title}):\n{process.log_tail()}")
             cpu, upstream_cpu, waited, seconds = (end - start for start, end in zip(before, after, strict=True))
+            of_redis = (
+                {"round_trips": stores.round_trips(asked), "commands": sum(asked.values())} if started.stores else {}
+            )
             seen = Window(
                 case=case.name,
                 proxy=proxy.name,
                 round=number,
-                cpu_us_per_request=cpu * 1e6 / max(report["requests"], 1),
+                cpu_us_per_request=cpu * 1e6 / report["requests"],
                 p50_us=report["latency_us"]["p50"],
                 p99_us=report["latency_us"]["p99"],
                 rss_bytes=rss,
                 pss_bytes=pss,
-                ready_ms=ready_ms,
+                ready_ms=started.ready_ms,
                 rate=report["achieved_rate"],
                 requests=report["requests"],
                 proxy_share=cpu / seconds,
@@ -117,14 +135,20 @@ def window(case, proxy, settings, programs, upstream, ports, folder, number):
                 upstream_share=upstream_cpu / seconds,
                 waited_share=waited / cpu if cpu else 0.0,
                 tries=tries,
+                **{f"redis_{what}": count / report["requests"] for what, count in of_redis.items()},
             )
-            judge_answers(proxy, case, report)
+            judge_redis(seen)
             try:
-                judge_load(seen, settings.rate, report["saturated"])
+                judge_load(seen, rate, report["saturated"])
                 return seen
             except Disturbed:
                 if tries > settings.retries:
                     raise
+
+
+def usage(started, upstream):
+    beside = upstream.cpu_seconds() + (started.stores.cpu_seconds() if started.stores else 0.0)
+    return started.process.cpu_seconds(), beside, started.process.waited_seconds(), time.monotonic()
 
 
 def judge_answers(proxy, case, report):
@@ -137,12 +161,24 @@ def judge_answers(proxy, case, report):
         )
 
 
+def judge_redis(seen):
+    """What is promised of Redis holds in every window, or nothing is reported."""
+    if seen.redis_round_trips is None:
+        return
+    where = f"{seen.proxy}, {seen.case}, round {seen.round}"
+    if seen.redis_round_trips > ROUND_TRIPS * ROUND_TRIPS_SLACK:
+        asked = f"{seen.redis_round_trips:.2f} times a request"
+        raise Refusal(f"{where}: Redis was asked {asked}, {ROUND_TRIPS} are promised.")
+    if not seen.redis_round_trips:
+        raise Refusal(f"{where}: Redis was asked about no limits.")
+
+
 def judge_load(seen, wanted_rate, is_saturated):
     where = f"{seen.proxy}, {seen.case}, round {seen.round}"
     around_it = seen.load_share + seen.upstream_share
     if around_it > BUSY:
         raise Disturbed(
-            f"{where}: the load generator and the upstream used {around_it:.0%} of their core "
+            f"{where}: the load generator and what else is not measured used {around_it:.0%} of their core "
             f"(above {BUSY:.0%} they are what is measured); lower --rate."
         )
     if seen.rate < wanted_rate * HELD:
@@ -155,12 +191,20 @@ def judge_load(seen, wanted_rate, is_saturated):
         raise Disturbed(f"{where}: the load generator was saturated ({seen.load_share:.0%} of a core).")
 
 
-def load(programs, urls, case, settings, seconds, folder):
+def line(request, port):
+    """As the load generator reads it."""
+    words = [f"http://127.0.0.1:{port}{request.path}", *(f"{name}: {value}" for name, value in request.headers.items())]
+    return "\t".join(words) + "\n"
+
+
+def load(programs, urls, request, answer_bytes, settings, rate, seconds, folder):
     command = [
-        "taskset", "-c", str(LOAD_CORE), programs["loadgen"], "--json", "--urls-file", urls,
-        "--rate", settings.rate, "--connections", settings.connections, "--duration", seconds,
-        "--expect-status", 200, "--expect-length", case.body_bytes,
+        "taskset", "-c", str(LOAD_CORE), programs["loadgen"], "--json", "--urls-file", urls, "--method", request.method,
+        "--rate", rate, "--connections", settings.connections, "--duration", seconds,
+        "--expect-status", 200, "--expect-length", answer_bytes,
     ]  # fmt: skip
+    if request.body is not None:
+        command += ["--body", request.body]
     running = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
     try:
         output, errors = running.communicate(timeout=seconds + 60)
@@ -175,43 +219,58 @@ def load(programs, urls, case, settings, seconds, folder):
     return json.loads(output)
 
 
-def wait_until_ready(process, proxy, name, case, ports):
-    """Milliseconds from the start to the first right answer."""
-    first_api = f"{prefix_of(name)}bytes/{case.body_bytes}"
-    for path in filter(None, (proxy.readiness_path, first_api)):
-        while status_of(ports["proxy"], path)[0] != 200:
+def wait_until_ready(process, proxy, case, ports):
+    """Milliseconds from the start to the first right answer; it is that nobody gets in, where tokens are asked for."""
+    name = case.names()[0]
+    wanted = [(case.request(name), 401 if proxy.asks_for_tokens(case) else 200)]
+    if proxy.readiness_path:
+        wanted.insert(0, (Request(proxy.readiness_path), 200))
+    for request, status in wanted:
+        while ask(ports["proxy"], request).status != status:
             if process.has_ended():
                 raise Refusal(f"{proxy.name} did not start ({case.title}):\n{process.log_tail()}")
             if time.monotonic() - process.started > START_SECONDS:
                 raise Refusal(
-                    f"{proxy.name} did not answer {path} with 200 within {START_SECONDS} s ({case.title}):\n"
+                    f"{proxy.name} did not answer {request.path} with {status} within {START_SECONDS} s ({case.title}):\n"
                     f"{process.log_tail()}"
                 )
             time.sleep(0.005)
     return (time.monotonic() - process.started) * 1000
 
 
-def check_routes(proxy, names, case, ports):
-    """First, middle and last API answer, an API that isn't there doesn't: the table is what is measured, not a catch-all."""
-    for name in {names[0], names[len(names) // 2], names[-1]}:
-        path = f"{prefix_of(name)}bytes/{case.body_bytes}"
-        status, length = status_of(ports["proxy"], path)
-        if (status, length) != (200, case.body_bytes):
-            raise Refusal(f"{proxy.name} answered {path} with status {status} and {length} bytes ({case.title})")
-    path = f"{prefix_of('api-unknown')}bytes/{case.body_bytes}"
-    status, _ = status_of(ports["proxy"], path)
+def check_routes(proxy, requests, case, ports):
+    """First, middle and last request are answered, an API that isn't there isn't: the table is what is measured."""
+    length = proxy.answer_bytes(case)
+    for request in (requests[0], requests[len(requests) // 2], requests[-1]):
+        answer = ask(ports["proxy"], request)
+        if (answer.status, len(answer.body)) != (200, length):
+            raise Refusal(
+                f"{proxy.name} answered {request.path} with status {answer.status} and {len(answer.body)} bytes "
+                f"({case.title}): {answer.body[:200]!r}"
+            )
+    unknown = case.request("api-unknown", token=requests[0].headers.get("Authorization", "").removeprefix("Bearer "))
+    status = ask(ports["proxy"], unknown).status
     if not 400 <= status < 500:
-        raise Refusal(f"{proxy.name} answered {path}, an API it doesn't have, with status {status} ({case.title})")
+        what = f"{unknown.path}, an API it doesn't have, with status {status}"
+        raise Refusal(f"{proxy.name} answered {what} ({case.title})")
 
 
-def status_of(port, path):
-    """Status and body length; (0, 0) when there is no answer."""
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict
+    body: bytes
+
+
+def ask(port, request):
+    """The answer; status 0 when there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("GET", path)
+        connection.request(request.method, request.path, request.body, request.headers)
         response = connection.getresponse()
-        return response.status, len(response.read())
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, response.read())
     except (OSError, http.client.HTTPException):
-        return 0, 0
+        return Answer(0, {}, b"")
     finally:
         connection.close()

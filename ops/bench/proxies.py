@@ -2,25 +2,21 @@
 
 The work: requests for /api/rest/NAME/v1/REST go to the upstream as /REST, other paths are refused; keep-alive on both
 sides, X-Forwarded-For added, no access log, one worker. All APIs have the same upstream, so they share its connections.
+Where a case asks for it, tokens are verified first (HS256, and not yet expired) and each user's requests are limited.
 """
 
 import json
 import os
-import secrets
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
+
+import tokens
+from cases import NO_LIMIT, TOKEN_LIMIT
 
 ENVOY_VERSION = "1.40.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "doorman-bench"
-
-
-def api_names(count):
-    return ["bench"] if count == 1 else [f"api-{number:05}" for number in range(1, count + 1)]
-
-
-def prefix_of(name):
-    return f"/api/rest/{name}/v1/"
 
 
 class Proxy:
@@ -40,14 +36,29 @@ class Proxy:
     def version(self):
         return "unknown"
 
-    def write(self, folder, names, ports, sizes):
+    def asks_for_tokens(self, case):
+        return case.work == TOKEN_LIMIT
+
+    def answer_bytes(self, case):
+        """Length of a right answer."""
+        return case.body_bytes
+
+    def write(self, folder, case, ports, sizes, limit=NO_LIMIT):
+        """`limit`: requests of one user in a minute, where the case asks for that."""
         raise NotImplementedError
 
     def command(self, folder):
         raise NotImplementedError
 
-    def environment(self, ports):
+    def environment(self, case, ports):
         return None
+
+    def stores(self, case, core, folder, ports):
+        """What must run beside it."""
+        return nullcontext()
+
+    def set_up(self, case, ports, limit=NO_LIMIT):
+        """What it must be told while it runs."""
 
 
 class DebianProxy(Proxy):
@@ -64,7 +75,9 @@ class DebianProxy(Proxy):
         # The packages would start a service; the run level keeps init scripts from doing so.
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         subprocess.run(["apt-get", "update", "-q"], check=True, env=environment)
-        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", self.package], check=True, env=environment)
+        subprocess.run(
+            ["apt-get", "install", "-qy", "--no-install-recommends", self.package], check=True, env=environment
+        )
 
 
 class Nginx(DebianProxy):
@@ -74,8 +87,10 @@ class Nginx(DebianProxy):
     def version(self):
         return first_line([find("nginx"), "-v"]).removeprefix("nginx version: nginx/")
 
-    def write(self, folder, names, ports, sizes):
-        locations = "\n".join(f"    location {prefix_of(name)} {{ proxy_pass http://sample/; }}" for name in names)
+    def write(self, folder, case, ports, sizes, limit=NO_LIMIT):
+        locations = "\n".join(
+            f"    location {prefix} {{ proxy_pass http://sample{upstream}; }}" for prefix, upstream in routes(case)
+        )
         (folder / "nginx.conf").write_text(f"""daemon off;
 worker_processes 1;
 error_log stderr error;
@@ -117,8 +132,26 @@ class HaProxy(DebianProxy):
     def version(self):
         return first_line([find("haproxy"), "-v"]).split()[2]
 
-    def write(self, folder, names, ports, sizes):
-        (folder / "apis.map").write_text("".join(f"{prefix_of(name)} sample\n" for name in names))
+    def verifying(self, case, limit):
+        """For the front: lets in who has a good token, and counts each user's requests of the last minute."""
+        if not self.asks_for_tokens(case):
+            return ""
+        return f"""  http-request set-var(txn.token) http_auth_bearer
+  http-request set-var(txn.alg) var(txn.token),jwt_header_query('$.alg')
+  http-request deny deny_status 401 unless {{ var(txn.alg) -m str HS256 }}
+  http-request deny deny_status 401 unless {{ var(txn.token),jwt_verify(txn.alg,"{tokens.SECRET}") -m int 1 }}
+  http-request set-var(txn.now) date()
+  http-request set-var(txn.end) var(txn.token),jwt_payload_query('$.exp','int')
+  http-request deny deny_status 401 unless {{ var(txn.end),sub(txn.now) -m int gt 0 }}
+  http-request set-var(txn.user) var(txn.token),jwt_payload_query('$.sub')
+  http-request track-sc0 var(txn.user) table users
+  http-request deny deny_status 429 if {{ sc_http_req_rate(0,users) gt {limit} }}
+  http-request del-header authorization
+  http-request set-header x-user %[var(txn.user)]
+"""
+
+    def write(self, folder, case, ports, sizes, limit=NO_LIMIT):
+        (folder / "apis.map").write_text("".join(f"{prefix} sample\n" for prefix, _ in routes(case)))
         (folder / "haproxy.cfg").write_text(f"""global
   nbthread 1
   maxconn 4096
@@ -130,7 +163,7 @@ defaults
   timeout server 60s
 frontend in
   bind 127.0.0.1:{ports["proxy"]}
-  use_backend %[path,map_beg({folder}/apis.map)]
+{self.verifying(case, limit)}  use_backend %[path,map_beg({folder}/apis.map)]
   default_backend unknown
 backend unknown
   http-request return status 404
@@ -138,6 +171,8 @@ backend sample
   http-reuse always
   http-request set-path /%[path,field(6,/,0)]
   server sample 127.0.0.1:{ports["upstream"]}
+backend users
+  stick-table type string len 64 size 100k expire 2m store http_req_rate(60s)
 """)
 
     def command(self, folder):
@@ -170,14 +205,13 @@ class Envoy(Proxy):
         # "PATH  version: COMMIT/VERSION/Clean/RELEASE/BoringSSL"
         return first_line([self.binary(), "--version"]).rpartition("version: ")[2].split("/")[1]
 
-    def route(self, name):
-        prefix = prefix_of(name)
-        return {"match": {"prefix": prefix}, "route": {"cluster": "sample", "prefix_rewrite": "/"}}
+    def route(self, prefix, upstream):
+        return {"match": {"prefix": prefix}, "route": {"cluster": "sample", "prefix_rewrite": upstream}}
 
-    def routing(self, names):
-        def action(name):
+    def routing(self, case):
+        def action(prefix, upstream):
             kind = "type.googleapis.com/envoy.config.route.v3.Route"
-            return {"action": {"name": "route", "typed_config": {"@type": kind, **self.route(name)}}}
+            return {"action": {"name": "route", "typed_config": {"@type": kind, **self.route(prefix, upstream)}}}
 
         path = {
             "name": "path",
@@ -186,18 +220,45 @@ class Envoy(Proxy):
                 "header_name": ":path",
             },
         }
-        prefixes = {prefix_of(name): action(name) for name in names}
+        prefixes = {prefix: action(prefix, upstream) for prefix, upstream in routes(case)}
         return {"matcher": {"matcher_tree": {"input": path, "prefix_match_map": {"map": prefixes}}}}
 
-    def write(self, folder, names, ports, sizes):
+    def verifying(self, case, limit):
+        """The filters that let in who has a good token, and count each user's requests."""
+        if not self.asks_for_tokens(case):
+            return []
+        provider = {
+            "local_jwks": {"inline_string": tokens.jwks()},
+            "claim_to_headers": [{"header_name": "x-user", "claim_name": "sub"}],
+        }
+        rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "tokens"}}]
+        bucket = {"max_tokens": limit, "tokens_per_fill": limit, "fill_interval": "60s"}
+        always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+        user = {"request_headers": {"header_name": "x-user", "descriptor_key": "user"}}
+        return [
+            envoy_filter("jwt_authn", "JwtAuthentication", {"providers": {"tokens": provider}, "rules": rules}),
+            envoy_filter(
+                "local_ratelimit",
+                "LocalRateLimit",
+                {
+                    "stat_prefix": "users",
+                    "filter_enabled": always,
+                    "filter_enforced": always,
+                    "rate_limits": [{"actions": [user]}],
+                    # Without a value: one bucket for each.
+                    "descriptors": [{"entries": [{"key": "user"}], "token_bucket": bucket}],
+                    "max_dynamic_descriptors": 1_000,
+                    "always_consume_default_token_bucket": False,
+                },
+            ),
+        ]
+
+    def write(self, folder, case, ports, sizes, limit=NO_LIMIT):
         def address(port):
             return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
-        router = {
-            "name": "envoy.filters.http.router",
-            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-        }
-        hosts = [{"name": "apis", "domains": ["*"], **self.routing(names)}]
+        router = envoy_filter("router", "Router", {})
+        hosts = [{"name": "apis", "domains": ["*"], **self.routing(case)}]
         manager = {
             "@type": "type.googleapis.com/"
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -205,7 +266,7 @@ class Envoy(Proxy):
             "use_remote_address": True,
             "generate_request_id": False,
             "route_config": {"name": "apis", "virtual_hosts": hosts},
-            "http_filters": [router],
+            "http_filters": [*self.verifying(case, limit), router],
         }
         filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
         listener = {"name": "in", "address": address(ports["proxy"]), "filter_chains": [{"filters": filters}]}
@@ -231,71 +292,17 @@ class EnvoyRoutes(Envoy):
 
     name = "envoy-routes"
 
-    def routing(self, names):
-        return {"routes": [self.route(name) for name in names]}
+    def routing(self, case):
+        return {"routes": [self.route(prefix, upstream) for prefix, upstream in routes(case)]}
 
 
-class Doorman(Proxy):
-    name = "doorman"
-    readiness_path = "/platform/monitor/readiness"
-    # Of each API; the called ones are among them.
-    endpoints = 10
-    apis_per_file = 100
-    binary = None
-
-    def missing(self):
-        if self.binary and self.binary.exists():
-            return None
-        return f"doorman-gateway is missing: there is no {self.binary}; run again without --no-build."
-
-    def version(self):
-        return first_line([self.binary, "--version"]).split()[-1]
-
-    def write(self, folder, names, ports, sizes):
-        uris = [f"/bytes/{size}" for size in sizes]
-        uris += [f"/items/{number}/{{id}}" for number in range(self.endpoints - len(uris))]
-        endpoints = [{"method": "GET", "uri": uri} for uri in uris]
-        manifests = folder / "manifests"
-        manifests.mkdir()
-        documents = [
-            # JSON is YAML.
-            json.dumps({
-                "apiVersion": "doorman.dev/v1alpha1",
-                "kind": "DoormanApi",
-                "metadata": {"name": f"{name}-v1"},
-                "spec": {
-                    "name": name,
-                    "version": "v1",
-                    "protocol": "REST",
-                    "public": True,
-                    "servers": [f"http://127.0.0.1:{ports['upstream']}"],
-                    "endpoints": endpoints,
-                },
-            })
-            for name in names
-        ]
-        for start in range(0, len(documents), self.apis_per_file):
-            text = "\n---\n".join(documents[start : start + self.apis_per_file])
-            (manifests / f"apis-{start:05}.yaml").write_text(text + "\n")
-
-    def command(self, folder):
-        return [self.binary, "--manifests", folder / "manifests"]
-
-    def environment(self, ports):
-        return {
-            "PATH": os.environ.get("PATH", ""),
-            "MEM_OR_EXTERNAL": "MEM",
-            "PORT": str(ports["proxy"]),
-            "DOORMAN_ADMIN_PORT": str(ports["admin"]),
-            "JWT_SECRET_KEY": secrets.token_hex(32),
-            "DOORMAN_ADMIN_EMAIL": "admin@example.com",
-            "DOORMAN_ADMIN_PASSWORD": secrets.token_urlsafe(24),
-            "LOG_LEVEL": "WARNING",
-            "TOKIO_WORKER_THREADS": "1",
-        }
+def routes(case):
+    return [route for name in case.names() for route in case.routes(name)]
 
 
-ALL = {proxy.name: proxy for proxy in (Doorman(), Nginx(), HaProxy(), Envoy(), EnvoyRoutes())}
+def envoy_filter(name, message, config):
+    kind = f"type.googleapis.com/envoy.extensions.filters.http.{name}.v3.{message}"
+    return {"name": f"envoy.filters.http.{name}", "typed_config": {"@type": kind, **config}}
 
 
 def find(program):

@@ -3,11 +3,30 @@
 import statistics
 from pathlib import Path
 
-from measure import CASES
+from cases import CASES
 
 MEBIBYTE = 1 << 20
 # Waiting for the core, against running: others were there, and left cold caches behind. Above it the reader should know.
 QUIET = 0.05
+DASH = "-"
+FIELDS = (
+    "cpu_us_per_request", "p50_us", "p99_us", "rss_bytes", "pss_bytes", "ready_ms", "waited_share",
+    "redis_round_trips", "redis_commands",
+)  # fmt: skip
+# Columns behind that of the proxy: heading, and how a row shows it.
+COLUMNS = (
+    ("CPU us a request", lambda row, base: spread(row["cpu_us_per_request"])),
+    ("x {base}", lambda row, base: f"{cpu_of(row) / cpu_of(base):.2f}"),
+    ("p50 us", lambda row, base: f"{row['p50_us']['median']:.0f}"),
+    ("p99 us", lambda row, base: f"{row['p99_us']['median']:.0f}"),
+    ("RSS MiB", lambda row, base: f"{row['rss_bytes']['median'] / MEBIBYTE:.1f}"),
+    ("PSS MiB", lambda row, base: f"{row['pss_bytes']['median'] / MEBIBYTE:.1f}"),
+    ("ready ms", lambda row, base: f"{row['ready_ms']['median']:.0f}"),
+)
+REDIS_COLUMNS = tuple(
+    (f"Redis {what} a request", lambda row, base, field=field: f"{row[field]['median']:.2f}" if field in row else DASH)
+    for what, field in (("round trips", "redis_round_trips"), ("commands", "redis_commands"))
+)
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
@@ -19,9 +38,10 @@ def summarise(windows):
     rows = []
     for (case, proxy), rounds in groups.items():
         row = {"case": case, "proxy": proxy, "rounds": len(rounds)}
-        for field in ("cpu_us_per_request", "p50_us", "p99_us", "rss_bytes", "pss_bytes", "ready_ms", "waited_share"):
-            values = [getattr(window, field) for window in rounds]
-            row[field] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
+        for field in FIELDS:
+            values = [value for window in rounds if (value := getattr(window, field)) is not None]
+            if values:
+                row[field] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
         rows.append(row)
     return rows
 
@@ -44,23 +64,7 @@ def markdown(facts, settings, rows):
         "",
     ]
     for case, proxies in by_case.items():
-        lines += [
-            f"### {CASES[case].title}",
-            "",
-            "| proxy | CPU us a request | x nginx | p50 us | p99 us | RSS MiB | PSS MiB | ready ms |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        nginx = proxies.get("nginx")
-        for name, row in proxies.items():
-            cpu = row["cpu_us_per_request"]
-            ratio = f"{cpu['median'] / nginx['cpu_us_per_request']['median']:.2f}" if nginx else ""
-            lines.append(
-                f"| {name} | {cpu['median']:.1f} ({cpu['low']:.1f} - {cpu['high']:.1f}) | {ratio} "
-                f"| {row['p50_us']['median']:.0f} | {row['p99_us']['median']:.0f} "
-                f"| {row['rss_bytes']['median'] / MEBIBYTE:.1f} | {row['pss_bytes']['median'] / MEBIBYTE:.1f} "
-                f"| {row['ready_ms']['median']:.0f} |"
-            )
-        lines.append("")
+        lines += table(CASES[case], proxies, settings.rate, [proxy.name for proxy in settings.proxies])
     lines += growth(by_case)
     waited = max(rows, key=lambda row: row["waited_share"]["median"])
     if (share := waited["waited_share"]["median"]) > QUIET:
@@ -70,6 +74,33 @@ def markdown(facts, settings, rows):
             "",
         ]
     return "\n".join(lines)
+
+
+def table(case, rows, rate, asked_for):
+    """One case: a row for each proxy, with dashes for those that it can't be asked of."""
+    # What the others are compared with.
+    base = next((name for name in ("nginx", "envoy") if name in rows), next(iter(rows)))
+    columns = COLUMNS + REDIS_COLUMNS * any("redis_commands" in row for row in rows.values())
+    headings = [heading.format(base=base) for heading, _ in columns]
+    lines = [f"### {case.title}", ""]
+    if case.rate_share != 1.0:
+        lines += [f"At {case.rate(rate):g} requests a second.", ""]
+    lines += ["| proxy | " + " | ".join(headings) + " |", "|---|" + "---:|" * len(columns)]
+    for name in asked_for:
+        cells = [show(rows[name], rows[base]) if name in rows else DASH for _, show in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    missing = [name for name in asked_for if name in case.left_out]
+    reasons = {reason: [name for name in missing if case.left_out[name] == reason] for reason in case.left_out.values()}
+    notes = [f"No {' or '.join(names)}: {reason}." for reason, names in reasons.items() if names]
+    return [*lines, "", *([" ".join(notes), ""] if notes else [])]
+
+
+def cpu_of(row):
+    return row["cpu_us_per_request"]["median"]
+
+
+def spread(value):
+    return f"{value['median']:.1f} ({value['low']:.1f} - {value['high']:.1f})"
 
 
 def growth(by_case):

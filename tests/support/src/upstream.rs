@@ -3,7 +3,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /health` | `{"status":"ok"}` |
-//! | `/bytes/{n}` | exactly `n` bytes of JSON, the same ones each time |
+//! | `/bytes/{n}`, and any path below it | exactly `n` bytes of JSON, the same ones each time |
 //! | `/status/{code}` | that status |
 //! | `/failing/{n}` | 503 to the first `n` calls with the same query, then the request as it arrived |
 //! | `/slow/{ms}` | after that many milliseconds |
@@ -190,7 +190,7 @@ impl Answers {
         let path = request.uri().path();
         let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
         match (first, rest) {
-            ("bytes", n) => match n.parse() {
+            ("bytes", n) => match n.split('/').next().unwrap_or_default().parse() {
                 Ok(n) if n <= BYTES_LIMIT => json_bytes(StatusCode::OK, self.bytes(n)),
                 _ => refuse(&format!("/bytes/{{n}} takes a number up to {BYTES_LIMIT}")),
             },

@@ -41,6 +41,7 @@ async fn health_and_bytes_are_what_the_caller_can_predict() {
         assert_eq!(first.headers()["content-length"], size.to_string());
         assert_eq!(first.body(), get(&upstream, &format!("/bytes/{size}")).await.body());
     }
+    assert_eq!(get(&upstream, "/bytes/7/of/whatever").await.body().len(), 7);
     assert_eq!(get(&upstream, "/bytes/many").await.status(), 400);
     assert_eq!(get(&upstream, "/bytes/99999999999").await.status(), 400);
 }

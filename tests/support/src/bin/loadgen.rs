@@ -22,14 +22,14 @@ struct Arguments {
     /// URL to call; repeat it to call several in turn.
     #[arg(long = "url", value_name = "URL")]
     urls: Vec<String>,
-    /// File with one URL a line, called in turn.
+    /// File with one URL a line, called in turn; behind it may be headers for it alone, each behind a tab.
     #[arg(long, value_name = "FILE")]
     urls_file: Option<PathBuf>,
     /// Request method.
     #[arg(long, default_value = "GET")]
     method: String,
     /// Request header; repeat it for several.
-    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = load::header)]
     headers: Vec<(String, String)>,
     /// Request body.
     #[arg(long)]
@@ -110,11 +110,6 @@ fn plan(arguments: Arguments) -> anyhow::Result<Plan> {
         body_contains: arguments.expect_body_contains,
     };
     Ok(plan)
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
-    Ok((name.trim().into(), value.trim().into()))
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {

@@ -30,7 +30,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
 
 use connection::Worker;
-pub use plan::{Expectation, Plan, PlanError, Target};
+pub use plan::{Expectation, Plan, PlanError, Target, header};
 use report::Tally;
 pub use report::{Failure, Latency, Report};
 use schedule::Schedule;

@@ -71,7 +71,8 @@ impl Plan {
         Self::with_request(urls, "GET", &[], None)
     }
 
-    /// Calls `urls` in turn with this method, these headers and this body.
+    /// Calls `urls` in turn with this method, these headers and this body. An entry may have headers of its own: each
+    /// stands behind a tab, as `NAME: VALUE`.
     pub fn with_request<U: AsRef<str>>(
         urls: &[U],
         method: &str,
@@ -84,13 +85,19 @@ impl Plan {
         if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
             return Err(PlanError::Text(method.into()));
         }
-        let fields = header_fields(headers, body)?;
+        let mut fields = header_fields(headers)?;
+        if let Some(body) = body {
+            write!(fields, "Content-Length: {}\r\n", body.len()).expect("a string takes any text");
+        }
         let has_host = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
         let mut origins = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
         let mut targets = Vec::with_capacity(urls.len());
-        for url in urls {
-            let url = url.as_ref();
+        for entry in urls {
+            let mut words = entry.as_ref().split('\t');
+            let url = words.next().unwrap_or_default();
+            let own: Vec<_> = words.map(header).collect::<Result<_, _>>()?;
+            let own = header_fields(&own)?;
             let (authority, path) = split(url)?;
             let host = if has_host { String::new() } else { format!("Host: {authority}\r\n") };
             let address = if authority_has_port(&authority) { authority } else { format!("{authority}:80") };
@@ -98,7 +105,7 @@ impl Plan {
                 origins.push(address.clone());
                 origins.len() - 1
             });
-            let bytes = format!("{method} {path} HTTP/1.1\r\n{host}{fields}\r\n{}", body.unwrap_or("")).into_bytes();
+            let bytes = format!("{method} {path} HTTP/1.1\r\n{host}{fields}{own}\r\n{}", body.unwrap_or("")).into_bytes();
             targets.push(Target { origin, url: url.into(), bytes, is_head: method == "HEAD" });
         }
         Ok(Self {
@@ -148,7 +155,16 @@ impl Plan {
     }
 }
 
-fn header_fields(headers: &[(String, String)], body: Option<&str>) -> Result<String, PlanError> {
+/// A header written as `NAME: VALUE`.
+///
+/// # Errors
+/// When there is no colon.
+pub fn header(text: &str) -> Result<(String, String), PlanError> {
+    let (name, value) = text.split_once(':').ok_or_else(|| PlanError::Text(text.into()))?;
+    Ok((name.trim().into(), value.trim().into()))
+}
+
+fn header_fields(headers: &[(String, String)]) -> Result<String, PlanError> {
     let mut fields = String::new();
     for (name, value) in headers {
         let name_is_fine = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
@@ -156,9 +172,6 @@ fn header_fields(headers: &[(String, String)], body: Option<&str>) -> Result<Str
             return Err(PlanError::Text(format!("{name}: {value}")));
         }
         write!(fields, "{name}: {value}\r\n").expect("a string takes any text");
-    }
-    if let Some(body) = body {
-        write!(fields, "Content-Length: {}\r\n", body.len()).expect("a string takes any text");
     }
     Ok(fields)
 }
@@ -188,6 +201,20 @@ mod tests {
         let plan = Plan::with_request(&["http://127.0.0.1:9/a?b=c"], "POST", &headers, Some("hi")).expect("a plan");
         let text = String::from_utf8(plan.targets[0].bytes.clone()).expect("text");
         assert_eq!(text, "POST /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Key: 1\r\nContent-Length: 2\r\n\r\nhi");
+    }
+
+    #[test]
+    fn an_entry_may_have_headers_of_its_own() {
+        let urls = ["http://a/1\tX-Key: 1\tX-More: 2", "http://a/2"];
+        let plan = Plan::with_request(&urls, "GET", &[("X-All".into(), "0".into())], None).expect("a plan");
+        let texts = plan.targets.iter().map(|target| String::from_utf8(target.bytes.clone()).expect("text"));
+        let expected = [
+            "GET /1 HTTP/1.1\r\nHost: a\r\nX-All: 0\r\nX-Key: 1\r\nX-More: 2\r\n\r\n",
+            "GET /2 HTTP/1.1\r\nHost: a\r\nX-All: 0\r\n\r\n",
+        ];
+        assert_eq!(texts.collect::<Vec<_>>(), expected);
+        assert_eq!(plan.targets[0].url, "http://a/1", "reports don't repeat tokens");
+        assert!(matches!(Plan::new(&["http://a/\tno colon"]), Err(PlanError::Text(_))));
     }
 
     #[test]
