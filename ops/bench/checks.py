@@ -75,9 +75,10 @@ def check_everything(case, proxy, ports):
 
 def check_accounts(case, proxy, ports, started):
     """After the calls above: what was let in was paid for, and Redis holds a counter of every kind."""
-    left = Platform(ports["proxy"]).credits_left(tokens.USERS[2])
-    if left != PLENTY - LOW_LIMIT:
-        raise Refusal(f"{proxy.name} took {PLENTY - left} {CREDITS} for {LOW_LIMIT} calls ({case.title})")
+    if case.charges:
+        left = Platform(ports["proxy"]).credits_left(tokens.USERS[2])
+        if left != PLENTY - LOW_LIMIT:
+            raise Refusal(f"{proxy.name} took {PLENTY - left} {CREDITS} for {LOW_LIMIT} calls ({case.title})")
     keys = started.stores.keys()
     kinds = ("ratelimit:user:", "ratelimit:{rule:", "rate_limit:", "throttle_limit:", "bandwidth_usage:", "quota:user:")
     for kind in kinds:

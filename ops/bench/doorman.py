@@ -60,6 +60,7 @@ class Doorman(Proxy):
             "servers": [f"http://127.0.0.1:{ports['upstream']}"],
             "endpoints": self.endpoints(case, sizes),
             **(POLICIES if case.work == EVERYTHING else {}),
+            **({"credits": {"enabled": True, "group": CREDITS}} if case.charges else {}),
         }
         documents = [manifest("DoormanApi", f"{name}-v1", {"name": name, **base}) for name in case.names()]
         if self.asks_for_tokens(case):
@@ -109,13 +110,14 @@ class Doorman(Proxy):
             more = everything_of_a_user()
             platform.sends("POST", "/tiers", TIER)
             platform.sends("POST", "/rate-limits", RULE)
+        if case.charges:
             platform.sends("POST", "/credit", CREDIT)
         for user in [*tokens.USERS, tokens.STRANGER]:
             platform.sends("POST", "/user", user_of(user, limit) | more)
             if user == tokens.STRANGER:
                 continue
             platform.sends("POST", "/subscription/subscribe", {"username": user} | api)
-            if case.work == EVERYTHING:
+            if case.charges:
                 balance = {CREDITS: {"tier_name": "usual", "available_credits": PLENTY}}
                 platform.sends("POST", f"/credit/{user}", {"username": user, "users_credits": balance})
         tokens.renew()
@@ -174,7 +176,6 @@ POLICIES = {
     "responseTransform": {"headers": {"add": {"x-served-by": "doorman"}}},
     "envelope": True,
     "cors": {"allowOrigins": [ORIGIN], "allowCredentials": True},
-    "credits": {"enabled": True, "group": CREDITS},
 }
 TIER = {
     "tier_id": "usual",

@@ -13,7 +13,7 @@ from processes import Process
 
 PROXY_CORE = 0
 LOAD_CORE = 1
-START_SECONDS = 120
+START_SECONDS = 300
 # The load generator, the upstream and the stores share a core: above this share of it they would be what is measured.
 BUSY = 0.85
 # A lower rate than this share of the wanted one was not held.

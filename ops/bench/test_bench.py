@@ -175,7 +175,7 @@ class Cases(unittest.TestCase):
         self.assertEqual(at_random, [request.path for request in CASES["10000-apis-random"].requests()])
 
     def test_users_take_turns_with_tokens_that_the_secret_signed(self):
-        for name in ("token-limit", "everything-redis"):
+        for name in ("token-limit", "everything-redis", "everything-credits"):
             requests = CASES[name].requests()
             self.assertEqual(len({request.headers["Authorization"] for request in requests}), len(tokens.USERS))
             message, _, signature = requests[0].headers["Authorization"].removeprefix("Bearer ").rpartition(".")
@@ -237,8 +237,11 @@ class Configurations(unittest.TestCase):
         self.assertEqual(case.work, EVERYTHING)
         files = written(doorman, case).values()
         spec = json.loads("".join(files).split("\n---\n")[0])["spec"]
-        policies = {"access", "headers", "requestTransform", "responseTransform", "envelope", "cors", "credits"}
+        policies = {"access", "headers", "requestTransform", "responseTransform", "envelope", "cors"}
         self.assertLessEqual(policies, spec.keys())
+        self.assertNotIn("credits", spec)
+        charging = json.loads("".join(written(doorman, CASES["everything-credits"]).values()).split("\n---\n")[0])
+        self.assertTrue(charging["spec"]["credits"]["enabled"])
         self.assertIn("validation", spec["endpoints"][0])
         environment = doorman.environment(case, PORTS)
         self.assertEqual((environment["MEM_OR_EXTERNAL"], environment["LOG_LEVEL"]), ("REDIS", "INFO"))

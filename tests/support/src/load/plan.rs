@@ -105,7 +105,8 @@ impl Plan {
                 origins.push(address.clone());
                 origins.len() - 1
             });
-            let bytes = format!("{method} {path} HTTP/1.1\r\n{host}{fields}{own}\r\n{}", body.unwrap_or("")).into_bytes();
+            let bytes =
+                format!("{method} {path} HTTP/1.1\r\n{host}{fields}{own}\r\n{}", body.unwrap_or("")).into_bytes();
             targets.push(Target { origin, url: url.into(), bytes, is_head: method == "HEAD" });
         }
         Ok(Self {
