@@ -19,6 +19,7 @@ mod parse;
 mod tls;
 mod transform;
 mod validation;
+mod weights;
 
 pub use cors::Cors;
 pub use egress::{is_forbidden_address, is_loopback_address};
@@ -32,6 +33,7 @@ pub use tls::{
 };
 pub use transform::{BodyEdits, Edits, RequestTransform, ResponseTransform};
 pub use validation::{Format, Kind, Pattern, Rule, Validation};
+pub use weights::{MAX_WEIGHT, WeightedServer, read_weights};
 
 /// One version of one API: where it is served from, which endpoints it has, who may call it and within which limits.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -67,6 +69,8 @@ pub use validation::{Format, Kind, Pattern, Rule, Validation};
 #[x_kube(
     validation = ("self.name == oldSelf.name && self.version == oldSelf.version", "spec.name and spec.version can't be changed: create another DoormanApi"),
     validation = ("self.protocol != 'SOAP' || (has(self.servers) && size(self.servers) > 0)", "a SOAP API needs at least one entry in spec.servers"),
+    validation = ("!has(self.serverWeights) || (has(self.servers) && size(self.serverWeights) == size(self.servers))", "spec.serverWeights needs one weight for each of spec.servers"),
+    validation = ("!has(self.serverWeights) || self.serverWeights.exists(weight, weight > 0)", "spec.serverWeights must not all be 0: no server would be called"),
     validation = ("!(has(self.public) && self.public && has(self.credits) && self.credits.enabled)", "a public API can't charge credits: set spec.public or spec.credits.enabled to false")
 )]
 pub struct DoormanApiSpec {
@@ -95,6 +99,11 @@ pub struct DoormanApiSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub servers: Option<Vec<String>>,
+    /// How often each of `servers` is called beside the others, one weight for each, 0 to 100. 0 drains a server: it gets
+    /// no new calls. Absent: all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(range(min = 0, max = 100)))]
+    pub server_weights: Option<Vec<i32>>,
     /// What clients may call. A call that matches no endpoint gets 404 `GTW003`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
@@ -124,7 +133,7 @@ pub struct DoormanApiSpec {
     /// Settings for gRPC upstreams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcSpec>,
-    /// Path of the OpenAPI document on the upstream, for people and tools.
+    /// Path of the OpenAPI document on the upstream, which the platform API reads and imports endpoints from.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub openapi_url: Option<String>,
@@ -160,6 +169,10 @@ pub enum Protocol {
 /// One method on one path.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!has(self.serverWeights) || (has(self.servers) && size(self.serverWeights) == size(self.servers))", "serverWeights needs one weight for each of the endpoint's servers"),
+    validation = ("!has(self.serverWeights) || self.serverWeights.exists(weight, weight > 0)", "serverWeights must not all be 0: no server would be called")
+)]
 pub struct EndpointSpec {
     /// HTTP method. `HEAD` calls are answered by the `GET` endpoint.
     pub method: Method,
@@ -178,6 +191,11 @@ pub struct EndpointSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub servers: Option<Vec<String>>,
+    /// How often each of the endpoint's `servers` is called beside the others, one weight for each, 0 to 100. 0 drains a
+    /// server. Absent: all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(range(min = 0, max = 100)))]
+    pub server_weights: Option<Vec<i32>>,
     /// Rules the request body must satisfy; a violation is 400 `GTW011`. Bodies must then be JSON or SOAP in UTF-8, with one
     /// `Content-Type` and no `Content-Encoding`, and all others are refused; an absent one has no fields. `GET` and `HEAD`
     /// bodies never go upstream and are not checked.
@@ -482,7 +500,7 @@ pub struct SoapSpec {
     /// SOAP version: `1.1` or `1.2`. Absent: told from the envelope.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<SoapVersion>,
-    /// Path or URL of the WSDL.
+    /// Path of the WSDL on the upstream, or its URL; the platform API reads it and imports endpoints from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub wsdl_url: Option<String>,
@@ -539,7 +557,7 @@ pub struct GraphqlSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_depth: Option<i32>,
-    /// Path of the schema on the upstream. Absent: `/graphql`.
+    /// Path that the platform API asks the upstream about its schema on. Absent: `/graphql`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub schema_path: Option<String>,

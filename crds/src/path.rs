@@ -19,6 +19,10 @@ pub enum Segment {
     Parameter(String),
 }
 
+/// What a [`PathTemplate`] matches, whatever its parameters are called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shape(Vec<Option<String>>);
+
 impl PathTemplate {
     /// Parses `/a/{b}`. The message says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -43,6 +47,20 @@ impl PathTemplate {
     /// The segments in order; none for the root `/`.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// What it matches. Two templates of one shape answer the same calls.
+    pub fn shape(&self) -> Shape {
+        let part = |segment: &Segment| match segment {
+            Segment::Literal(text) => Some(text.clone()),
+            Segment::Parameter(_) => None,
+        };
+        Shape(self.segments.iter().map(part).collect())
+    }
+
+    /// The first parameter that this path of an upstream needs and `client`, the path that clients call, does not give.
+    pub fn missing_in<'a>(&'a self, client: &Self) -> Option<&'a str> {
+        self.parameters().find(|name| !client.parameters().any(|own| own == *name))
     }
 
     /// Names of the parameters in order.
@@ -108,6 +126,14 @@ mod tests {
         for text in ["a", "/{}", "/x{y}", "/{a}/{a}", "/..", "/a;b", "/a%2fb", "/a?b", "/a b", "/{a b}"] {
             assert!(PathTemplate::parse(text).is_err(), "{text} was accepted");
         }
+    }
+
+    #[test]
+    fn names_of_parameters_make_no_other_shape() {
+        let shape = |text: &str| PathTemplate::parse(text).unwrap().shape();
+        assert_eq!(shape("/a/{id}/b"), shape("/a//{key}/b/"));
+        assert_ne!(shape("/a/{id}"), shape("/a/id"));
+        assert_ne!(shape("/a/{id}"), shape("/{id}/a"));
     }
 
     proptest! {

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod crypt;
 pub mod definitions;
+pub mod discovery;
 pub mod dump;
 pub mod identity;
 pub mod listen;

@@ -8,9 +8,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use doorman_crds::api::WeightedServer;
 use mongodb::bson::{Bson, Document};
 
 use crate::{
+    definitions::weights::stored_weights,
     snapshot::Servers,
     store::{
         Change, Collection, Store,
@@ -26,7 +28,8 @@ type Table = HashMap<Box<str>, Routing>;
 
 #[derive(Debug)]
 struct Routing {
-    addresses: Vec<String>,
+    /// Addresses and weights.
+    listed: Vec<(String, u8)>,
     servers: Arc<Servers>,
 }
 
@@ -76,20 +79,28 @@ impl Routings {
     fn routing(&self, document: &Document, last: &Table) -> Option<(Box<str>, Routing)> {
         let key = document.get_str("client_key").ok().filter(|key| !key.is_empty())?;
         let servers = document.get_array("routing_servers").ok().into_iter().flatten();
-        let addresses: Vec<String> = servers.filter_map(Bson::as_str).map(str::to_owned).collect();
+        let addresses = servers.filter_map(Bson::as_str).map(str::to_owned);
+        let weights = stored_weights(Collection::Routings, document).unwrap_or_else(|error| {
+            tracing::warn!(key, %error, "the servers of a routing are called alike");
+            None
+        });
+        let weights = weights.unwrap_or_default().into_iter().chain(std::iter::repeat(1));
+        let listed: Vec<_> = addresses.zip(weights).collect();
         let servers = match last.get(key) {
-            Some(before) if before.addresses == addresses => before.servers.clone(),
-            _ => Arc::new(self.compile(key, &addresses)),
+            Some(before) if before.listed == listed => before.servers.clone(),
+            _ => Arc::new(self.compile(key, &listed)),
         };
-        Some((key.into(), Routing { addresses, servers }))
+        Some((key.into(), Routing { listed, servers }))
     }
 
-    fn compile(&self, key: &str, addresses: &[String]) -> Servers {
-        let parse = |text: &String| {
+    fn compile(&self, key: &str, listed: &[(String, u8)]) -> Servers {
+        let parse = |(text, weight): &(String, u8)| {
             let parsed = text.parse();
-            parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called")).ok()
+            let parsed =
+                parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called"));
+            Some(WeightedServer { address: parsed.ok()?, weight: *weight })
         };
-        Servers::compile(&addresses.iter().filter_map(parse).collect::<Vec<_>>(), &self.pools, None)
+        Servers::compile(&listed.iter().filter_map(parse).collect::<Vec<_>>(), &self.pools, None)
     }
 }
 
@@ -104,6 +115,24 @@ mod tests {
         store.save(Collection::Routings, doc! { "client_key": key, "routing_servers": servers }).await.unwrap();
     }
 
+    fn called(servers: &Servers, calls: usize) -> Vec<&str> {
+        (0..calls).map(|_| servers.choose(|_| Some(())).unwrap().0.authority.to_str().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn servers_are_called_by_their_weights_where_these_fit() {
+        let store = Arc::new(Store::in_memory());
+        let routings = Routings::new(store.clone(), Pools::new(PoolOptions::local()));
+        for (key, weights) in [("fits", vec![1, 100, 2]), ("too_few", vec![1, 2])] {
+            let routing = doc! { "client_key": key, "routing_servers": ["http://one", "no url", "http://two"],
+            "routing_server_weights": weights };
+            store.save(Collection::Routings, routing).await.unwrap();
+        }
+        let (fits, too_few) = (routings.servers("fits").await.unwrap(), routings.servers("too_few").await.unwrap());
+        assert_eq!(called(&fits, 3), ["two", "one", "two"]);
+        assert_eq!(called(&too_few, 3), ["one", "two", "one"]);
+    }
+
     #[tokio::test]
     async fn a_key_leads_to_its_servers_as_soon_as_they_are_stored() {
         let store = Arc::new(Store::in_memory());
@@ -112,7 +141,7 @@ mod tests {
         save(&store, "beta", &["http://one:80", "http://two:80", "no url"]).await;
         save(&store, "empty", &[]).await;
         let servers = routings.servers("beta").await.unwrap();
-        assert_eq!(servers.len(), 2);
+        assert_eq!(called(&servers, 4), ["one", "two", "one", "two"]);
         assert!(routings.servers("empty").await.is_none());
         save(&store, "other", &["http://three:80"]).await;
         assert!(Arc::ptr_eq(&servers, &routings.servers("beta").await.unwrap()), "whose turn it is stays");

@@ -25,6 +25,7 @@ use crate::definitions::directory::Directory;
 use crate::definitions::documents::Stored;
 use crate::definitions::kubernetes;
 use crate::definitions::writer::{Writer, Writing};
+use crate::discovery::Discovery;
 use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
@@ -83,6 +84,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     let identity = Arc::new(Identity::new(&settings, store.clone())?);
     let sealer = Arc::new(settings.keys.sealer()?);
     let accounts = Arc::new(Accounts::new(&settings, identity.clone(), sealer.clone()));
+    let discovery = Arc::new(Discovery::new(pools.clone(), settings.upstream.clone(), &store));
     let routings = Arc::new(Routings::new(store.clone(), pools));
     let settings = Arc::new(settings);
     let security = Arc::new(Security::new(&settings));
@@ -107,6 +109,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         identity: identity.clone(),
         accounts: accounts.clone(),
         sealer,
+        discovery,
         persistence: persistence.clone(),
         ready: is_ready,
         snapshot: snapshot.clone(),

@@ -175,11 +175,27 @@ async fn what_apis_and_endpoints_must_not_be_is_refused() -> Result<()> {
     assert_eq!(code(&taken), (400, "END006"));
     assert_eq!(code(&stage.send("PUT", path, json!({ "endpoint_uri": "/x" })).await?), (400, "END006"));
     assert_eq!(code(&stage.send("PUT", path, json!({ "client_uri": null })).await?), (400, "END007"));
+    stage.does("POST", "/platform/endpoint", endpoint(json!({ "endpoint_uri": "/items/{id}" }))).await?;
+    for (uri, client_uri, expected) in [
+        ("/items/{key}", Value::Null, "END001"),
+        ("/shown", Value::Null, "END001"),
+        ("/other/{id}", json!("/items/{id}"), "END001"),
+        ("/a{b}", Value::Null, "END003"),
+        ("/x/{a}", json!("/y"), "END003"),
+    ] {
+        let answer = stage
+            .send("POST", "/platform/endpoint", endpoint(json!({ "endpoint_uri": uri, "client_uri": client_uri })))
+            .await?;
+        assert_eq!(code(&answer), (400, expected), "{uri}: {answer:?}");
+    }
+    assert_eq!(code(&stage.send("PUT", path, json!({ "client_uri": "/items/{x}" })).await?), (400, "END006"));
+    assert_eq!(code(&stage.send("PUT", path, json!({ "client_uri": "/.." })).await?), (400, "END003"));
+    assert_eq!(stage.call("/api/rest/orders/v1/items/7").await?.0, 200, "it is served on");
     let root = endpoint(json!({ "endpoint_uri": "/" }));
     stage.does("POST", "/platform/endpoint", root).await?;
     assert_eq!(stage.does("GET", "/platform/endpoint/GET/orders/v1/", Value::Null).await?["endpoint_uri"], "/");
     let listed = stage.does("GET", "/platform/endpoint/orders/v1", Value::Null).await?;
-    assert_eq!(listed["endpoints"].as_array().map(Vec::len), Some(3));
+    assert_eq!(listed["endpoints"].as_array().map(Vec::len), Some(4));
     Ok(())
 }
 
@@ -385,6 +401,40 @@ async fn an_upstream_that_keeps_failing_is_left_alone_and_another_is_called() ->
     }
     assert_eq!(statuses.iter().filter(|status| **status == 500).count(), 3, "{statuses:?}");
     assert!(statuses[6..].iter().all(|status| *status == 200), "{statuses:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn servers_get_the_share_of_calls_that_their_weights_say() -> Result<()> {
+    let stage = Stage::set().await?;
+    let others = (0..2).map(|_| upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+    let others = others.collect::<std::io::Result<Vec<_>>>()?;
+    let hosts: Vec<_> =
+        [&stage.upstream, &others[0], &others[1]].iter().map(|upstream| upstream.address().to_string()).collect();
+    let servers: Vec<_> = hosts.iter().map(|host| format!("http://{host}")).collect();
+    let weighted = json!({ "api_public": true, "api_servers": servers, "api_server_weights": [60, 30, 0] });
+    stage.does("POST", "/platform/api", stage.api(weighted)).await?;
+    stage.endpoint("GET", "/echo").await?;
+    let shares = async |calls: usize, key: &str| {
+        let mut seen = vec![0; hosts.len()];
+        for _ in 0..calls {
+            let call = stage.admin.request("GET", "/api/rest/orders/v1/echo").header("client-key", key);
+            let answer: Value = call.send().await?.json().await?;
+            let host = answer["headers"]["host"][0].as_str().unwrap_or_default();
+            seen[hosts.iter().position(|other| other == host).ok_or_else(|| anyhow::anyhow!("{answer}"))?] += 1;
+        }
+        anyhow::Ok(seen)
+    };
+    assert_eq!(shares(30, "none").await?, [20, 10, 0]);
+    stage.does("PUT", "/platform/api/orders/v1", json!({ "api_server_weights": [0, 1, 4] })).await?;
+    assert_eq!(shares(10, "none").await?, [0, 2, 8]);
+    let own = json!({ "endpoint_servers": servers, "endpoint_server_weights": [1, 0, 0] });
+    stage.does("PUT", "/platform/endpoint/GET/orders/v1/echo", own).await?;
+    assert_eq!(shares(5, "none").await?, [5, 0, 0]);
+    let routing = json!({ "routing_name": "beta", "client_key": "beta", "routing_servers": servers,
+        "routing_server_weights": [1, 2, 1] });
+    stage.does("POST", "/platform/routing", routing).await?;
+    assert_eq!(shares(8, "beta").await?, [2, 4, 2]);
     Ok(())
 }
 

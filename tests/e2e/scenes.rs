@@ -231,6 +231,31 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "{name: a, version: v1, protocol: REST, endpoints: [{method: GET, uri: /a}, {method: GET, uri: /a}]}",
         "duplicate entries for key",
     ),
+    (
+        "DoormanApi",
+        "{name: a, version: v1, protocol: REST, servers: ['http://a', 'http://b'], serverWeights: [1]}",
+        "spec.serverWeights needs one weight for each of spec.servers",
+    ),
+    (
+        "DoormanApi",
+        "{name: a, version: v1, protocol: REST, serverWeights: [1]}",
+        "spec.serverWeights needs one weight for each of spec.servers",
+    ),
+    (
+        "DoormanApi",
+        "{name: a, version: v1, protocol: REST, servers: ['http://a'], serverWeights: [0]}",
+        "spec.serverWeights must not all be 0: no server would be called",
+    ),
+    (
+        "DoormanApi",
+        "{name: a, version: v1, protocol: REST, servers: ['http://a'], serverWeights: [101]}",
+        "should be less than or equal to 100",
+    ),
+    (
+        "DoormanApi",
+        "{name: a, version: v1, protocol: REST, endpoints: [{method: GET, uri: /a, servers: ['http://a'], serverWeights: [1, 2]}]}",
+        "serverWeights needs one weight for each of the endpoint's servers",
+    ),
     ("DoormanApi", "{name: a, version: v1, protocol: SMTP}", "Unsupported value"),
     ("DoormanApi", "{name: a, version: v1}", "protocol"),
     ("DoormanRole", "{name: admin}", "the built-in role admin can't be redefined"),

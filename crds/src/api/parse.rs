@@ -15,8 +15,9 @@ use super::egress::forbidden_host;
 use super::tls::UpstreamTls;
 use super::transform::{RequestTransform, ResponseTransform};
 use super::validation::Validation;
+use super::weights::{WeightedServer, read_weights};
 use super::{CircuitBreakerSpec, DoormanApiSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, TimeoutsSpec};
-use crate::path::{PathTemplate, Segment};
+use crate::path::{PathTemplate, Shape};
 use crate::{FieldError, networks};
 
 /// Name and version: what a client calls.
@@ -48,7 +49,7 @@ pub struct Api {
     /// Whether a token is needed: neither public nor exempt.
     pub needs_identity: bool,
     /// Where calls go unless the endpoint says otherwise; may be empty.
-    pub servers: Vec<UpstreamAddress>,
+    pub servers: Vec<WeightedServer>,
     /// What may be called.
     pub endpoints: Vec<Endpoint>,
     /// Who may call.
@@ -110,7 +111,7 @@ pub struct Endpoint {
     /// Path on the upstream.
     pub upstream_path: PathTemplate,
     /// Own servers; none means the API's.
-    pub servers: Option<Vec<UpstreamAddress>>,
+    pub servers: Option<Vec<WeightedServer>>,
     /// What bodies must be like.
     pub validation: Option<Arc<Validation>>,
 }
@@ -278,7 +279,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     // Of a public API nobody is charged; what pays upstream is sent all the same.
     let credits = spec.credits.as_ref().filter(|credits| credits.enabled);
     let credits = credits.map(|credits| Credits { group: credits.group.as_deref().map(Arc::from) });
-    let servers = servers("spec.servers", spec.servers.as_deref().unwrap_or_default(), &mut errors);
+    let servers = servers("spec", spec.servers.as_deref(), spec.server_weights.as_deref(), &mut errors);
     if spec.protocol == Protocol::SOAP && spec.servers.as_ref().is_none_or(Vec::is_empty) {
         errors.push(FieldError::invalid("spec.servers", "a SOAP API needs at least one server"));
     }
@@ -300,7 +301,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     let tls = spec.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
     let tls = tls.map(|tls| UpstreamTls::parse(tls, &mut errors));
     let mut called = servers.iter().chain(endpoints.iter().flat_map(|endpoint| endpoint.servers.iter().flatten()));
-    if tls.is_some() && errors.is_empty() && !called.any(|server| server.tls) {
+    if tls.is_some() && errors.is_empty() && !called.any(|server| server.address.tls) {
         errors.push(FieldError::invalid("spec.upstream.tls", "no server is called over TLS; write https://"));
     }
     let transform = spec.request_transform.as_ref();
@@ -368,24 +369,37 @@ fn segment(field: &str, text: &str, max: usize, errors: &mut Vec<FieldError>) {
 
 /// Refuses what this version would silently leave out; status must not say more than traffic shows.
 fn unsupported(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) {
+    let (soap, graphql) = (spec.soap.as_ref(), spec.graphql.as_ref());
     let present = [
-        (spec.soap.is_some(), "spec.soap", NOT_YET),
-        (spec.graphql.is_some(), "spec.graphql", NOT_YET),
-        (spec.grpc.is_some(), "spec.grpc", NOT_YET),
+        (soap.is_some_and(|soap| soap.version.is_some()), "spec.soap.version"),
+        (soap.is_some_and(|soap| soap.ws_security.is_some()), "spec.soap.wsSecurity"),
+        (graphql.is_some_and(|graphql| graphql.max_depth.is_some()), "spec.graphql.maxDepth"),
+        (spec.grpc.is_some(), "spec.grpc"),
     ];
-    for (_, field, message) in present.iter().filter(|(present, ..)| *present) {
-        errors.push(FieldError::unsupported(*field, *message));
+    for (_, field) in present.iter().filter(|(is_present, _)| *is_present) {
+        errors.push(FieldError::unsupported(*field, NOT_YET));
     }
 }
 
 const NOT_YET: &str = "not served by this version; remove the field";
 
-fn servers(field: &str, texts: &[String], errors: &mut Vec<FieldError>) -> Vec<UpstreamAddress> {
+fn servers(
+    place: &str,
+    texts: Option<&[String]>,
+    weights: Option<&[i32]>,
+    errors: &mut Vec<FieldError>,
+) -> Vec<WeightedServer> {
+    let texts = texts.unwrap_or_default();
+    let weights = weights.map_or_else(|| Ok(vec![1; texts.len()]), |given| read_weights(given, texts.len()));
+    let weights = weights.unwrap_or_else(|message| {
+        errors.push(FieldError::invalid(format!("{place}.serverWeights"), message));
+        Vec::new()
+    });
     let mut servers = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         match text.parse() {
-            Ok(server) => servers.push(server),
-            Err(message) => errors.push(FieldError::invalid(format!("{field}[{index}]"), message)),
+            Ok(address) => servers.extend(weights.get(index).map(|weight| WeightedServer { address, weight: *weight })),
+            Err(message) => errors.push(FieldError::invalid(format!("{place}.servers[{index}]"), message)),
         }
     }
     servers
@@ -393,11 +407,11 @@ fn servers(field: &str, texts: &[String], errors: &mut Vec<FieldError>) -> Vec<U
 
 fn endpoints(specs: &[EndpointSpec], errors: &mut Vec<FieldError>) -> Vec<Endpoint> {
     let mut endpoints = Vec::with_capacity(specs.len());
-    let mut seen: HashMap<(Method, Vec<Option<String>>), usize> = HashMap::new();
+    let mut seen: HashMap<(Method, Shape), usize> = HashMap::new();
     for (index, spec) in specs.iter().enumerate() {
         let field = format!("spec.endpoints[{index}]");
         let Some(endpoint) = endpoint(&field, spec, errors) else { continue };
-        if let Some(first) = seen.insert((endpoint.method, shape(&endpoint.client_path)), index) {
+        if let Some(first) = seen.insert((endpoint.method, endpoint.client_path.shape()), index) {
             let message = format!(
                 "{} {} answers the same calls as spec.endpoints[{first}]; remove one",
                 endpoint.method.as_str(),
@@ -421,25 +435,16 @@ fn endpoint(field: &str, spec: &EndpointSpec, errors: &mut Vec<FieldError>) -> O
         Some(text) => template("clientUri", text)?,
         None => upstream_path.clone(),
     };
-    if let Some(name) = upstream_path.parameters().find(|name| !client_path.parameters().any(|p| p == *name)) {
+    if let Some(name) = upstream_path.missing_in(&client_path) {
         let message = format!("has no parameter `{{{name}}}`, which `uri` needs");
         errors.push(FieldError::invalid(format!("{field}.clientUri"), message));
     }
-    let servers = servers(&format!("{field}.servers"), spec.servers.as_deref().unwrap_or_default(), errors);
+    let servers = servers(field, spec.servers.as_deref(), spec.server_weights.as_deref(), errors);
     let servers = (!servers.is_empty()).then_some(servers);
     let validation = spec.validation.as_ref().filter(|validation| validation.enabled != Some(false));
     let validation = validation.map(|spec| Validation::parse(&format!("{field}.validation"), spec));
     let validation = part(validation, errors);
     Some(Endpoint { method: spec.method, client_path, upstream_path, servers, validation: validation.map(Arc::new) })
-}
-
-/// What a path matches, whatever its parameters are called.
-fn shape(path: &PathTemplate) -> Vec<Option<String>> {
-    let part = |segment: &Segment| match segment {
-        Segment::Literal(text) => Some(text.clone()),
-        Segment::Parameter(_) => None,
-    };
-    path.segments().iter().map(part).collect()
 }
 
 fn headers(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) -> Headers {
@@ -533,10 +538,26 @@ mod tests {
         let api = parse(&spec(json!({}))).unwrap();
         assert_eq!(api.key.to_string(), "orders/v1");
         assert!(api.active && api.needs_identity);
-        let server = &api.servers[0];
+        assert_eq!(api.servers[0].weight, 1);
+        let server = &api.servers[0].address;
         assert_eq!((server.host.as_str(), server.port, server.base_path.as_str()), ("orders", 8080, "/base"));
         assert_eq!(server.authority.as_str(), "orders:8080");
         assert_eq!(api.access.groups, None);
+    }
+
+    #[test]
+    fn weights_are_those_of_the_servers_in_their_order() {
+        let api = parse(&spec(json!({
+            "servers": ["http://a", "http://b"], "serverWeights": [90, 0],
+            "endpoints": [{"method": "GET", "uri": "/c", "servers": ["http://c", "http://d"], "serverWeights": [1, 2]}],
+        })))
+        .unwrap();
+        let shown = |servers: &[WeightedServer]| -> Vec<_> {
+            servers.iter().map(|server| (server.address.host.clone(), server.weight)).collect()
+        };
+        assert_eq!(shown(&api.servers), [("a".to_owned(), 90), ("b".to_owned(), 0)]);
+        let own = api.endpoints[0].servers.as_deref().unwrap();
+        assert_eq!(shown(own), [("c".to_owned(), 1), ("d".to_owned(), 2)]);
     }
 
     #[test]
@@ -564,6 +585,11 @@ mod tests {
             (json!({"servers": ["http://169.254.169.254/latest"]}), "spec.servers[0]"),
             (json!({"servers": ["http://[64:ff9b::169.254.169.254]/"]}), "spec.servers[0]"),
             (json!({"servers": ["http://metadata.google.internal"]}), "spec.servers[0]"),
+            (json!({"serverWeights": [1, 2]}), "spec.serverWeights"),
+            (json!({"serverWeights": [0]}), "spec.serverWeights"),
+            (json!({"serverWeights": [101]}), "spec.serverWeights"),
+            (endpoint(json!({"serverWeights": [1]})), "spec.endpoints[0].serverWeights"),
+            (endpoint(json!({"servers": ["http://a"], "serverWeights": [-1]})), "spec.endpoints[0].serverWeights"),
             (endpoint(json!({"uri": "/a/../b"})), "spec.endpoints[0].uri"),
             (endpoint(json!({"clientUri": "/b"})), "spec.endpoints[0].clientUri"),
             (endpoint(json!({"servers": ["nope"]})), "spec.endpoints[0].servers[0]"),
@@ -599,10 +625,19 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_do_is_refused_rather_than_ignored() {
-        for changes in [json!({"soap": {}}), json!({"graphql": {}})] {
+        let security = json!({"wsSecurity": {"credentialsSecretRef": {"name": "s"}}});
+        for changes in [
+            json!({"soap": {"version": "1.1", "wsdlUrl": "/a?wsdl"}}),
+            json!({"soap": security}),
+            json!({"graphql": {"maxDepth": 5}}),
+            json!({"grpc": {}}),
+        ] {
             let errors = parse(&spec(changes.clone())).expect_err(&changes.to_string());
             assert!(errors.iter().all(|error| error.reason == Reason::UnsupportedValue), "{errors:?}");
         }
+        // Where documents are is for the platform API only.
+        let told = json!({"openapiUrl": "/o", "soap": {"wsdlUrl": "/a?wsdl"}, "graphql": {"schemaPath": "/g"}});
+        assert!(parse(&spec(told)).is_ok());
     }
 
     #[test]
@@ -641,7 +676,7 @@ mod tests {
 
     #[test]
     fn all_problems_are_reported_at_once() {
-        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "graphql": {}}))).unwrap_err();
+        let errors = parse(&spec(json!({"name": "", "servers": ["x"], "grpc": {}}))).unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
     }
 }

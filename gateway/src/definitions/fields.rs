@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
 
+use super::weights::numbers;
+
 /// A document, or some members of one.
 pub type Members = Map<String, Value>;
 
@@ -74,6 +76,8 @@ enum Place {
     MaybeFlag(Lens<bool>),
     /// In milliseconds there; no member when absent.
     Seconds(Lens<i32>),
+    /// No member when absent; none is as good as absent.
+    Numbers(Lens<Vec<i32>>),
     /// A change to requests or responses, and the section that may be around it.
     Transform(Lens<TransformSpec>, &'static str),
     Own(fn(&Spec) -> Value, fn(&mut Spec, &Value) -> Result<(), Misfit>),
@@ -85,6 +89,7 @@ const TEXT: &str = "text";
 const TEXTS: &str = "a list of texts";
 const FLAG: &str = "true or false";
 const NUMBER: &str = "a number";
+const NUMBERS: &str = "a list of whole numbers";
 const OBJECT: &str = "an object";
 const CHANGES: &str = "changes to headers, query, body or status";
 const NO_CHANGE: &str = "it holds what is no change to headers, query, body or status";
@@ -96,6 +101,7 @@ const FIELDS: &[(&str, Place)] = &[
     ("api_allowed_roles", Place::AnyTexts(|spec| &mut spec.access.get_or_insert_default().roles)),
     ("api_allowed_groups", Place::Texts(|spec| &mut spec.access.get_or_insert_default().groups)),
     ("api_servers", Place::AnyTexts(|spec| &mut spec.servers)),
+    ("api_server_weights", Place::Numbers(|spec| &mut spec.server_weights)),
     ("api_type", Place::Own(|spec| label(spec.protocol).into(), set_type)),
     ("api_allowed_retry_count", Place::Own(retries, set_retries)),
     ("api_grpc_package", Place::Text(|spec| &mut spec.grpc.get_or_insert_default().package)),
@@ -278,6 +284,7 @@ impl Place {
             Self::Flag(lens, absent) => lens(spec).unwrap_or(*absent).into(),
             Self::MaybeFlag(lens) => json!(lens(spec)),
             Self::Seconds(lens) => (f64::from((*lens(spec))?) / 1000.0).into(),
+            Self::Numbers(lens) => json!(lens(spec).as_ref()?),
             Self::Transform(lens, _) => lens(spec).as_ref().map_or(Value::Null, transform),
             Self::Own(get, _) => get(spec),
             Self::Nowhere(value, _) => value(),
@@ -291,6 +298,7 @@ impl Place {
             Self::Texts(lens) | Self::AnyTexts(lens) => *lens(spec) = None,
             Self::Flag(lens, _) | Self::MaybeFlag(lens) => *lens(spec) = None,
             Self::Seconds(lens) => *lens(spec) = None,
+            Self::Numbers(lens) => *lens(spec) = None,
             Self::Transform(lens, _) => *lens(spec) = None,
             Self::Own(..) => {
                 // A blank one holds nothing that does not fit.
@@ -317,6 +325,9 @@ impl Place {
                 let is_held = seconds > 0.0 && seconds <= 3600.0;
                 *lens(spec) = (seconds > 0.0).then(|| (seconds * 1000.0).round().clamp(1.0, 3_600_000.0) as i32);
                 return is_held.then_some(()).ok_or_else(|| Misfit::no_place(member, "it must be up to 3600 seconds"));
+            }
+            Self::Numbers(lens) => {
+                *lens(spec) = Some(numbers(given).ok_or_else(|| kind(NUMBERS))?).filter(|numbers| !numbers.is_empty());
             }
             Self::Transform(lens, section) => {
                 let given = given.as_object().ok_or_else(|| kind(OBJECT))?;
@@ -457,6 +468,7 @@ pub fn blank(name: &str, version: &str) -> DoormanApiSpec {
         public: None,
         auth_required: None,
         servers: None,
+        server_weights: None,
         endpoints: None,
         // A protected API that names no group lets nobody in.
         access: Some(AccessSpec { groups: Some(Vec::new()), ..AccessSpec::default() }),
@@ -531,7 +543,7 @@ pub fn may_be_of(uid: &str, id: Uuid) -> bool {
 
 /// The endpoint as clients read it.
 pub fn endpoint(spec: &DoormanApiSpec, uid: &str, endpoint: &EndpointSpec) -> Members {
-    Members::from_iter([
+    let mut shown = Members::from_iter([
         ("api_name".to_owned(), Value::from(&*spec.name)),
         ("api_version".to_owned(), Value::from(&*spec.version)),
         ("api_id".to_owned(), api_id(uid).to_string().into()),
@@ -541,7 +553,10 @@ pub fn endpoint(spec: &DoormanApiSpec, uid: &str, endpoint: &EndpointSpec) -> Me
         ("endpoint_description".to_owned(), json!(endpoint.description)),
         ("endpoint_servers".to_owned(), json!(endpoint.servers)),
         ("client_uri".to_owned(), json!(endpoint.client_uri)),
-    ])
+    ]);
+    shown
+        .extend(endpoint.server_weights.as_ref().map(|weights| ("endpoint_server_weights".to_owned(), json!(weights))));
+    shown
 }
 
 /// The method of this name, as endpoints of objects have it.
@@ -560,7 +575,15 @@ pub fn slashed(uri: &str) -> String {
 
 /// An endpoint of nothing but what it is found by.
 pub fn blank_endpoint(method: Method, uri: &str) -> EndpointSpec {
-    EndpointSpec { method, uri: slashed(uri), client_uri: None, description: None, servers: None, validation: None }
+    EndpointSpec {
+        method,
+        uri: slashed(uri),
+        client_uri: None,
+        description: None,
+        servers: None,
+        server_weights: None,
+        validation: None,
+    }
 }
 
 /// Sets members of an endpoint; those of null stay as they are.
@@ -572,6 +595,9 @@ pub fn set_endpoint(endpoint: &mut EndpointSpec, members: &Members) -> Vec<Misfi
         let outcome = match member.as_str() {
             "endpoint_description" => text(given).map(|text| endpoint.description = text),
             "endpoint_servers" => texts(given).map(|texts| endpoint.servers = Some(texts)).ok_or(TEXTS),
+            "endpoint_server_weights" => numbers(given)
+                .map(|numbers| endpoint.server_weights = Some(numbers).filter(|numbers| !numbers.is_empty()))
+                .ok_or(NUMBERS),
             "client_uri" => text(given).map(|uri| endpoint.client_uri = uri.as_deref().map(slashed)),
             other if FOUND_BY.contains(&other) => Ok(()),
             other => {
@@ -742,6 +768,7 @@ mod tests {
                 (_, Place::Seconds(_)) => {
                     (1..3_600_000_u32).prop_map(|millis| (f64::from(millis) / 1000.0).into()).boxed()
                 }
+                (_, Place::Numbers(_)) => vec(0..=100_i32, 1..3).prop_map(Value::from).boxed(),
                 (_, Place::Transform(_, section)) => transforms(section).boxed(),
                 (_, Place::Nowhere(value, _)) => Just(value()).boxed(),
                 ("api_type", _) => {

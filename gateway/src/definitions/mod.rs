@@ -17,6 +17,7 @@ pub mod fields;
 pub mod kubernetes;
 mod owner;
 mod secret;
+pub mod weights;
 pub mod writer;
 
 pub use owner::{Origin, Owner};

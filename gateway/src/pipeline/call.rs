@@ -21,7 +21,7 @@ use crate::accounting::{ChargeError, Charged};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
-use crate::upstream::{BreakerRules, CallTimeouts, Leave, Progress, RequestBody, ResponseBody, UpstreamError};
+use crate::upstream::{BreakerRules, Leave, Progress, RequestBody, ResponseBody, UpstreamError};
 
 /// Answers after which another attempt is made.
 const FAILED: [StatusCode; 4] = [
@@ -126,7 +126,7 @@ impl Gateway {
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         let api = call.api;
-        let timeouts = self.timeouts(api);
+        let timeouts = api.timeouts(&self.settings.upstream);
         let carries_body = rest::takes_body(&call.parts.method) && !http_body::Body::is_end_stream(&body);
         let reading = validate::reading(&call, carries_body)?;
         let mut upload = if !carries_body {
@@ -268,16 +268,6 @@ impl Gateway {
             open: own.open.unwrap_or(general.breaker_timeout),
         })
     }
-
-    fn timeouts(&self, api: &CompiledApi) -> CallTimeouts {
-        let (own, general) = (&api.api.timeouts, &self.settings.upstream);
-        CallTimeouts {
-            connect: own.connect.unwrap_or(general.connect_timeout),
-            read: own.read.unwrap_or(general.read_timeout),
-            write: own.write.unwrap_or(general.write_timeout),
-            pool: own.pool.unwrap_or(general.pool_timeout),
-        }
-    }
 }
 
 /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
@@ -327,15 +317,13 @@ fn choose<'a>(
     rules: Option<BreakerRules>,
 ) -> Result<(&'a Server, Option<Leave>), Problem> {
     let own = call.endpoint.servers();
-    let servers: &Servers = routed.unwrap_or(if own.is_empty() { &call.api.servers } else { own });
-    for _ in 0..servers.len() {
-        let Some(server) = servers.next() else { break };
-        if rules.is_none() {
-            return Ok((server, None));
-        }
-        if let Some(leave) = server.pool.breaker().admit() {
-            return Ok((server, Some(leave)));
-        }
+    let servers: &'a Servers = routed.unwrap_or(if own.is_empty() { &call.api.servers } else { own });
+    let admit = |server: &'a Server| match rules {
+        Some(_) => server.pool.breaker().admit().map(Some),
+        None => Some(None),
+    };
+    if let Some(chosen) = servers.choose(admit) {
+        return Ok(chosen);
     }
     let Some(rules) = rules.filter(|_| !servers.is_empty()) else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "GTW001", "No upstream servers configured"));

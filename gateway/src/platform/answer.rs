@@ -1,6 +1,6 @@
 //! What a handler answers, and how it is rendered: once loosely, again only when the strict envelope is asked for.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     body::Body,
@@ -9,7 +9,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 use utoipa::ToSchema;
 
 use crate::{
@@ -35,17 +35,19 @@ pub(super) struct Answer {
 enum Content {
     Message(Cow<'static, str>),
     Data(Value),
+    /// JSON as it came from elsewhere.
+    Raw(Arc<RawValue>),
     /// Members that the strict envelope repeats beside `response`.
     Repeated(Map<String, Value>),
 }
 
 #[derive(Serialize)]
-struct Wrapped<'a> {
+struct Wrapped<'a, T> {
     status_code: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<Cow<'a, Value>>,
+    response: Option<&'a T>,
     #[serde(flatten)]
     repeated: Option<&'a Map<String, Value>>,
 }
@@ -71,6 +73,11 @@ impl Answer {
         Self { status: StatusCode::OK, content: Content::Data(data.into()) }
     }
 
+    /// 200 with JSON as it came from elsewhere.
+    pub(super) fn raw(data: Arc<RawValue>) -> Self {
+        Self { status: StatusCode::OK, content: Content::Raw(data) }
+    }
+
     /// The same with another status.
     pub(super) fn with(self, status: StatusCode) -> Self {
         Self { status, ..self }
@@ -83,23 +90,23 @@ impl Answer {
     }
 
     fn body(&self, envelope: Envelope) -> Bytes {
-        let status_code = self.status.as_u16();
         match (&self.content, envelope) {
             (Content::Message(message), Envelope::Loose) => to_json(&json!({ "message": message })),
             (Content::Message(message), Envelope::Strict) => {
-                to_json(&Wrapped { status_code, message: Some(message), response: None, repeated: None })
+                let status_code = self.status.as_u16();
+                to_json(&Wrapped::<()> { status_code, message: Some(message), response: None, repeated: None })
             }
             (Content::Data(data), Envelope::Loose) => to_json(data),
-            (Content::Data(data), Envelope::Strict) => {
-                let response = Some(Cow::Borrowed(data));
-                to_json(&Wrapped { status_code, message: None, response, repeated: None })
-            }
+            (Content::Data(data), Envelope::Strict) => self.wrapped(data, None),
+            (Content::Raw(data), Envelope::Loose) => to_json(data),
+            (Content::Raw(data), Envelope::Strict) => self.wrapped(data, None),
             (Content::Repeated(data), Envelope::Loose) => to_json(data),
-            (Content::Repeated(data), Envelope::Strict) => {
-                let response = Some(Cow::Owned(data.clone().into()));
-                to_json(&Wrapped { status_code, message: None, response, repeated: Some(data) })
-            }
+            (Content::Repeated(data), Envelope::Strict) => self.wrapped(data, Some(data)),
         }
+    }
+
+    fn wrapped(&self, data: &impl Serialize, repeated: Option<&Map<String, Value>>) -> Bytes {
+        to_json(&Wrapped { status_code: self.status.as_u16(), message: None, response: Some(data), repeated })
     }
 }
 

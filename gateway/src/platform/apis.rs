@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal, refused},
+    answer::{Answer, Message, Refusal, bad_because, refused},
     definitions::{
         Adoption, Place, adopt as adopt_object, must_fit, not_written, release as release_object, until_served,
     },
@@ -21,7 +21,11 @@ use super::{
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::{
-    definitions::{documents::check_transforms, fields},
+    definitions::{
+        documents::check_transforms,
+        fields::{self, Members},
+        weights::weights,
+    },
     identity::Denied,
     problem::Problem,
     store::{Collection, StoreError, plain_document},
@@ -74,6 +78,9 @@ struct Fields {
     api_allowed_groups: Option<Vec<AnyText>>,
     /// Base URLs of upstreams.
     api_servers: Option<Vec<AnyText>>,
+    /// How often each of `api_servers` is called beside the others, one weight for each, 0 to 100; 0: no new calls. Absent
+    /// or empty: all alike.
+    api_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     /// `REST`, `SOAP`, `GRAPHQL`, `GRPC`; a label.
     api_type: Option<AnyText>,
     api_allowed_retry_count: Option<Int<{ i64::MIN }>>,
@@ -229,11 +236,16 @@ fn must_have_payers(spec: &DoormanApiSpec) -> Result<(), Refusal> {
     if is_charged { Err(charged_to_nobody()) } else { Ok(()) }
 }
 
+/// Refuses weights that don't fit the servers, as both will be.
+fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
+    weights(Collection::Apis, stored, given).map(drop).map_err(|problem| bad_because("API014", problem))
+}
+
 /// Adds an API. One of this name and version that exists is left as it is, which is no failure.
 #[utoipa::path(post, path = "/platform/api", tag = "APIs", request_body = NewApi,
     responses((status = 201, description = "The API was added.", body = Created),
         (status = 200, description = "It exists; nothing was changed.", body = Message)),
-    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "403 API007", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "400 API014", "403 API007", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_CREATE).await?;
@@ -241,7 +253,9 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     if is(new.fields.api_public) && is(new.fields.api_credits_enabled) {
         return Err(charged_to_nobody());
     }
-    check_transforms(&given(&new)).map_err(invalid_as)?;
+    let members = given(&new);
+    check_transforms(&members).map_err(invalid_as)?;
+    must_weigh(&Members::new(), &plain_document(&members))?;
     let exists = || Answer::message("API already exists");
     let key = ApiKey { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
     let place = known::place(&platform, &key)?;
@@ -251,7 +265,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
             return Ok(exists());
         }
         let mut spec = fields::blank(&key.name, &key.version);
-        must_fit(&fields::set(&mut spec, &plain_document(&given(&new))))?;
+        must_fit(&fields::set(&mut spec, &plain_document(&members)))?;
         let make = |found: Option<&DoormanApiSpec>| Ok(found.is_none().then(|| spec.clone()));
         if !known::write(&platform, (writer, &object), &key, make).await? {
             return Ok(exists());
@@ -262,7 +276,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
         return Ok(Answer::data(json!({ "api": api })).with(StatusCode::CREATED));
     }
     let mut document = defaults();
-    document.extend(given(&new));
+    document.extend(members);
     document.insert("api_id", Uuid::new_v4().to_string());
     document.insert("api_path", format!("/{}/{}", key.name, key.version));
     match store.insert(Collection::Apis, document.clone()).await {
@@ -314,7 +328,7 @@ async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Calle
 #[utoipa::path(put, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
     request_body = ApiUpdate, responses((status = 200, description = "The API was changed.", body = Message)),
     security(("token" = ["manage_apis"])),
-    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "403 API008",
+    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "400 API014", "403 API008",
         "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<ApiUpdate>) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
@@ -334,6 +348,7 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     if let Place::Cluster(writer, object) = place {
         let members = plain_document(&members);
         let change = |spec: &mut DoormanApiSpec| {
+            must_weigh(&fields::api(spec, ""), &members)?;
             must_fit(&fields::set(spec, &members))?;
             must_have_payers(spec)?;
             if members.is_empty() { Err(no_data()) } else { Ok(true) }
@@ -348,6 +363,7 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
         return Err(charged_to_nobody());
     }
+    must_weigh(&plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(no_data());
     }

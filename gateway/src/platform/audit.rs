@@ -100,6 +100,7 @@ fn entry(method: &Method, path: &str) -> Option<(Action, Target)> {
         ("POST", "/api/{api_name}/{api_version}/adopt") => (A::ApiAdopt, Path),
         ("POST", "/api/{api_name}/{api_version}/release") => (A::ApiRelease, Path),
         ("DELETE", "/api/{api_name}/{api_version}") => (A::ApiDelete, Path),
+        ("POST", path) if path.starts_with("/api/") && path.ends_with("/import") => (A::EndpointImport, Path),
         ("POST", "/endpoint/endpoint/validation" | "/endpoint/validation") => (A::ValidationCreate, Body(&["endpoint_id"])),
         ("PUT", path) if path.contains("/validation/{") => (A::ValidationUpdate, Path),
         ("DELETE", path) if path.contains("/validation/{") => (A::ValidationDelete, Path),
@@ -288,7 +289,12 @@ mod tests {
     use super::*;
 
     /// Calls that neither change anything nor take much out.
-    const HARMLESS: [(&str, &str); 3] = [
+    const HARMLESS: [(&str, &str); 8] = [
+        ("POST", "/platform/api/{api_name}/{api_version}/wsdl/refresh"),
+        ("POST", "/platform/wsdl/parse"),
+        ("POST", "/platform/api/{api_name}/{api_version}/graphql/schema/refresh"),
+        ("POST", "/platform/api/{api_name}/{api_version}/openapi/refresh"),
+        ("POST", "/platform/openapi/parse"),
         ("POST", "/platform/tools/cors/check"),
         ("POST", "/platform/tiers/compare"),
         ("POST", "/platform/quota/usage/export"),

@@ -2,25 +2,31 @@
 
 use axum::extract::State;
 use doorman_crds::{DoormanApiSpec, api::ApiKey as Api, role::Permission};
-use mongodb::bson::{Bson, Document};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal, bad},
-    definitions::{Place, must_fit, unfit},
+    answer::{Answer, Message, Refusal, bad, bad_because},
+    definitions::{Place, must_fit},
     known::{self, is_at},
     request::{At, Caller, Sent},
-    wire::{AnyText, Text, given},
+    wire::{AnyText, Int, Text, given},
 };
 use crate::{
-    definitions::fields,
-    store::{Collection, StoreError, plain_document},
+    definitions::{
+        fields::{self, Members},
+        weights::weights,
+    },
+    store::{Collection, plain_document},
 };
+
+mod add;
+
+pub(super) use add::{Clash, add_all};
+use add::{Taken, of_document, of_object};
 
 const NO_CREATE: (&str, &str) = ("END010", "You do not have permission to create endpoints");
 const NO_UPDATE: (&str, &str) = ("END011", "You do not have permission to update endpoints");
@@ -37,17 +43,20 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 
 /// An endpoint to add.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
-struct NewEndpoint {
-    api_name: Text<1, 64>,
-    api_version: Text<1, 10>,
-    endpoint_method: Text<1, 10>,
+pub(super) struct NewEndpoint {
+    pub(super) api_name: Text<1, 64>,
+    pub(super) api_version: Text<1, 10>,
+    pub(super) endpoint_method: Text<1, 10>,
     /// Path on the upstream; `{name}` stands for one segment.
-    endpoint_uri: Text<1, 255>,
-    endpoint_description: Text<1, 255>,
+    pub(super) endpoint_uri: Text<1, 255>,
+    pub(super) endpoint_description: Text<1, 255>,
     /// Base URLs in place of the API's.
-    endpoint_servers: Option<Vec<AnyText>>,
+    pub(super) endpoint_servers: Option<Vec<AnyText>>,
+    /// How often each of `endpoint_servers` is called beside the others, one weight for each, 0 to 100; 0: no new calls.
+    /// Absent or empty: all alike.
+    pub(super) endpoint_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     /// Path that clients call, when it is another one.
-    client_uri: Option<Text<1, 255>>,
+    pub(super) client_uri: Option<Text<1, 255>>,
 }
 
 /// What to change of an endpoint; what is absent or null stays.
@@ -60,6 +69,7 @@ struct EndpointUpdate {
     endpoint_uri: Option<Text<1, 255>>,
     endpoint_description: Option<Text<1, 255>>,
     endpoint_servers: Option<Vec<AnyText>>,
+    endpoint_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     client_uri: Option<Text<1, 255>>,
 }
 
@@ -116,10 +126,6 @@ fn unknown(code: &'static str) -> Refusal {
     bad(code, "Endpoint does not exist for the requested API name, version and URI")
 }
 
-fn text<'a>(document: &'a Document, member: &str) -> Option<&'a str> {
-    document.get_str(member).ok()
-}
-
 impl Key {
     fn api(&self) -> Api {
         Api { name: self.api_name.clone(), version: self.api_version.clone() }
@@ -130,81 +136,39 @@ impl Key {
     }
 }
 
-/// Would clients reach another stored endpoint by this path?
-async fn is_taken(platform: &Platform, key: [&str; 4], client_uri: &str) -> Result<bool, StoreError> {
-    let [method, name, version, uri] = key;
-    let api = Api { name: name.to_owned(), version: version.to_owned() };
-    Ok(known::endpoints(platform, &api).await?.iter().any(|other| {
-        let text = |member: &str| other.get(member).and_then(Value::as_str);
-        text("endpoint_method") == Some(method)
-            && text("endpoint_uri") != Some(uri)
-            && text("client_uri").or_else(|| text("endpoint_uri")) == Some(client_uri)
-    }))
+/// Why an endpoint can't become what an update would make of it.
+fn unfit_update(clash: &Clash) -> Refusal {
+    match clash {
+        Clash::Exists | Clash::ClientUri => bad("END006", CLIENT_URI_TAKEN),
+        Clash::Unusable(why) => bad_because("END003", format!("Unable to update endpoint: {why}")),
+    }
 }
 
-/// The same of an object.
-fn is_taken_in(spec: &DoormanApiSpec, (method, uri): (&str, &str), client_uri: &str) -> bool {
-    spec.endpoints.iter().flatten().any(|other| {
-        other.method.as_str() == method
-            && other.uri != uri
-            && *other.client_uri.as_ref().unwrap_or(&other.uri) == fields::slashed(client_uri)
-    })
+/// Refuses weights that don't fit the servers, as both will be.
+fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
+    weights(Collection::Endpoints, stored, given).map(drop).map_err(|problem| bad_because("END024", problem))
 }
 
 /// Adds an endpoint to an API.
 #[utoipa::path(post, path = "/platform/endpoint", tag = "Endpoints", request_body = NewEndpoint,
     responses((status = 201, description = "The endpoint was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "403 END010", "409 DEF409", "503 DEF503",
+    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "400 END003", "400 END024", "403 END010", "409 DEF409", "503 DEF503",
         "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
-    let store = platform.identity.store();
-    let exists = || bad("END001", "Endpoint already exists for the requested API name, version and URI");
-    let (name, version) = (new.api_name.0.as_str(), new.api_version.0.as_str());
-    let key = [new.endpoint_method.0.as_str(), name, version, new.endpoint_uri.0.as_str()];
-    let no_api = || bad("END002", "API does not exist for the requested name and version");
-    let api = Api { name: name.to_owned(), version: version.to_owned() };
-    if let Place::Cluster(writer, object) = known::place(&platform, &api)? {
-        let method = fields::method(key[0]).map_err(|misfit| unfit(&misfit))?;
-        let mut endpoint = fields::blank_endpoint(method, key[3]);
-        must_fit(&fields::set_endpoint(&mut endpoint, &plain_document(&given(&new))))?;
-        let change = |spec: &mut DoormanApiSpec| {
-            if spec.endpoints.iter().flatten().any(|other| is_at(other, key[0], key[3])) {
-                return Err(exists());
-            }
-            let client_uri = endpoint.client_uri.as_deref();
-            if client_uri.is_some_and(|client_uri| is_taken_in(spec, (key[0], &endpoint.uri), client_uri)) {
-                return Err(bad("END001", CLIENT_URI_TAKEN));
-            }
-            spec.endpoints.get_or_insert_default().push(endpoint.clone());
-            Ok(true)
-        };
-        known::change(&platform, (writer, &object), &api, no_api, change).await?;
-        return Ok(Answer::created("Endpoint created successfully"));
-    }
-    if store.find(Collection::Endpoints, &key).await?.is_some() {
-        return Err(exists());
-    }
-    let api = store.find(Collection::Apis, &[name, version]).await?.ok_or_else(no_api)?;
-    if let Some(client_uri) = &new.client_uri
-        && is_taken(&platform, key, &client_uri.0).await?
-    {
-        return Err(bad("END001", CLIENT_URI_TAKEN));
-    }
-    let mut document = given(&new);
-    for member in ["endpoint_servers", "client_uri"] {
-        document.entry(member).or_insert(Bson::Null);
-    }
-    document.insert("api_id", text(&api, "api_id").unwrap_or_default());
-    document.insert("endpoint_id", Uuid::new_v4().to_string());
-    match store.insert(Collection::Endpoints, document).await {
-        Ok(()) => {}
-        Err(StoreError::Taken) => return Err(exists()),
-        Err(error) => return Err(error.into()),
-    }
-    platform.until_served().await;
+    must_weigh(&Members::new(), &plain_document(&given(&new)))?;
+    let api = Api { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
+    let missing = || bad("END002", "API does not exist for the requested name and version");
+    let refuse = |clash: &Clash| {
+        Err(match clash {
+            Clash::Exists => bad("END001", "Endpoint already exists for the requested API name, version and URI"),
+            Clash::ClientUri => bad("END001", CLIENT_URI_TAKEN),
+            Clash::Unusable(why) => bad_because("END003", format!("Unable to insert endpoint: {why}")),
+        })
+    };
+    add_all(&platform, &api, &[new], missing, refuse).await?;
     Ok(Answer::created("Endpoint created successfully"))
 }
 
@@ -242,7 +206,7 @@ async fn read_root(state: State<Platform>, At(key): At<RootKey>, caller: Caller)
     params(Key), request_body = EndpointUpdate,
     responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409", "503 DEF503",
+    extensions(("x-error-codes" = json!(["400 END003", "400 END006", "400 END007", "400 END008", "400 END024", "403 END011", "409 DEF409", "503 DEF503",
         "504 DEF504"]))))]
 async fn update(
     State(platform): State<Platform>,
@@ -274,12 +238,16 @@ async fn update(
             if is_renamed {
                 return Err(renamed());
             }
-            if client_uri.is_some_and(|client_uri| is_taken_in(spec, (key[0], key[3]), &client_uri.0)) {
-                return Err(bad("END006", CLIENT_URI_TAKEN));
+            if let Some(client_uri) = client_uri {
+                let others = spec.endpoints.iter().flatten().filter(|one| !is_at(one, key[0], key[3]));
+                let mut taken = Taken::by(others.map(of_object));
+                taken.take((key[0], key[3], Some(&client_uri.0))).map_err(|clash| unfit_update(&clash))?;
             }
             if members.is_empty() {
                 return Err(no_data());
             }
+            let shown = spec.endpoints.iter().flatten().nth(place).map(|one| fields::endpoint(spec, "", one));
+            must_weigh(&shown.unwrap_or_default(), &members)?;
             if let Some(endpoint) = spec.endpoints.iter_mut().flatten().nth(place) {
                 must_fit(&fields::set_endpoint(endpoint, &members))?;
             }
@@ -289,17 +257,17 @@ async fn update(
         return Ok(updated());
     }
     let store = platform.identity.store();
-    if store.find(Collection::Endpoints, &key).await?.is_none() {
-        return Err(unknown("END008"));
-    }
+    let stored = store.find(Collection::Endpoints, &key).await?.ok_or_else(|| unknown("END008"))?;
     if is_renamed {
         return Err(renamed());
     }
-    if let Some(client_uri) = &update.client_uri
-        && is_taken(&platform, key, &client_uri.0).await?
-    {
-        return Err(bad("END006", CLIENT_URI_TAKEN));
+    if let Some(client_uri) = &update.client_uri {
+        let stored = known::endpoints(&platform, &api).await?;
+        let others = stored.iter().filter_map(of_document).filter(|other| (other.0, other.1) != (key[0], key[3]));
+        let mut taken = Taken::by(others);
+        taken.take((key[0], key[3], Some(&client_uri.0))).map_err(|clash| unfit_update(&clash))?;
     }
+    must_weigh(&plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(no_data());
     }
@@ -314,7 +282,7 @@ async fn update(
 #[utoipa::path(put, path = "/platform/endpoint/{method}/{api_name}/{api_version}", tag = "Endpoints", params(RootKey),
     request_body = EndpointUpdate, responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END006", "400 END007", "400 END008", "403 END011", "409 DEF409", "503 DEF503",
+    extensions(("x-error-codes" = json!(["400 END003", "400 END006", "400 END007", "400 END008", "400 END024", "403 END011", "409 DEF409", "503 DEF503",
         "504 DEF504"]))))]
 async fn update_root(
     state: State<Platform>,

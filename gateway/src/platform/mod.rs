@@ -27,6 +27,7 @@ mod cors;
 mod credits;
 mod dashboard;
 mod definitions;
+mod discovery;
 mod docs;
 mod endpoints;
 mod groups;
@@ -58,6 +59,7 @@ use crate::{
     crypt::Sealer,
     definitions::documents::Progress,
     definitions::writer::Writing,
+    discovery::Discovery,
     identity::Identity,
     persistence::Persistence,
     problem::Problem,
@@ -82,6 +84,8 @@ pub struct Platform {
     pub persistence: Arc<Persistence>,
     /// Whether this process takes traffic: not while it starts, and no more once it drains.
     pub ready: watch::Receiver<bool>,
+    /// What upstreams say of themselves.
+    pub discovery: Arc<Discovery>,
     /// What is served.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// How far it has come behind the document store, where that holds definitions.
@@ -127,6 +131,7 @@ fn areas() -> OpenApiRouter<Platform> {
         .merge(roles::routes())
         .merge(groups::routes())
         .merge(apis::routes())
+        .merge(discovery::routes())
         .merge(endpoints::routes())
         .merge(validations::routes())
         .merge(subscriptions::routes())

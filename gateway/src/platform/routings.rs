@@ -17,7 +17,10 @@ use super::{
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent, invalid},
     wire::{AnyText, Int, Text, given},
 };
-use crate::store::{Collection, StoreError, plain_document};
+use crate::{
+    definitions::{fields::Members, weights::weights},
+    store::{Collection, StoreError, plain_document},
+};
 
 const NO_CREATE: (&str, &str) = ("RTG009", "You do not have permission to create routings");
 const NO_UPDATE: (&str, &str) = ("RTG010", "You do not have permission to update routings");
@@ -36,6 +39,9 @@ struct NewRouting {
     /// Base URLs in place of those of APIs and endpoints, taken in turn.
     #[schema(min_items = 1)]
     routing_servers: Vec<AnyText>,
+    /// How often each of them is called beside the others, one weight for each, 0 to 100; 0: no new calls. Absent or
+    /// empty: all alike.
+    routing_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     routing_description: Option<Text<0, 255>>,
     /// Absent: a new one, which the message tells.
     client_key: Option<Text<1, 50>>,
@@ -54,6 +60,7 @@ struct RoutingUpdate {
     routing_name: Option<Text<1, 50>>,
     #[schema(min_items = 1)]
     routing_servers: Option<Vec<AnyText>>,
+    routing_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     routing_description: Option<Text<0, 255>>,
     /// Can't be changed.
     client_key: Option<Text<1, 50>>,
@@ -111,16 +118,22 @@ fn check_servers(servers: &[AnyText], code: &'static str) -> Result<(), Refusal>
     }
 }
 
+/// Refuses weights that don't fit the servers, as both will be.
+fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
+    weights(Collection::Routings, stored, given).map(drop).map_err(|problem| bad_because("RTG014", problem))
+}
+
 /// Adds a routing.
 #[utoipa::path(post, path = "/platform/routing", tag = "Routings", request_body = NewRouting,
     responses((status = 201, description = "The routing was added; the message ends with its key.", body = Message)),
     security(("token" = ["manage_routings"])),
-    extensions(("x-error-codes" = json!(["400 RTG001", "400 RTG002", "403 RTG009"]))))]
+    extensions(("x-error-codes" = json!(["400 RTG001", "400 RTG002", "400 RTG014", "403 RTG009"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewRouting>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageRoutings, NO_CREATE).await?;
     check_servers(&new.routing_servers, "RTG002")?;
     let mut document = given(&new);
+    must_weigh(&Members::new(), &plain_document(&document))?;
     let key = new.client_key.map_or_else(|| Uuid::new_v4().to_string(), |key| key.0);
     if let Some(why) = unusable_key(&key) {
         return Err(bad_because("RTG002", format!("client_key {why}")));
@@ -167,7 +180,7 @@ async fn read(
 #[utoipa::path(put, path = "/platform/routing/{client_key}", tag = "Routings", params(ClientKey),
     request_body = RoutingUpdate, responses((status = 200, description = "The routing was changed.", body = Message)),
     security(("token" = ["manage_routings"])),
-    extensions(("x-error-codes" = json!(["400 RTG004", "400 RTG005", "400 RTG006", "400 RTG007", "403 RTG010"]))))]
+    extensions(("x-error-codes" = json!(["400 RTG004", "400 RTG005", "400 RTG006", "400 RTG007", "400 RTG014", "403 RTG010"]))))]
 async fn update(
     State(platform): State<Platform>,
     At(ClientKey { client_key }): At<ClientKey>,
@@ -176,9 +189,7 @@ async fn update(
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageRoutings, NO_UPDATE).await?;
     let store = platform.identity.store();
-    if store.find(Collection::Routings, &[&client_key]).await?.is_none() {
-        return Err(unknown());
-    }
+    let stored = store.find(Collection::Routings, &[&client_key]).await?.ok_or_else(unknown)?;
     if update.client_key.as_ref().is_some_and(|key| key.0 != client_key) {
         return Err(bad("RTG005", "Routing key cannot be changed"));
     }
@@ -186,6 +197,7 @@ async fn update(
         check_servers(servers, "RTG006")?;
     }
     let members = given(&update);
+    must_weigh(&plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(bad("RTG007", "No data to update"));
     }

@@ -6,25 +6,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use doorman_crds::api::{Access, Api, ApiKey};
+use doorman_crds::api::{Access, Api, ApiKey, WeightedServer};
 use doorman_crds::revision::{MAX_REJECTED, ObjectHash, Rejection, Revision, RevisionReport};
 use doorman_crds::verdict::{self, Refusal};
 use doorman_crds::{DoormanApi, FieldError, api, role, selection};
 use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use smallvec::SmallVec;
 
 use crate::definitions::documents::is_stored;
 use crate::definitions::{Definitions, Origin, Secret};
 use crate::identity::{DefinedRole, DefinedRoles};
+use crate::settings::table::Upstream;
 use crate::store::Role;
 use crate::telemetry::per_api::{ApiCounter, PerApi};
-use crate::upstream::{Pool, Pools, Tls};
+use crate::upstream::{CallTimeouts, Pool, Pools, Tls};
 
 mod paths;
+mod turns;
 
 pub use paths::{Match, Paths};
+
+use turns::Turns;
 
 /// One consistent state of everything that decides about requests.
 #[derive(Debug, Default)]
@@ -95,11 +99,24 @@ pub struct CompiledApi {
     pub counter: Arc<ApiCounter>,
 }
 
-/// Upstream servers that take turns.
-#[derive(Debug, Default)]
+impl CompiledApi {
+    /// Upper bounds of its calls: its own, else the gateway's.
+    pub fn timeouts(&self, general: &Upstream) -> CallTimeouts {
+        let own = &self.api.timeouts;
+        CallTimeouts {
+            connect: own.connect.unwrap_or(general.connect_timeout),
+            read: own.read.unwrap_or(general.read_timeout),
+            write: own.write.unwrap_or(general.write_timeout),
+            pool: own.pool.unwrap_or(general.pool_timeout),
+        }
+    }
+}
+
+/// Upstream servers that take turns. Those of weight 0 are not among them.
+#[derive(Debug)]
 pub struct Servers {
     servers: Vec<Server>,
-    next: AtomicUsize,
+    turns: Turns,
 }
 
 /// One upstream server.
@@ -116,33 +133,46 @@ pub struct Server {
 }
 
 impl Servers {
-    pub(crate) fn compile(addresses: &[api::UpstreamAddress], pools: &Pools, tls: Option<&Arc<Tls>>) -> Self {
-        let servers = addresses
-            .iter()
-            .filter_map(|address| {
-                Some(Server {
-                    pool: pools.get(address, tls),
-                    authority: HeaderValue::from_str(address.authority.as_str()).ok()?,
-                    base_path: address.base_path.as_str().into(),
-                    query: address.query.as_deref().map(Into::into),
-                })
-            })
-            .collect();
-        Self { servers, next: AtomicUsize::new(0) }
+    pub(crate) fn compile(listed: &[WeightedServer], pools: &Pools, tls: Option<&Arc<Tls>>) -> Self {
+        let called = listed.iter().filter(|server| server.weight > 0);
+        let compiled = called.filter_map(|WeightedServer { address, weight }| {
+            let server = Server {
+                pool: pools.get(address, tls),
+                authority: HeaderValue::from_str(address.authority.as_str()).ok()?,
+                base_path: address.base_path.as_str().into(),
+                query: address.query.as_deref().map(Into::into),
+            };
+            Some((server, *weight))
+        });
+        let (servers, weights): (_, Vec<u8>) = compiled.unzip();
+        Self { servers, turns: Turns::new(&weights) }
     }
 
-    /// The next server in turn.
-    pub fn next(&self) -> Option<&Server> {
-        match self.servers.as_slice() {
-            [] => None,
-            [only] => Some(only),
-            many => many.get(self.next.fetch_add(1, Ordering::Relaxed) % many.len()),
+    /// The first server in turn that is admitted, and with what. One that is not is asked once and passed over.
+    pub fn choose<'a, T>(&'a self, mut admit: impl FnMut(&'a Server) -> Option<T>) -> Option<(&'a Server, T)> {
+        let mut refused: SmallVec<[usize; 8]> = SmallVec::new();
+        for _ in 0..self.turns.len() {
+            let place = self.turns.take();
+            if refused.contains(&place) {
+                continue;
+            }
+            let server = self.servers.get(place)?;
+            if let Some(leave) = admit(server) {
+                return Some((server, leave));
+            }
+            refused.push(place);
+            if refused.len() == self.servers.len() {
+                return None;
+            }
         }
+        // Other calls took the turns of those that are left.
+        let left = self.servers.iter().enumerate().filter(|(place, _)| !refused.contains(place));
+        left.into_iter().find_map(|(_, server)| Some((server, admit(server)?)))
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.servers.len()
+    /// All of them that take turns.
+    pub fn all(&self) -> &[Server] {
+        &self.servers
     }
 
     /// Is there none?

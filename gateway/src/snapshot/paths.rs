@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use doorman_crds::api::{Endpoint, Method, UpstreamAddress, Validation};
+use doorman_crds::api::{Endpoint, Method, Validation, WeightedServer};
 use doorman_crds::path::{PathTemplate, Segment};
 use smallvec::SmallVec;
 
@@ -60,7 +60,7 @@ enum Piece {
 pub struct Match<'a>(&'a Target);
 
 impl Paths {
-    pub(super) fn compile(api: &str, endpoints: &[Endpoint], servers: impl Fn(&[UpstreamAddress]) -> Servers) -> Self {
+    pub(super) fn compile(api: &str, endpoints: &[Endpoint], servers: impl Fn(&[WeightedServer]) -> Servers) -> Self {
         let mut paths = Self::default();
         for endpoint in endpoints {
             let index = paths.targets.len();

@@ -129,13 +129,63 @@ fn client_paths_are_rewritten_with_their_parameters() {
     assert_eq!(out, "/v2/things/b%20c/x");
 }
 
+/// An API with these members.
+fn compiled(members: Value) -> Arc<CompiledApi> {
+    let snapshot = compiler().compile(&definitions(vec![api("a", 1, members)], vec![]));
+    served(&snapshot, "orders").unwrap().clone()
+}
+
+fn host(server: &Server) -> &str {
+    server.authority.to_str().unwrap().trim_end_matches(|end: char| end == ':' || end.is_ascii_digit())
+}
+
+/// The servers of so many calls, of which those called `away` admit none.
+fn called<'a>(servers: &'a Servers, calls: usize, away: &str) -> Vec<&'a str> {
+    let admit = |server: &'a Server| (host(server) != away).then(|| host(server));
+    (0..calls).filter_map(|_| servers.choose(admit).map(|(_, host)| host)).collect()
+}
+
 #[test]
-fn servers_take_turns() {
-    let snapshot = compiler()
-        .compile(&definitions(vec![api("a", 1, json!({"servers": ["http://one:1", "http://two:2"]}))], vec![]));
-    let servers = &served(&snapshot, "orders").unwrap().servers;
-    let seen: Vec<_> = (0..4).map(|_| servers.next().unwrap().authority.to_str().unwrap().to_owned()).collect();
-    assert_eq!(seen, ["one:1", "two:2", "one:1", "two:2"]);
+fn servers_take_turns_by_their_weights() {
+    let two = json!(["http://one:1", "http://two:2"]);
+    let alike = compiled(json!({ "servers": two }));
+    assert_eq!(called(&alike.servers, 4, ""), ["one", "two", "one", "two"]);
+    let own = json!([{ "method": "GET", "uri": "/a", "servers": two, "serverWeights": [0, 7] }]);
+    let weighted = compiled(json!({ "servers": two, "serverWeights": [30, 10], "endpoints": own }));
+    assert_eq!(called(&weighted.servers, 5, ""), ["one", "one", "one", "two", "one"]);
+    let endpoint = weighted.paths.find(doorman_crds::api::Method::Get, &["a".into()]).unwrap();
+    assert_eq!(called(endpoint.servers(), 3, ""), ["two"; 3], "one of weight 0 is never called");
+}
+
+#[test]
+fn a_server_that_is_left_alone_leaves_the_others_their_shares() {
+    let servers = ["http://one:1", "http://two:2", "http://three:3"];
+    let api = compiled(json!({ "servers": servers, "serverWeights": [100, 2, 1] }));
+    let seen = called(&api.servers, 300, "one");
+    let count = |name: &str| seen.iter().filter(|other| **other == name).count();
+    assert_eq!((count("two"), count("three")), (200, 100));
+    let mut asked = Vec::new();
+    assert!(
+        api.servers
+            .choose(|server| {
+                asked.push(host(server));
+                None::<()>
+            })
+            .is_none()
+    );
+    asked.sort_unstable();
+    assert_eq!(asked, ["one", "three", "two"], "each is asked once");
+}
+
+#[test]
+fn a_server_that_is_well_is_found_while_others_take_its_turns() {
+    let api = compiled(json!({ "servers": ["http://one:1", "http://two:2"] }));
+    let chosen = api.servers.choose(|server| {
+        // The turn of the other one goes to another call.
+        api.servers.choose(|_| Some(()));
+        (host(server) == "two").then_some(())
+    });
+    assert_eq!(host(chosen.unwrap().0), "two");
 }
 
 #[test]

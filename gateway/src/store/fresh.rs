@@ -1,11 +1,11 @@
-//! A bounded cache of what an external store said, believed for a limited time.
+//! A bounded cache of what a store or an upstream said, believed for a limited time.
 //!
-//! One load at a time for each key: the others wait for it. A failure is remembered for a moment, so that a store that
-//! is away isn't asked by every request in turn. What is forgotten while it is being loaded is not kept.
+//! One load at a time for each key: the others wait for it. A failure is remembered for a moment, so that whoever is
+//! away isn't asked by every request in turn. What is forgotten while it is being loaded is not kept.
 
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use tokio::time::Instant;
 
 use super::StoreError;
@@ -15,46 +15,72 @@ pub const CACHE_LIFE: Duration = Duration::from_secs(30);
 /// How long a failure stands for an answer.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
+/// Why there is no answer.
+pub(crate) trait Failure: Clone {
+    /// How long it stands for an answer.
+    fn life(&self) -> Duration {
+        FAILURE_LIFE
+    }
+}
+
+impl Failure for StoreError {
+    fn life(&self) -> Duration {
+        // Whoever ends a played outage must not be held up by what it left here.
+        if self.is_played() { Duration::ZERO } else { FAILURE_LIFE }
+    }
+}
+
 #[derive(Clone)]
-struct Entry<V> {
-    answer: Result<V, StoreError>,
+struct Entry<V, E> {
+    answer: Result<V, E>,
     until: Instant,
 }
 
+/// What an answer counts for.
+#[derive(Clone)]
+struct Weigh<V>(fn(&V) -> u64);
+
+impl<V, E> Weighter<String, Entry<V, E>> for Weigh<V> {
+    fn weight(&self, _: &String, entry: &Entry<V, E>) -> u64 {
+        entry.answer.as_ref().map_or(1, self.0)
+    }
+}
+
 /// See the module's own words.
-pub(crate) struct Fresh<V> {
-    entries: Cache<String, Entry<V>>,
+pub(crate) struct Fresh<V, E = StoreError> {
+    entries: Cache<String, Entry<V, E>, Weigh<V>>,
     life: Duration,
 }
 
-impl<V: Clone> Fresh<V> {
+impl<V: Clone, E: Failure> Fresh<V, E> {
+    /// Of so many answers.
     pub(crate) fn new(capacity: usize, life: Duration) -> Self {
-        Self { entries: Cache::new(capacity), life }
+        Self::weighing(capacity, capacity as u64, |_| 1, life)
+    }
+
+    /// Of some so many answers that weigh no more than this together.
+    pub(crate) fn weighing(capacity: usize, most: u64, weigh: fn(&V) -> u64, life: Duration) -> Self {
+        Self { entries: Cache::with_weighter(capacity, most, Weigh(weigh)), life }
     }
 
     /// What is known and still believed; never waits.
-    pub(crate) fn get(&self, key: &str) -> Option<Result<V, StoreError>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Result<V, E>> {
         self.entries.get(key).filter(|entry| entry.until > Instant::now()).map(|entry| entry.answer)
     }
 
     /// What is known, else what the store says.
-    pub(crate) async fn get_or_load<F: Future<Output = Result<V, StoreError>>>(
+    pub(crate) async fn get_or_load<F: Future<Output = Result<V, E>>>(
         &self,
         key: &str,
         load: impl FnOnce() -> F,
-    ) -> Result<V, StoreError> {
+    ) -> Result<V, E> {
         loop {
             match self.entries.get_value_or_guard_async(key).await {
                 Ok(entry) if entry.until > Instant::now() => return entry.answer,
                 Ok(_) => drop(self.entries.remove_if(key, |entry| entry.until <= Instant::now())),
                 Err(guard) => {
                     let answer = load().await;
-                    let life = match &answer {
-                        Ok(_) => self.life,
-                        // Whoever ends a played outage must not be held up by what it left here.
-                        Err(error) if error.is_played() => Duration::ZERO,
-                        Err(_) => FAILURE_LIFE,
-                    };
+                    let life = answer.as_ref().err().map_or(self.life, Failure::life);
                     // Refused when the key was forgotten meanwhile, as it should be.
                     let _ = guard.insert(Entry { answer: answer.clone(), until: Instant::now() + life });
                     return answer;
@@ -88,7 +114,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_believed_for_its_life_and_no_longer() {
-        let fresh = Fresh::new(10, LIFE);
+        let fresh = Fresh::<_>::new(10, LIFE);
         assert_eq!(fresh.get_or_load("a", async || Ok(1)).await.unwrap(), 1);
         tokio::time::advance(LIFE.checked_sub(Duration::from_millis(1)).unwrap()).await;
         assert_eq!(fresh.get_or_load("a", async || Ok(2)).await.unwrap(), 1);
@@ -100,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_askers_load_once() {
-        let (fresh, loads) = (Fresh::new(10, LIFE), AtomicU32::new(0));
+        let (fresh, loads) = (Fresh::<_>::new(10, LIFE), AtomicU32::new(0));
         let load = async || {
             tokio::time::sleep(Duration::from_millis(10)).await;
             Ok(loads.fetch_add(1, SeqCst))
@@ -127,7 +153,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_forgotten_while_it_loads_is_not_kept() {
-        let fresh = Fresh::new(10, LIFE);
+        let fresh = Fresh::<_>::new(10, LIFE);
         let slow = fresh.get_or_load("a", async || {
             tokio::time::sleep(Duration::from_millis(10)).await;
             Ok("before")
@@ -142,12 +168,23 @@ mod tests {
 
     #[tokio::test]
     async fn the_cache_is_bounded() {
-        let fresh = Fresh::new(100, LIFE);
+        let fresh = Fresh::<_>::new(100, LIFE);
         for number in 0..10_000 {
             fresh.get_or_load(&number.to_string(), async || Ok(())).await.unwrap();
         }
         assert!(fresh.entries.len() <= 100);
         fresh.forget_all();
         assert_eq!(fresh.entries.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_weighs_more_takes_more_of_it() {
+        let fresh = Fresh::<u64>::weighing(10, 100, |answer| *answer, LIFE);
+        for number in 0..20 {
+            fresh.get_or_load(&number.to_string(), async || Ok(40)).await.unwrap();
+        }
+        assert!(fresh.entries.len() == 2 && fresh.entries.weight() == 80);
+        assert_eq!(fresh.get_or_load("heavy", async || Ok(1_000)).await.unwrap(), 1_000);
+        assert!(fresh.get("heavy").is_none());
     }
 }

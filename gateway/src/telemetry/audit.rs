@@ -61,6 +61,7 @@ actions! {
     EndpointCreate = "endpoint.create",
     EndpointUpdate = "endpoint.update",
     EndpointDelete = "endpoint.delete",
+    EndpointImport = "endpoint.import",
     ValidationCreate = "endpoint_validation.create",
     ValidationUpdate = "endpoint_validation.update",
     ValidationDelete = "endpoint_validation.delete",

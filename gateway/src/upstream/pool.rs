@@ -106,6 +106,11 @@ impl Pool {
         &self.breaker
     }
 
+    /// Does it call this address, over TLS or not as that says?
+    pub fn is_of(&self, address: &UpstreamAddress) -> bool {
+        *self.host == *address.host && self.port == address.port && self.tls == address.tls
+    }
+
     /// Host and port.
     pub(super) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)

@@ -4,6 +4,7 @@
 //! - [`gateway`]: a gateway process with a folder of manifests of its own;
 //! - [`load`]: a fixed-rate load generator that counts every request without a correct answer, as the binary `loadgen`;
 //! - [`mongo`]: where the stand-in for MongoDB is;
+//! - [`scripted`]: a server that answers what a test says;
 //! - [`stores`]: Redis and that stand-in beside a gateway.
 //!
 //! Both are libraries first, so that a test can run them inside itself, beside whatever it is testing.
@@ -11,5 +12,6 @@
 pub mod gateway;
 pub mod load;
 pub mod mongo;
+pub mod scripted;
 pub mod stores;
 pub mod upstream;

@@ -18,6 +18,7 @@ enum Kind {
     Texts,
     Flag,
     Whole,
+    Wholes,
     Object,
 }
 
@@ -28,6 +29,7 @@ impl Kind {
             Self::Texts => value.as_array().is_some_and(|items| items.iter().all(Value::is_string)),
             Self::Flag => value.is_boolean(),
             Self::Whole => value.is_i64() || value.as_f64().is_some_and(|number| number.fract() == 0.0),
+            Self::Wholes => value.as_array().is_some_and(|items| items.iter().all(|item| Self::Whole.is_of(item))),
             Self::Object => value.is_object(),
         }
     }
@@ -38,6 +40,7 @@ impl Kind {
             Self::Texts => "a list of texts",
             Self::Flag => "true or false",
             Self::Whole => "a whole number",
+            Self::Wholes => "a list of whole numbers",
             Self::Object => "an object",
         }
     }
@@ -98,11 +101,13 @@ const API: &[(Kind, &[&str])] = &[
         ],
     ),
     (Kind::Whole, &["api_allowed_retry_count", "api_graphql_max_depth"]),
+    (Kind::Wholes, &["api_server_weights"]),
     (Kind::Object, &["api_request_transform", "api_response_transform", "api_ws_security", "api_crud_schema"]),
 ];
 const ENDPOINT: &[(Kind, &[&str])] = &[
     (Kind::Text, &["endpoint_description", "client_uri", "api_id", "endpoint_id"]),
     (Kind::Texts, &["endpoint_servers"]),
+    (Kind::Wholes, &["endpoint_server_weights"]),
 ];
 const ROLE: &[(Kind, &[&str])] = &[(Kind::Text, &["role_description"]), (Kind::Flag, &["platform_admin", "ui_access"])];
 const GROUP: &[(Kind, &[&str])] = &[(Kind::Text, &["group_description"]), (Kind::Texts, &["api_access"])];
@@ -110,6 +115,7 @@ const ROUTING: &[(Kind, &[&str])] = &[
     (Kind::Text, &["routing_name", "routing_description"]),
     (Kind::Texts, &["routing_servers"]),
     (Kind::Whole, &["server_index"]),
+    (Kind::Wholes, &["routing_server_weights"]),
 ];
 
 fn known(collection: Collection) -> BTreeMap<&'static str, Kind> {

@@ -33,7 +33,9 @@ use super::{
     roles,
 };
 use crate::{
-    definitions::{Origin, Owner, documents::check_transforms, fields::Members, writer::Writing},
+    definitions::{
+        Origin, Owner, documents::check_transforms, fields::Members, weights::stored_weights, writer::Writing,
+    },
     problem::Problem,
     store::{ADMIN, Change, Collection, Moment, Role, Store, StoreError, plain_document},
 };
@@ -500,6 +502,7 @@ impl Plan {
         }
         let mut merged = stored.unwrap_or_default();
         merged.extend(document.clone());
+        stored_weights(collection, &merged).map_err(|problem| format!(".{problem}"))?;
         self.after.0.insert(place, merged);
         self.documents.push((collection, document));
         Ok(())

@@ -41,13 +41,13 @@ async fn with_manifest() -> (Fixture, String) {
 }
 
 impl Fixture {
-    async fn found(&self, path: &str, token: &str) -> Value {
+    pub(super) async fn found(&self, path: &str, token: &str) -> Value {
         let seen = self.send("GET", path, token, Value::Null).await;
         assert_eq!(seen.status, 200, "{path}: {seen:?}");
         seen.json()
     }
 
-    async fn does(&self, method: &str, path: &str, token: &str, body: Value) -> Value {
+    pub(super) async fn does(&self, method: &str, path: &str, token: &str, body: Value) -> Value {
         let seen = self.send(method, path, token, body).await;
         assert!((200..300).contains(&seen.status), "{method} {path}: {seen:?}");
         seen.json()

@@ -26,6 +26,8 @@ fn sample(method: &str, path: &str) -> Option<Value> {
         ("post", "/platform/memory/dump" | "/platform/memory/restore") => json!({ "path": "nowhere" }),
         ("post", "/platform/api") => json!({ "api_name": "new", "api_version": "v1" }),
         ("put", "/platform/api/{api_name}/{api_version}") => json!({ "active": true }),
+        ("post", "/platform/wsdl/parse") => json!("<definitions/>"),
+        ("post", "/platform/openapi/parse") => json!({ "openapi": "3.1.0" }),
         ("post", "/platform/endpoint") => json!({ "api_name": "new", "api_version": "v1", "endpoint_method": "GET",
             "endpoint_uri": "/x", "endpoint_description": "x" }),
         ("put", path) if path.starts_with("/platform/endpoint/{") => json!({ "endpoint_description": "x" }),

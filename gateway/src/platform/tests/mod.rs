@@ -24,6 +24,7 @@ use crate::{
         servers::{Server, external, with_redis},
     },
     telemetry::{logs::Logs, traffic::Traffic},
+    upstream::{PoolOptions, Pools},
 };
 
 mod cluster;
@@ -31,6 +32,7 @@ mod config;
 mod credits;
 mod defined_apis;
 mod defined_roles;
+mod discovered;
 mod governing;
 mod hostile_clients;
 mod hostile_tokens;
@@ -46,6 +48,7 @@ mod tiers;
 mod tools;
 mod users;
 mod vault;
+mod weights;
 
 const PASSWORD: &str = "long-enough-password";
 
@@ -176,8 +179,11 @@ impl Fixture {
             started: Instant::now(),
         };
         let accounts = Arc::new(Accounts::new(&settings, Arc::clone(&identity), Arc::clone(&sealer)));
+        let discovery =
+            Arc::new(Discovery::new(Pools::new(PoolOptions::local()), settings.upstream.clone(), identity.store()));
         let platform = Platform {
             settings,
+            discovery,
             identity: Arc::clone(&identity),
             accounts,
             sealer,
