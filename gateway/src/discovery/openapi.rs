@@ -299,12 +299,11 @@ impl<'a> Reader<'a> {
             if name.0.is_empty() {
                 continue;
             }
-            match own.get(&name).and_then(|place| parameters.get_mut(*place)) {
-                Some(of_path) => *of_path = parameter,
-                None => {
-                    own.insert(name, parameters.len());
-                    parameters.push(parameter);
-                }
+            if let Some(of_path) = own.get(&name).and_then(|place| parameters.get_mut(*place)) {
+                *of_path = parameter;
+            } else {
+                own.insert(name, parameters.len());
+                parameters.push(parameter);
             }
         }
         Ok(parameters)

@@ -190,7 +190,7 @@ mod tests {
             ("deep objects", deep("{\"a\":", "}", 100_000).into_bytes()),
             ("deep YAML", format!("a: {}", deep("[", "]", 1_000_000)).into_bytes()),
             ("deep block YAML", "- ".repeat(500_000).into_bytes()),
-            ("steps", (0..2_000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>().into_bytes()),
+            ("steps", (0..2_000).map(|n| " ".repeat(n) + "a:\n").collect::<String>().into_bytes()),
             ("many values", format!("[{}0]", "0,".repeat(5_000_000)).into_bytes()),
             ("many YAML values", format!("a: [{}0]", "0,".repeat(5_000_000)).into_bytes()),
             ("twice", br#"{"a":1,"a":2}"#.to_vec()),

@@ -196,8 +196,8 @@ fn attributes(start: &BytesStart<'_>) -> Result<Attributes, String> {
 }
 
 /// The part of a name behind its prefix.
-fn local(name: &str) -> &str {
-    name.rsplit_once(':').map_or(name, |(_, local)| local)
+fn local(name: &str) -> String {
+    name.rsplit_once(':').map_or(name, |(_, local)| local).to_owned()
 }
 
 /// What has been read.
@@ -222,37 +222,37 @@ struct Reading {
 
 impl Reading {
     fn begin(&mut self, kind: Kind, attributes: &Attributes) {
-        let given = |name: &str| attributes.get(name).map(String::as_str).unwrap_or_default();
+        let given = |name: &str| attributes.get(name).cloned().unwrap_or_default();
         match (self.open.as_slice(), kind) {
             ([], Kind::Definitions) => {
                 self.has_root = true;
-                self.name = given("name").to_owned();
-                self.target_namespace = given("targetNamespace").to_owned();
+                self.name = given("name");
+                self.target_namespace = given("targetNamespace");
             }
             ([Kind::Definitions], Kind::PortType) => {
                 self.is_described = true;
-                self.of = given("name").to_owned();
+                self.of = given("name");
             }
-            ([Kind::Definitions], Kind::Binding) => self.of = local(given("type")).to_owned(),
+            ([Kind::Definitions], Kind::Binding) => self.of = local(&given("type")),
             ([Kind::Definitions], Kind::Service) => {
                 self.is_described = true;
-                self.service.get_or_insert_with(|| given("name").to_owned());
+                self.service.get_or_insert_with(|| given("name"));
             }
             ([Kind::Definitions, Kind::PortType], Kind::Operation) => {
-                let operation = Operation { name: given("name").to_owned(), ..Operation::default() };
+                let operation = Operation { name: given("name"), ..Operation::default() };
                 self.operations.push((self.of.clone(), operation));
             }
             ([Kind::Definitions, Kind::PortType, Kind::Operation], Kind::Input | Kind::Output) => {
                 if let Some((_, operation)) = self.operations.last_mut() {
-                    let message = local(given("message")).to_owned();
+                    let message = local(&given("message"));
                     let place =
                         if kind == Kind::Input { &mut operation.input_message } else { &mut operation.output_message };
                     *place = message;
                 }
             }
-            ([Kind::Definitions, Kind::Binding], Kind::Operation) => self.bound = given("name").to_owned(),
+            ([Kind::Definitions, Kind::Binding], Kind::Operation) => self.bound = given("name"),
             ([Kind::Definitions, Kind::Binding, Kind::Operation], Kind::SoapOperation { is_first_version }) => {
-                let action = (is_first_version, given("soapAction").to_owned());
+                let action = (is_first_version, given("soapAction"));
                 let known = self.actions.entry((self.of.clone(), self.bound.clone())).or_default();
                 // One that says something before one that doesn't, then the older version.
                 if (!action.1.is_empty(), action.0) > (!known.1.is_empty(), known.0) {
@@ -260,7 +260,7 @@ impl Reading {
                 }
             }
             ([Kind::Definitions, Kind::Service, Kind::Port], Kind::SoapAddress) => {
-                let path = path(given("location"));
+                let path = path(&given("location"));
                 if let Some(path) = path.filter(|path| !self.addresses.contains(path)) {
                     self.addresses.push(path);
                 }

@@ -21,7 +21,7 @@ use crate::accounting::{ChargeError, Charged};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
-use crate::upstream::{BreakerRules, Leave, Progress, RequestBody, ResponseBody, UpstreamError};
+use crate::upstream::{BreakerRules, CallTimeouts, Leave, Progress, RequestBody, ResponseBody, UpstreamError};
 
 /// Answers after which another attempt is made.
 const FAILED: [StatusCode; 4] = [

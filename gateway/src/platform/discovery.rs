@@ -221,6 +221,7 @@ async fn import(platform: &Platform, key: &ApiKey, described: &[Described<'_>]) 
             endpoint_uri: Text(uri),
             endpoint_description: Text(description),
             endpoint_servers: None,
+            endpoint_server_weights: None,
             client_uri: None,
         });
     }

@@ -68,11 +68,15 @@ pub fn readable(headers: &HeaderMap) -> Result<Readable, Unreadable> {
     let mut charsets = kind.params().filter(|(name, _)| *name == mime::CHARSET).map(|(_, charset)| charset);
     let is_ascii = match (charsets.next(), charsets.next()) {
         (None, _) => false,
-        (Some(charset), None) if charset == "utf-8" || charset == "utf8" => false,
-        (Some(charset), None) if charset == "us-ascii" => true,
+        (Some(charset), None) if is_readable_charset(charset.as_str()) => charset == "us-ascii",
         _ => return Err(Unreadable::Charset),
     };
     Ok(Readable { media, is_ascii })
+}
+
+/// Whether text in it is UTF-8: that or a part of it.
+pub fn is_readable_charset(name: &str) -> bool {
+    ["utf-8", "utf8", "us-ascii"].iter().any(|readable| readable.eq_ignore_ascii_case(name))
 }
 
 /// Whether a body's bytes are not its content.
