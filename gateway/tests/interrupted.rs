@@ -1,4 +1,4 @@
-//! What a call costs that does not go as it should: its client goes away, its upstream or a store stops answering.
+//! What becomes of a call that does not go as it should: its client goes away, its upstream or a store stops answering.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -182,5 +182,98 @@ async fn a_credit_whose_taking_is_not_heard_of_is_given_back() -> Result<()> {
     };
     until("the credits of both are gone", pay, |paid| *paid == 2).await?;
     assert_eq!((stage.credits("amy").await?, amy.get(ECHO).await?.status().as_u16()), (0, 401));
+    Ok(())
+}
+
+/// Bytes that are counted of a user.
+async fn used(user: &Session) -> Result<u64> {
+    let me = user.does("GET", "/platform/user/me", Value::Null).await?;
+    Ok(me["bandwidth_usage_bytes"].as_u64().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn bytes_count_as_they_pass_whatever_is_declared() -> Result<()> {
+    let stage = Stage::set(json!({})).await?;
+    let limited = json!({ "bandwidth_limit_bytes": 1_000_000_000, "bandwidth_limit_window": "day" });
+    let amy = stage.user("amy", limited).await?;
+    // Refused for what it declares.
+    let mut client = begin(&stage, &amy, ECHO, "Content-Length: 100000000000000000\r\nConnection: close\r\n")?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let before = used(&amy).await?;
+    assert!((100..5_000).contains(&before), "{before}");
+
+    let pieces = (0..30).map(|_| Ok::<_, std::io::Error>(vec![b'a'; 1_000]));
+    let chunked = reqwest::Body::wrap_stream(futures::stream::iter(pieces));
+    assert_eq!(amy.request("POST", ECHO).body(chunked).send().await?.bytes().await?.len() / 1_000, 30);
+    let before = before + 60_000;
+    assert!((before..before + 5_000).contains(&used(&amy).await?), "{before}, {}", used(&amy).await?);
+
+    let before = used(&amy).await?;
+    let mut client = begin(&stage, &amy, ECHO, "Content-Length: 900000\r\n")?;
+    client.write_all(&[b'a'; 40_000])?;
+    drop(client);
+    until("what was sent", async || used(&amy).await, |used| *used >= before + 40_000).await?;
+    assert!(used(&amy).await? < before + 45_000);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_ends_where_its_users_bytes_do() -> Result<()> {
+    for retries in [0, 1] {
+        let stage = Stage::set(json!({ "api_allowed_retry_count": retries })).await?;
+        let amy = stage.user("amy", json!({ "bandwidth_limit_bytes": 50_000 })).await?;
+        let (sent, sending) = tokio::sync::mpsc::unbounded_channel::<std::io::Result<Vec<u8>>>();
+        let pieces = futures::stream::unfold(sending, async |mut pieces| Some((pieces.recv().await?, pieces)));
+        for _ in 0..100 {
+            sent.send(Ok(vec![b'a'; 1_000]))?;
+        }
+        // The upload never ends by itself.
+        let upload = amy.request("POST", ECHO).body(reqwest::Body::wrap_stream(Box::pin(pieces))).send().await?;
+        assert_eq!(upload.status(), 429, "{retries}");
+        assert!(upload.headers().contains_key("retry-after"));
+        let body = upload.json::<Value>().await?;
+        assert_eq!(body["error_code"], "Bandwidth limit exceeded");
+        until("they are counted", async || used(&amy).await, |used| *used >= 50_000).await?;
+        assert!(used(&amy).await? < 150_000);
+        drop(sent);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_an_answer_that_is_broken_off_only_what_was_sent_counts() -> Result<()> {
+    const ALL: u64 = 60_000_000;
+    let stage = Stage::set(json!({})).await?;
+    let endpoint = json!({ "api_name": "orders", "api_version": "v1", "endpoint_method": "GET",
+        "endpoint_uri": "/bytes/{n}", "endpoint_description": "x" });
+    stage.admin.does("POST", "/platform/endpoint", endpoint).await?;
+    let amy = stage.user("amy", json!({ "bandwidth_limit_bytes": 1_000_000_000 })).await?;
+    let others = counted(&stage, "doorman_connections").await?;
+    let mut client = begin(&stage, &amy, &format!("/api/rest/orders/v1/bytes/{ALL}"), "")?;
+    client.read_exact(&mut vec![0; 2_000_000])?;
+    drop(client);
+    until_counted(&stage, "doorman_connections", &others).await?;
+    until("what was sent", async || used(&amy).await, |used| *used >= 2_000_000).await?;
+    assert!(used(&amy).await? < ALL);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_whose_client_goes_away_is_counted_and_logged() -> Result<()> {
+    let (upstream, address) = silent()?;
+    let stage = Stage::set(json!({ "api_servers": [format!("http://{address}")] })).await?;
+    let amy = stage.user("amy", json!({})).await?;
+    let client = begin(&stage, &amy, ECHO, "")?;
+    let (mut connection, _) = upstream.accept()?;
+    connection.read_exact(&mut [0; 3])?;
+    drop(client);
+    until_counted(&stage, r#"doorman_http_requests_total{code="499"}"#, "1").await?;
+    let line = format!("Endpoint: GET {ECHO} | status_code: 499 | ");
+    until(&line, async || Ok(stage.gateway.log()), |log| log.contains(&line)).await?;
+    let log = stage.gateway.log();
+    let logged = log.lines().find(|own| own.contains(&line)).unwrap_or_default();
+    assert!(logged.contains("username=amy") && logged.contains("api=orders/v1"), "{logged}");
     Ok(())
 }

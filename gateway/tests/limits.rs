@@ -118,7 +118,7 @@ async fn a_tier_counts_every_call_of_its_user_and_refuses_before_all_else() -> R
     assert_eq!((told("x-ratelimit-limit"), told("x-ratelimit-remaining")), ("2".into(), "1".into()));
     // One that calls no API counts too.
     assert_eq!(amy.get("/api/health").await?.status(), 200);
-    for path in [ECHO, "/api/rest/none/v1/x", "/api/health"] {
+    for path in [ECHO, "/api/rest/none/v1/x", "/api/health", "/api/nothing"] {
         let (status, body, headers) = refusal(&amy, path).await?;
         assert_eq!(status, 429, "{path}");
         assert_eq!(
@@ -132,6 +132,9 @@ async fn a_tier_counts_every_call_of_its_user_and_refuses_before_all_else() -> R
         assert_eq!(headers["retry-after"], after.to_string());
         assert_eq!(headers["x-ratelimit-retry-after"], after.to_string());
         assert_eq!(headers["x-ratelimit-remaining"], "0");
+    }
+    for method in ["OPTIONS", "PURGE"] {
+        assert_eq!(amy.request(method, ECHO).send().await?.status(), 429, "{method}");
     }
     assert_eq!(stage.gateway_call_without_token("/api/health").await?, 200);
     admin.does("PUT", "/platform/tiers/two", json!({ "limits": { "requests_per_minute": 3 } })).await?;
@@ -233,6 +236,40 @@ async fn a_client_key_leads_to_its_own_servers() -> Result<()> {
     assert_eq!(host("unknown").await?, stage.upstream.address().to_string());
     stage.admin.does("DELETE", "/platform/routing/beta", Value::Null).await?;
     assert_eq!(host("beta").await?, stage.upstream.address().to_string());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_apis_credentials_are_not_for_the_servers_of_a_client_key() -> Result<()> {
+    let mut api = charging();
+    api["api_allowed_headers"] = json!(["x-up-auth"]);
+    api["api_authorization_field_swap"] = "x-up-auth".into();
+    for (setting, is_sent) in [("false", false), ("true", true)] {
+        let start = Start::new(BINARY)?.with("DOORMAN_ROUTING_CREDENTIALS", setting);
+        let stage = Stage::set_with(api.clone(), start).await?;
+        define_credits(&stage.admin).await?;
+        let amy = stage.user("amy", json!({})).await?;
+        give(&stage.admin, "amy", 5, None).await?;
+        let other = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        for (key, server) in [("other", other.address()), ("own", stage.upstream.address())] {
+            let routing =
+                json!({ "routing_name": key, "client_key": key, "routing_servers": [format!("http://{server}/base")] });
+            stage.admin.does("POST", "/platform/routing", routing).await?;
+        }
+        for (key, server, is_sent) in
+            [("other", &other, is_sent), ("own", &stage.upstream, true), ("", &stage.upstream, true)]
+        {
+            let call = amy.request("GET", ECHO).header("client-key", key).header("x-up-auth", "secret");
+            let seen = call.send().await?.json::<Value>().await?;
+            assert_eq!(seen["headers"]["host"], json!([server.address().to_string()]));
+            let sent = |name: &str| seen["headers"][name][0].as_str();
+            let secrets = ["x-api-key", "authorization", "x-up-auth"].map(sent);
+            let wanted = [Some("general-key"), Some("secret"), Some("secret")];
+            assert_eq!(secrets, if is_sent { wanted } else { [None; 3] }, "{key} {setting}");
+            assert_eq!(sent("x-doorman-user"), Some("amy"));
+        }
+        assert_eq!(stage.credits("amy").await?, 2, "each is a call");
+    }
     Ok(())
 }
 

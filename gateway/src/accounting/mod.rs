@@ -4,8 +4,8 @@
 //! is one question to the store, which counts all or none; credits are a second one, asked only where they are charged,
 //! right before the upstream is called. What always holds: nothing here is decided by a copy of a count or a balance.
 //!
-//! - `limits` and `rules` are the typed forms of what is stored, `charge` is about credits, `afterwards` does what a
-//!   request leaves to be done.
+//! - `limits` and `rules` are the typed forms of what is stored, `bytes` counts those of calls, `charge` is about credits,
+//!   `waiting` bounds who waits for a turn, `afterwards` does what a request leaves to be done.
 //!
 //! Order of refusals (reference: gateway behaviour 5 and 7): the tier, rules, then (for callers who are let in) the
 //! user's rate, throttle and bandwidth.
@@ -16,10 +16,13 @@ use mongodb::bson::Document;
 use smallvec::SmallVec;
 
 mod afterwards;
+mod bytes;
 mod charge;
 mod limits;
 mod rules;
+mod waiting;
 
+pub use bytes::{Meter, Read, Received};
 pub use charge::{ChargeError, Charged, UpstreamKey};
 pub use limits::{Allowance, Calendar, Tier, UserLimits};
 pub use rules::EndpointName;
@@ -37,9 +40,12 @@ use crate::{
 use afterwards::Afterwards;
 use charge::Definition;
 use rules::Rules;
+use waiting::Waiting;
 
 /// The one entry of caches that hold all of something.
 const ALL: &str = "";
+/// Who waits for a turn asks no sooner than this whether it has come.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// What is known of a request.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +80,8 @@ pub enum Admission {
 pub enum Kind {
     /// The tier's, in a window of this name.
     Tier(&'static str),
+    /// The tier's, in a stretch of the calendar of this name.
+    Quota(&'static str),
     /// That of a rule, in a window of this name.
     Rule(&'static str),
     /// The user's rate.
@@ -102,6 +110,8 @@ pub struct Admitted {
     pub wait: Duration,
     /// How the tier's shortest window stands.
     pub shown: Option<Shown>,
+    /// How the bytes stand of which the least is left, where they are limited.
+    pub bytes: Option<Shown>,
 }
 
 /// Why a request may not go on.
@@ -162,6 +172,7 @@ pub struct Accounts {
     skip_tiers: bool,
     fail_mode: FailMode,
     afterwards: Afterwards,
+    waiting: Waiting,
 }
 
 impl Accounts {
@@ -184,6 +195,7 @@ impl Accounts {
             skip_tiers: settings.limits.skip_tiers,
             fail_mode: settings.storage.limits_fail_mode,
             afterwards: Afterwards::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -270,42 +282,47 @@ impl Accounts {
             None => None,
         };
         let rules = self.unless_closed(self.rules().await)?;
-        let asked = Asked::new(limits.as_deref(), &rules, facts, length);
-        if asked.measures.is_empty() {
-            return Ok(Admitted::default());
-        }
         let queue = limits.as_ref().and_then(|limits| limits.tier.queue);
         let deadline = queue.map(|queue| tokio::time::Instant::now() + queue);
+        let mut place = None;
         loop {
+            // After a wait it may be another day.
+            let asked = Asked::new(limits.as_deref(), &rules, facts, length);
+            if asked.measures.is_empty() {
+                return Ok(Admitted::default());
+            }
             let taken = self.store.take(&asked.counters()).await.map_err(Refused::Away)?;
             let outcome = asked.outcome(&taken, limits.as_deref());
-            // A tier may let requests wait for their turn.
-            if let (Err(Refused::Limit { kind: Kind::Tier(_), shown }), Some(deadline)) = (&outcome, deadline)
-                && tokio::time::Instant::now() + shown.resets_in <= deadline
-            {
-                tokio::time::sleep(shown.resets_in).await;
-                continue;
+            // The windows of a tier may let requests wait for their turn.
+            let (Err(Refused::Limit { kind: Kind::Tier(_), shown }), Some(user), Some(deadline)) =
+                (&outcome, facts.user, deadline)
+            else {
+                return outcome;
+            };
+            let turn = tokio::time::Instant::now() + shown.resets_in.max(SHORTEST_WAIT);
+            if turn > deadline {
+                return outcome;
             }
-            return outcome;
+            place = place.or_else(|| self.waiting.enter(user));
+            if place.is_none() {
+                return outcome;
+            }
+            tokio::time::sleep_until(turn).await;
         }
     }
 
-    /// The counters that the bytes of a user's calls are booked on, with the second each ends at. `is_own`: of an API that
-    /// asks who calls.
-    pub async fn byte_counters(&self, username: &str, is_own: bool) -> SmallVec<[(Arc<str>, u64); 2]> {
-        let Ok(limits) = self.of_user(username).await else { return SmallVec::new() };
+    /// Counts the bytes of a user's call, if they are limited. `is_own`: of an API that asks who calls.
+    pub async fn meter(&self, username: &str, is_own: bool) -> Option<Arc<Meter>> {
+        let limits = self.of_user(username).await.ok()?;
         let (now, own) = (crate::store::now(), limits.bandwidth.iter().filter(|_| is_own));
-        own.chain(&limits.tier.bandwidth).map(|allowance| allowance.counter(now)).collect()
+        let counters: SmallVec<_> = own.chain(&limits.tier.bandwidth).map(|allowance| allowance.counter(now)).collect();
+        let meter = || Arc::new(Meter::new(counters.clone(), self.store.clone(), self.afterwards.clone()));
+        (!counters.is_empty()).then(meter)
     }
 
     /// Waits until what is left of calls that are over is stored. For the end of the process.
     pub async fn finish(&self) {
         self.afterwards.finish().await;
-    }
-
-    /// Where bytes and quotas are counted.
-    pub fn store(&self) -> &Arc<Store> {
-        &self.store
     }
 }
 
@@ -323,7 +340,7 @@ impl Asked {
         let tier = limits.map(|limits| &limits.tier);
         if let Some(tier) = tier {
             measures.extend(tier.windows.iter().map(|limit| (Kind::Tier(limit.window), limit.counter.clone())));
-            measures.extend(tier.quotas.iter().map(|(quota, window)| (Kind::Tier(window), quota.asked(now, 1, 1))));
+            measures.extend(tier.quotas.iter().map(|(quota, window)| (Kind::Quota(window), quota.asked(now, 1, 1))));
         }
         let shows_first = tier.is_some_and(|tier| !tier.windows.is_empty());
         if facts.admission != Admission::NoCall && !rules.is_empty() {
@@ -357,8 +374,16 @@ impl Asked {
             remaining: counter.limit.saturating_sub(reading.used + counter.add),
             resets_in: reading.frees_in,
         });
-        let mut admitted = Admitted { wait: Duration::ZERO, shown };
-        let throttled = self.measures.iter().zip(&taken.readings).find(|((kind, _), _)| *kind == Kind::Throttle);
+        let measured = || self.measures.iter().zip(&taken.readings);
+        let left = |((_, counter), reading): (&Measure, &Reading)| Shown {
+            limit: counter.limit,
+            remaining: counter.limit.saturating_sub(reading.used),
+            resets_in: reading.frees_in,
+        };
+        let bytes = measured().filter(|((kind, _), _)| *kind == Kind::Bandwidth).map(left);
+        let bytes = bytes.min_by_key(|shown| shown.remaining);
+        let mut admitted = Admitted { wait: Duration::ZERO, shown, bytes };
+        let throttled = measured().find(|((kind, _), _)| *kind == Kind::Throttle);
         if let (Some(((_, counter), Reading { used, .. })), Some(throttle)) =
             (throttled, limits.and_then(|limits| limits.throttle.as_ref()))
         {

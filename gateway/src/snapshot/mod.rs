@@ -140,6 +140,11 @@ impl Servers {
         }
     }
 
+    /// Is this address called by one of them, in the same way?
+    pub fn have(&self, pool: &Arc<Pool>) -> bool {
+        self.servers.iter().any(|server| Arc::ptr_eq(&server.pool, pool))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.servers.len()

@@ -168,7 +168,8 @@ impl Stage {
         };
         let code = outcome.as_ref().err().and_then(|problem| problem.code).map(str::to_owned);
         let response = outcome.unwrap_or_else(|problem| Gateway::refuse(&problem, arrival, &observed, false));
-        let response = gateway.answered(arrival, response, &observed).await;
+        let response = gateway.answered(arrival, response, &observed);
+        let response = gateway.metered(response, &observed).await;
         Seen { status: response.status().as_u16(), code }
     }
 
@@ -181,7 +182,10 @@ impl Stage {
     ) -> Result<Response<Body>, Problem> {
         let asked = match self.gateway.asked(arrival, segments, observed).await {
             Ok(asked) => asked,
-            Err(answer) => return Ok(answer),
+            Err(answer) => {
+                self.gateway.account_for_no_call(arrival, observed).await?;
+                return Ok(answer);
+            }
         };
         let call = self.gateway.admitted(&asked, observed).await?;
         let carries_body = rest::takes_body(&call.parts.method) && !body.is_empty();
