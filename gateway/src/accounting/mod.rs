@@ -29,7 +29,7 @@ use crate::{
     identity::Identity,
     settings::{FailMode, Settings},
     store::{
-        Change, Collection, Counter, Moment, Reading, Store, StoreError, Taken,
+        Change, Collection, Counter, Moment, Reading, Span, Store, StoreError, Taken,
         fresh::{CACHE_LIFE, Fresh},
         tiers::{in_force, next_change},
     },
@@ -270,17 +270,19 @@ impl Accounts {
             None => None,
         };
         let rules = self.unless_closed(self.rules().await)?;
-        let asked = Asked::new(limits.as_deref(), &rules, facts, length);
-        if asked.measures.is_empty() {
-            return Ok(Admitted::default());
-        }
         let queue = limits.as_ref().and_then(|limits| limits.tier.queue);
         let deadline = queue.map(|queue| tokio::time::Instant::now() + queue);
         loop {
+            // Anew each time: days and months may end meanwhile.
+            let asked = Asked::new(limits.as_deref(), &rules, facts, length);
+            if asked.measures.is_empty() {
+                return Ok(Admitted::default());
+            }
             let taken = self.store.take(&asked.counters()).await.map_err(Refused::Away)?;
             let outcome = asked.outcome(&taken, limits.as_deref());
-            // A tier may let requests wait for their turn.
+            // A tier may let requests wait for their turn in its windows.
             if let (Err(Refused::Limit { kind: Kind::Tier(_), shown }), Some(deadline)) = (&outcome, deadline)
+                && taken.refused.is_some_and(|index| asked.is_window(index))
                 && tokio::time::Instant::now() + shown.resets_in <= deadline
             {
                 tokio::time::sleep(shown.resets_in).await;
@@ -340,6 +342,11 @@ impl Asked {
             measures.extend(tier.bandwidth.as_ref().map(bytes));
         }
         Self { measures, shows_first }
+    }
+
+    /// Is it one that slides on?
+    fn is_window(&self, index: usize) -> bool {
+        self.measures.get(index).is_some_and(|(_, counter)| matches!(counter.span, Span::Sliding(_)))
     }
 
     fn counters(&self) -> SmallVec<[Counter; 6]> {

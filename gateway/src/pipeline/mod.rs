@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::accounting::{Accounts, Admission, Facts, Shown};
+use crate::accounting::{Accounts, Admission, Facts};
 use crate::client::{CallerName, ClientAddress, RequestId, Scheme};
 use crate::identity::{self, Denied, Identity, Principal};
 use crate::platform::SECURITY_SETTINGS;
@@ -46,6 +46,7 @@ mod scrape;
 mod transform;
 mod validate;
 
+use account::Told;
 pub use body::Body;
 use call::Call;
 pub use call::RetryBudget;
@@ -111,7 +112,7 @@ struct Observed {
     /// Attempts after the first.
     retries: u32,
     /// How the limit stands that the client is told of.
-    limit: Option<Shown>,
+    limit: Option<Told>,
 }
 
 /// What a request asks for, and who asks.
@@ -180,7 +181,7 @@ impl Gateway {
         }
         self.add_headers(&mut response, arrival.id);
         if let Some(limit) = &observed.limit {
-            account::show(limit, response.headers_mut());
+            limit.show(response.headers_mut());
         }
         self.observe(arrival, &response, observed);
         self.book(arrival.parts, response, observed).await
@@ -249,7 +250,10 @@ impl Gateway {
             }
             ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
             ["platform", ..] => Ok(self.platform(arrival, body, observed).await),
-            _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
+            _ => {
+                self.account_for_no_call(arrival, observed).await?;
+                Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found"))
+            }
         }
     }
 
@@ -296,7 +300,7 @@ impl Gateway {
                 let call = self.admitted(&asked, observed).await?;
                 self.call(call, body, observed).await
             }
-            Err(answer) => Ok(answer),
+            Err(answer) => answer,
         }
     }
 
@@ -307,13 +311,14 @@ impl Gateway {
         arrival: Arrival<'a>,
         segments: &'a Segments<'_>,
         observed: &mut Observed,
-    ) -> Result<Asked<'a>, Response<Body>> {
+    ) -> Result<Asked<'a>, Result<Response<Body>, Problem>> {
         let parts = arrival.parts;
-        if parts.method == Method::OPTIONS {
-            return Err(self.preflight(parts, segments));
-        }
         let Some(method) = rest::endpoint_method(&parts.method) else {
-            return Err(respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+            let counted = self.account_for_no_call(arrival, observed).await;
+            return Err(counted.map(|()| match parts.method {
+                Method::OPTIONS => self.preflight(parts, segments),
+                _ => respond::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+            }));
         };
         let caller = self.caller(&parts.headers).await;
         let known = caller.as_ref().and_then(|caller| caller.as_ref().ok());

@@ -106,13 +106,13 @@ pub fn upstream_request(
             headers.append(name, value.clone());
         }
     }
+    // Only of what passes.
+    let swapped = api.api.headers.authorization_from.as_ref().and_then(|name| headers.get(name)).cloned();
     if let Some(transform) = transform {
         change_headers(&transform.headers, &mut headers);
     }
-    if let Some(value) = api.api.headers.authorization_from.as_ref().and_then(|name| parts.headers.get(name))
-        && !value.is_empty()
-    {
-        headers.insert(AUTHORIZATION, value.clone());
+    if let Some(value) = swapped.filter(|value| !value.is_empty()) {
+        headers.insert(AUTHORIZATION, value);
     }
     headers.insert(X_REQUEST_ID, caller.request_id.clone());
     // Whatever the client sent under these names is not ours to vouch for.

@@ -1,124 +1,156 @@
 //! What is decided about requests, without sockets and upstreams.
+//!
+//! `stage` is the gateway up to its upstreams, `model` says what it should do, `cases` is what both are asked. A case that
+//! they have once disagreed about is a test of its own in `found`.
 
-use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use self::stage::{Ask, Setup, Stage};
-use crate::store::User;
+use proptest::collection::vec;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
+use self::cases::{Event, World};
+use self::model::Model;
+use self::stage::Stage;
+
+mod cases;
+mod found;
+mod model;
 mod stage;
 
-/// A user whom every limit of the user's own stops after the first call.
-fn limited(username: &str) -> User {
-    User {
-        rate_limit_duration: Some(1),
-        throttle_queue_limit: Some(1),
-        bandwidth_limit_bytes: Some(1),
-        groups: ["ALL".into()].into(),
-        ..User::new(username, &format!("{username}@example.com"), "user")
-    }
-}
+/// Requests that the model and the gateway are compared on; `DOORMAN_MODEL_REQUESTS` says otherwise.
+const REQUESTS: u64 = 100_000;
+/// Everything that must have happened among them, each in one of this many requests.
+const RARITY: u64 = 5_000;
+const MUST_HAPPEN: [&str; 41] = [
+    "API010",
+    "API011",
+    "Bandwidth limit exceeded",
+    "CRD500",
+    "GTW001",
+    "GTW003",
+    "GTW008",
+    "GTW011",
+    "GTW012",
+    "GTW014",
+    "GTW015",
+    "GTW503",
+    "RATE_LIMIT_EXCEEDED",
+    "REQ001",
+    "Rate limit exceeded",
+    "SEC010",
+    "SEC011",
+    "Throttle queue limit exceeded",
+    "Unauthorized",
+    "You are not subscribed to this resource",
+    "You do not have the correct group for this",
+    "a body is as it should be",
+    "a credit is taken",
+    "a guest with a token",
+    "a local caller skips an API's list",
+    "a local caller skips the filter",
+    "a preflight",
+    "a rule refuses",
+    "a strict preflight",
+    "a throttled call waits",
+    "a tier's quota is used up",
+    "a tier's window is used up",
+    "a wait for the tier's turn",
+    "an administrator needs no subscription",
+    "no server",
+    "sent",
+    "sent by client key",
+    "sent for HEAD",
+    "sent to an API's servers",
+    "sent to an endpoint's servers",
+    "who a proxy says",
+];
 
-fn api(name: &str, changes: serde_json::Value) -> serde_json::Value {
-    let mut spec = json!({ "name": name, "version": "v1", "protocol": "REST", "servers": ["http://up:80"],
-        "endpoints": [{ "method": "GET", "uri": "/items" }] });
-    for (member, value) in changes.as_object().unwrap() {
-        spec[member] = value.clone();
-    }
-    spec
-}
+type Hits = BTreeMap<&'static str, u64>;
 
-#[tokio::test(start_paused = true)]
-async fn users_own_limits_leave_calls_alone_that_need_no_user() {
-    let stage = Stage::new(Setup {
-        apis: vec![
-            api("open", json!({ "public": true })),
-            api("optional", json!({ "authRequired": false })),
-            api("own", json!({})),
-        ],
-        users: vec![limited("amy")],
-        subscriptions: vec![("amy".into(), vec!["own/v1".into()])],
-        ..Setup::default()
+/// Lets things happen to the gateway and to the model, and tells where they disagree.
+fn play(world: &World, events: &[Event]) -> Result<Hits, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (stage, tokens) = Stage::of(world).await;
+        let mut model = Model::new(world, &tokens);
+        for (number, event) in events.iter().enumerate() {
+            match event {
+                Event::Pass(millis) => {
+                    tokio::time::advance(Duration::from_millis(*millis)).await;
+                    model.pass(*millis);
+                }
+                Event::Set(seconds) => {
+                    stage.set_forward(*seconds);
+                    model.set_forward(*seconds);
+                }
+                Event::Ask(ask, answer) => {
+                    let ask = ask.with(&tokens);
+                    let expected = model.ask(&ask);
+                    let (seen, length) = stage.answer(&ask, *answer).await;
+                    if seen != expected {
+                        return Err(format!("event {number}:\n{seen:#?}\ninstead of\n{expected:#?}"));
+                    }
+                    model.answered(length);
+                }
+            }
+        }
+        Ok(model.hits)
     })
-    .await;
-    let amy = stage.token("amy", 60);
-    let call = async |api: &str| stage.ask(&Ask::get(&format!("/api/rest/{api}/v1/items")).bearer(&amy)).await.status;
-    for _ in 0..2 {
-        assert_eq!((call("open").await, call("optional").await), (200, 200));
+}
+
+fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+/// Compares the two on so many requests, and tells what happened.
+fn compare(seed: u64, requests: u64) -> Hits {
+    let mut bytes = [1; 16];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::XorShift, &bytes));
+    let strategy = (cases::world(), vec(cases::event(), 40..100));
+    let (asked, hits) = (Cell::new(0), RefCell::new(Hits::new()));
+    while asked.get() < requests {
+        let tree = strategy.new_tree(&mut runner).unwrap();
+        let outcome = runner.run_one(tree, |(world, events)| {
+            let happened = play(&world, &events).map_err(proptest::test_runner::TestCaseError::fail)?;
+            asked.set(asked.get() + events.iter().filter(|event| matches!(event, Event::Ask(..))).count() as u64);
+            happened.into_iter().for_each(|(what, often)| *hits.borrow_mut().entry(what).or_default() += often);
+            Ok(())
+        });
+        match outcome {
+            Ok(_) => {}
+            Err(TestError::Fail(why, (world, events))) => {
+                panic!("DOORMAN_MODEL_SEED={seed}: the gateway does not what it should\n{world:#?}\n{events:#?}\n{why}")
+            }
+            Err(TestError::Abort(why)) => panic!("DOORMAN_MODEL_SEED={seed}: {why}"),
+        }
     }
-    assert_eq!((call("own").await, call("own").await), (200, 429));
-    assert_eq!((call("open").await, call("optional").await), (200, 200));
+    hits.into_inner()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_path_too_short_for_a_version_counts_for_tiers_and_rules() {
-    let rule = |id: &str, rule_type: &str, target: &str, limit: i32| {
-        mongodb::bson::doc! { "rule_id": id, "rule_type": rule_type, "target_identifier": target,
-        "time_window": "minute", "limit": limit }
-    };
-    let stage = Stage::new(Setup { rules: vec![rule("r", "per_ip", "192.0.2.0/24", 2)], ..Setup::default() }).await;
-    let ask = Ask::get("/api/rest/open").from("192.0.2.1");
-    let seen = [stage.ask(&ask).await.status, stage.ask(&ask).await.status, stage.ask(&ask).await.status];
-    assert_eq!(seen, [404, 404, 429]);
-
-    let tier = mongodb::bson::doc! { "tier_id": "free", "is_default": true, "limits": { "requests_per_minute": 1 } };
-    let stage = Stage::new(Setup { users: vec![limited("amy")], tiers: vec![tier], ..Setup::default() }).await;
-    let ask = Ask::get("/api/rest/open").bearer(&stage.token("amy", 60));
-    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [404, 429]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn ipv4_networks_in_ipv6_clothes_match_in_an_apis_lists_and_in_rules() {
-    let rule = mongodb::bson::doc! { "rule_id": "r", "rule_type": "per_ip", "target_identifier": "::ffff:192.0.2.0/120",
-    "time_window": "minute", "limit": 1 };
-    let lists = |mode: &str, list: &str| json!({ "public": true, "access": { "ip": { "mode": mode, list: ["::ffff:10.0.0.0/104"] } } });
-    let stage = Stage::new(Setup {
-        apis: vec![
-            api("denied", lists("AllowAll", "deny")),
-            api("allowed", lists("Whitelist", "allow")),
-            api("open", json!({ "public": true })),
-        ],
-        rules: vec![rule],
-        ..Setup::default()
-    })
-    .await;
-    let call = async |api: &str, from: &str| {
-        let answer = stage.ask(&Ask::get(&format!("/api/rest/{api}/v1/items")).from(from)).await;
-        (answer.status, answer.code)
-    };
-    let refused = |code: &str| (403, Some(code.to_owned()));
-    for from in ["10.1.2.3", "::ffff:10.1.2.3"] {
-        assert_eq!(call("denied", from).await, refused("API011"), "{from}");
-        assert_eq!(call("allowed", from).await, (200, None), "{from}");
-    }
-    assert_eq!(call("denied", "11.0.0.1").await, (200, None));
-    assert_eq!(call("allowed", "11.0.0.1").await, refused("API010"));
-    assert_eq!(call("open", "192.0.2.1").await, (200, None));
-    assert_eq!(call("open", "::ffff:192.0.2.1").await, (429, Some("RATE_LIMIT_EXCEEDED".to_owned())));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_that_would_wait_too_long_is_counted_nowhere() {
-    let amy = User {
-        throttle_duration: Some(1),
-        throttle_duration_type: Some("hour".into()),
-        throttle_wait_duration: Some(61),
-        throttle_queue_limit: Some(10),
-        rate_limit_duration: Some(2),
-        rate_limit_duration_type: Some("day".into()),
-        ..limited("amy")
-    };
-    let amy = User { bandwidth_limit_bytes: None, ..amy };
-    let stage = Stage::new(Setup {
-        apis: vec![api("own", json!({}))],
-        users: vec![amy],
-        subscriptions: vec![("amy".into(), vec!["own/v1".into()])],
-        ..Setup::default()
-    })
-    .await;
-    let ask = Ask::get("/api/rest/own/v1/items").bearer(&stage.token("amy", 86_400));
-    let codes = [stage.ask(&ask).await.code, stage.ask(&ask).await.code, stage.ask(&ask).await.code];
-    let refused = Some("Throttle queue limit exceeded".to_owned());
-    assert_eq!(codes, [None, refused.clone(), refused]);
-    tokio::time::advance(std::time::Duration::from_secs(3_700)).await;
-    assert_eq!(stage.ask(&ask).await.code, None, "the rate still has the place that the refused calls didn't take");
+#[test]
+fn the_gateway_decides_as_the_model_does() {
+    let requests = variable("DOORMAN_MODEL_REQUESTS", REQUESTS);
+    let seed = variable("DOORMAN_MODEL_SEED", 1);
+    let threads = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
+    let mut all = Hits::new();
+    std::thread::scope(|scope| {
+        let share = requests.div_ceil(threads);
+        let start = |number| {
+            // Strategies of so many parts are large.
+            let thread = std::thread::Builder::new().stack_size(64 << 20);
+            thread.spawn_scoped(scope, move || compare(seed + (number << 32), share)).unwrap()
+        };
+        let running: Vec<_> = (0..threads).map(start).collect();
+        for happened in running.into_iter().map(|thread| thread.join().unwrap()) {
+            happened.into_iter().for_each(|(what, often)| *all.entry(what).or_default() += often);
+        }
+    });
+    let rare: Vec<_> =
+        MUST_HAPPEN.iter().filter(|what| all.get(*what).is_none_or(|often| often * RARITY < requests)).collect();
+    assert!(rare.is_empty(), "these hardly happened: {rare:?} of {all:#?}");
 }
