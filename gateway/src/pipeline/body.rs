@@ -10,6 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use smallvec::SmallVec;
 
+use super::compress::Compressed;
 use super::patience::Patient;
 use crate::store::Store;
 use crate::upstream::ResponseBody;
@@ -27,6 +28,8 @@ pub enum Body {
     Framed(Box<Framed>),
     /// From the management API.
     Platform(axum::body::Body),
+    /// One of the others as gzip.
+    Compressed(Box<Compressed>),
     /// One of unknown length whose bytes count against a limit.
     Metered(Box<Metered>),
 }
@@ -74,6 +77,7 @@ impl HttpBody for Body {
             Self::Patient(body) => Pin::new(body).poll_frame(cx),
             Self::Framed(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Compressed(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Metered(metered) => {
                 let polled = Pin::new(&mut metered.body).poll_frame(cx);
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
@@ -91,6 +95,7 @@ impl HttpBody for Body {
             Self::Patient(body) => body.is_end_stream(),
             Self::Framed(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
+            Self::Compressed(body) => body.is_end_stream(),
             Self::Metered(metered) => metered.body.is_end_stream(),
         }
     }
@@ -102,6 +107,7 @@ impl HttpBody for Body {
             Self::Patient(body) => body.size_hint(),
             Self::Framed(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
+            Self::Compressed(body) => body.size_hint(),
             Self::Metered(metered) => metered.body.size_hint(),
         }
     }

@@ -1,7 +1,7 @@
 //! A request's way through the gateway, in order, on one screen.
 //!
 //! parse -> identify -> find -> admit (address, subscription, group, role) -> account (tier, rules, rate, throttle,
-//! bandwidth) -> validate -> transform -> charge -> call -> transform -> respond. Each stage either passes the request on or
+//! bandwidth) -> validate -> transform -> charge -> call -> transform -> respond -> compress. Each stage either passes the request on or
 //! ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer carries and observes the outcome.
 //!
 //! A request that is not let in is accounted for all the same: a tier counts every request of its user, and its refusal
@@ -39,6 +39,7 @@ use crate::telemetry::traffic::{Protocol, Traffic};
 mod account;
 mod body;
 mod call;
+mod compress;
 mod cors;
 mod patience;
 mod respond;
@@ -49,6 +50,7 @@ mod validate;
 pub use body::Body;
 use call::Call;
 pub use call::RetryBudget;
+pub use compress::{Gzip, LeftAlone};
 
 /// Everything requests are handled with.
 pub struct Gateway {
@@ -74,6 +76,8 @@ pub struct Gateway {
     pub traffic: Arc<Traffic>,
     /// Whether clients are asked to go elsewhere.
     pub draining: AtomicBool,
+    /// Compresses answers, where the settings say so.
+    pub gzip: Option<Arc<Gzip>>,
 }
 
 /// Where a request came from.
@@ -183,6 +187,7 @@ impl Gateway {
             account::show(limit, response.headers_mut());
         }
         self.observe(arrival, &response, observed);
+        let response = compress::compress(self.gzip.as_ref(), arrival.parts, response);
         self.book(arrival.parts, response, observed).await
     }
 

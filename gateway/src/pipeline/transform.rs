@@ -26,7 +26,7 @@ use crate::upstream::{ResponseBody, UpstreamError};
 /// eight times what a request may hold unless that was raised.
 const MAX_CHANGED: usize = 8 << 20;
 /// Fields that are about the bytes of a body.
-const OF_BYTES: [HeaderName; 4] = [
+pub(super) const OF_BYTES: [HeaderName; 4] = [
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("content-digest"),
