@@ -6,6 +6,7 @@ pub mod client;
 pub mod crypt;
 pub mod definitions;
 pub mod dump;
+pub mod folder;
 pub mod identity;
 pub mod listen;
 pub mod networks;

@@ -68,9 +68,9 @@ pub struct Api {
     /// How its `https` servers are called, where that differs from the usual.
     pub tls: Option<UpstreamTls>,
     /// What is changed of requests.
-    pub request_transform: Option<RequestTransform>,
+    pub request_transform: Option<Box<RequestTransform>>,
     /// What is changed of answers.
-    pub response_transform: Option<ResponseTransform>,
+    pub response_transform: Option<Box<ResponseTransform>>,
     /// Whether JSON answers are wrapped.
     pub envelope: bool,
 }
@@ -328,8 +328,8 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         breaker,
         credits,
         tls,
-        request_transform,
-        response_transform,
+        request_transform: request_transform.map(Box::new),
+        response_transform: response_transform.map(Box::new),
         envelope: spec.envelope.unwrap_or(false),
     })
 }
@@ -435,11 +435,11 @@ fn endpoint(field: &str, spec: &EndpointSpec, errors: &mut Vec<FieldError>) -> O
 
 /// What a path matches, whatever its parameters are called.
 fn shape(path: &PathTemplate) -> Vec<Option<String>> {
-    let part = |segment: &Segment| match segment {
-        Segment::Literal(text) => Some(text.clone()),
+    let part = |segment| match segment {
+        Segment::Literal(text) => Some(text.to_owned()),
         Segment::Parameter(_) => None,
     };
-    path.segments().iter().map(part).collect()
+    path.segments().map(part).collect()
 }
 
 fn headers(spec: &DoormanApiSpec, errors: &mut Vec<FieldError>) -> Headers {

@@ -4,25 +4,26 @@
 //! object of ours is named in the log and left out; a file that can't be parsed keeps what it last held, so that a
 //! half-written edit takes nothing down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use doorman_crds::revision::Rejection;
 use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole, GROUP};
 use kube::ResourceExt;
-use notify::{RecursiveMode, Watcher};
+use notify::RecursiveMode;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{Definitions, ObjectId, Secret};
+use crate::folder::Watch;
 
-/// Quiet time after a change before the folder is read: editors write in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often the folder is looked at even without a notice; mounted volumes don't always send one.
-const RESCAN: Duration = Duration::from_secs(5);
+/// Two changes that are closer together than this may carry the same time.
+const TICK: i64 = 2;
 
 /// The folder can't be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +42,24 @@ pub struct Directory {
 
 #[derive(Debug, Default)]
 struct File {
+    /// `None`: it must be read to know whether it has changed.
+    stamp: Option<Stamp>,
     fingerprint: u64,
     objects: Vec<Object>,
     problems: Vec<Rejection>,
+}
+
+/// What is another as soon as a file is: device, inode, length, time of the last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp([u64; 3], [i64; 2]);
+
+impl Stamp {
+    /// `None` for a file that has just been changed: if it changes again, that may not show.
+    fn of(file: &Metadata, now: SystemTime) -> Option<Self> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let is_past = i64::try_from(now).is_ok_and(|now| file.ctime() + TICK < now);
+        is_past.then(|| Self([file.dev(), file.ino(), file.len()], [file.ctime(), file.ctime_nsec()]))
+    }
 }
 
 #[derive(Debug)]
@@ -74,28 +90,32 @@ impl Directory {
     /// # Errors
     /// [`FolderError`] when the folder itself can't be listed; single files never fail the read.
     pub fn read(&mut self) -> Result<Option<Definitions>, FolderError> {
-        let mut found = Vec::new();
+        let mut found = BTreeSet::new();
         list(&self.root, &mut found).map_err(|source| FolderError { path: self.root.clone(), source })?;
         let mut changed = self.files.keys().any(|path| !found.contains(path));
         self.files.retain(|path, _| found.contains(path));
         for path in found {
+            let stamp = std::fs::metadata(&path).ok().and_then(|file| Stamp::of(&file, SystemTime::now()));
+            if stamp.is_some() && self.files.get(&path).is_some_and(|file| file.stamp == stamp) {
+                continue;
+            }
             let shown = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
             let text = std::fs::read_to_string(&path);
             let mut hasher = DefaultHasher::new();
             text.as_ref().map_err(ToString::to_string).hash(&mut hasher);
             let fingerprint = hasher.finish();
-            let before = self.files.get(&path);
-            if before.is_some_and(|file| file.fingerprint == fingerprint) {
+            if let Some(file) = self.files.get_mut(&path).filter(|file| file.fingerprint == fingerprint) {
+                file.stamp = stamp;
                 continue;
             }
             changed = true;
             let file = match text.map_err(|error| error.to_string()).and_then(|text| parse(&shown, &text)) {
-                Ok((objects, problems)) => File { fingerprint, objects, problems },
+                Ok((objects, problems)) => File { stamp, fingerprint, objects, problems },
                 Err(message) => {
                     let objects = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
                     let kept = if objects.is_empty() { "" } else { "; what it held before stays served" };
                     let problem = rejection("File", &shown, &format!("{message}{kept}"));
-                    File { fingerprint, objects, problems: vec![problem] }
+                    File { stamp, fingerprint, objects, problems: vec![problem] }
                 }
             };
             self.files.insert(path, file);
@@ -140,23 +160,19 @@ impl Directory {
 
     /// Follows the folder until the receiver is gone.
     pub async fn follow(mut self, publish: watch::Sender<Arc<Definitions>>) {
-        let (notice, mut notices) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            // One pending notice is enough: the whole folder is looked at.
-            let _ = notice.try_send(());
-        })
-        .and_then(|mut watcher| watcher.watch(&self.root, RecursiveMode::Recursive).map(|()| watcher));
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "no change notices for the manifest folder; it is read every {RESCAN:?}");
-        }
+        let mut folder = Watch::new(&self.root, RecursiveMode::Recursive, "the manifests");
         loop {
             tokio::select! {
                 () = publish.closed() => return,
-                _ = notices.recv(), if watcher.is_ok() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(RESCAN) => {}
+                () = folder.changed() => {}
             }
-            while notices.try_recv().is_ok() {}
-            match self.read() {
+            let look = tokio::task::spawn_blocking(move || {
+                let outcome = self.read();
+                (self, outcome)
+            });
+            let Ok((directory, outcome)) = look.await else { return };
+            self = directory;
+            match outcome {
                 Ok(Some(definitions)) => {
                     publish.send_replace(Arc::new(definitions));
                 }
@@ -167,10 +183,9 @@ impl Directory {
     }
 }
 
-fn list(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let mut entries: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
+fn list(folder: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
         // Editors' swap files and the `..data` links of mounted volumes.
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
@@ -179,7 +194,7 @@ fn list(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         if path.is_dir() {
             list(&path, found)?;
         } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
-            found.push(path);
+            found.insert(path);
         }
     }
     Ok(())
@@ -234,6 +249,8 @@ fn object(file: &str, value: serde_yaml::Value) -> Result<Option<Object>, String
     match kind.as_str() {
         "DoormanApi" => {
             let mut api: DoormanApi = typed(value)?;
+            // There may be many objects, and they stay.
+            api.spec.endpoints.iter_mut().for_each(Vec::shrink_to_fit);
             let id = identify(file, &kind, &mut api.metadata, generation)?;
             Ok(Some(Object::Api(id, Arc::new(api))))
         }
@@ -272,6 +289,8 @@ fn identify(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const GOOD: &str = "apiVersion: doorman.dev/v1alpha1\nkind: DoormanApi\nmetadata: {name: NAME}\nspec: {name: NAME, version: v1, protocol: REST, public: true}\n";
@@ -337,6 +356,26 @@ mod tests {
         assert_eq!((names(&definitions), definitions.unreadable.len()), (vec!["b"], 0));
         std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
         assert_eq!(names(&directory.read().unwrap().unwrap()), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_file_is_not_read_again_as_long_as_nothing_can_have_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let stamp = |later: Duration| {
+            let file = std::fs::metadata(folder.path().join("a.yaml")).unwrap();
+            Stamp::of(&file, SystemTime::now() + later)
+        };
+        write(folder.path(), "a.yaml", GOOD);
+        let later = Duration::from_secs(60);
+        assert_eq!(stamp(Duration::ZERO), None, "it was changed just now");
+        assert!(stamp(later).is_some_and(|known| stamp(later) == Some(known)));
+        let known = stamp(later);
+        write(folder.path(), "a.yaml", "---\n");
+        assert_ne!(stamp(later), known);
+        let known = stamp(later);
+        write(folder.path(), "b.yaml", "---\n");
+        std::fs::rename(folder.path().join("b.yaml"), folder.path().join("a.yaml")).unwrap();
+        assert_ne!(stamp(later), known, "another file of the same length");
     }
 
     #[tokio::test]

@@ -326,8 +326,7 @@ fn choose<'a>(
     routed: Option<&'a Servers>,
     rules: Option<BreakerRules>,
 ) -> Result<(&'a Server, Option<Leave>), Problem> {
-    let own = call.endpoint.servers();
-    let servers: &Servers = routed.unwrap_or(if own.is_empty() { &call.api.servers } else { own });
+    let servers = routed.or(call.endpoint.servers()).unwrap_or(&call.api.servers);
     for _ in 0..servers.len() {
         let Some(server) = servers.next() else { break };
         if rules.is_none() {

@@ -14,6 +14,7 @@ use doorman_crds::verdict::{self, Refusal};
 use doorman_crds::{DoormanApi, FieldError, api, role, selection};
 use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use smallvec::SmallVec;
 
 use crate::definitions::documents::is_stored;
 use crate::definitions::{Definitions, Origin, Secret};
@@ -29,7 +30,7 @@ pub use paths::{Match, Paths};
 /// One consistent state of everything that decides about requests.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    apis: HashMap<Box<str>, Vec<Version>>,
+    apis: HashMap<Box<str>, SmallVec<[Version; 1]>>,
     /// Objects that define what an older one defines already.
     shadowed: Vec<Arc<DoormanApi>>,
     /// The roles that are defined.
@@ -83,7 +84,7 @@ pub enum Entry {
 /// An API ready to be called.
 #[derive(Debug)]
 pub struct CompiledApi {
-    /// Its definition.
+    /// Its definition, but for what is compiled of it: the endpoints and the servers.
     pub api: Api,
     /// `name/version`, as metrics and logs show it.
     pub label: Box<str>,
@@ -382,12 +383,13 @@ fn compile_api(
     if secrets.definitions.secrets.is_none() {
         parsed = parsed.and_then(api::without_secrets);
     }
-    let api = parsed.map_err(Arc::from)?;
+    let mut api = parsed.map_err(Arc::from)?;
     let tls = api.tls.as_ref().map(|tls| Tls::new(tls, |name| secrets.find(name))).transpose();
     let tls = tls.map_err(Arc::from)?.map(Arc::new);
-    let servers = Servers::compile(&api.servers, pools, tls.as_ref());
+    let compiled = |addresses: &[_]| Servers::compile(addresses, pools, tls.as_ref());
+    let servers = compiled(&std::mem::take(&mut api.servers));
     let label: Box<str> = api.key.to_string().into();
-    let paths = Paths::compile(&label, &api.endpoints, |own| Servers::compile(own, pools, tls.as_ref()));
+    let paths = Paths::compile(&label, std::mem::take(&mut api.endpoints), compiled);
     let counter = counters.of(&label);
     Ok(Arc::new(CompiledApi { api, label, paths, servers, counter }))
 }

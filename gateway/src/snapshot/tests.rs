@@ -162,3 +162,69 @@ fn defined_roles_are_in_the_snapshot_with_their_origin() {
     assert!(ops.role.permissions.contains(doorman_crds::role::Permission::ViewLogs));
     assert_eq!((ops.origin.owner.to_string(), ops.origin.generation), ("manifest roles.yaml".to_owned(), 1));
 }
+
+#[test]
+fn temporary_sizes() {
+    use std::mem::size_of;
+    macro_rules! show { ($($t:ty),*) => { $( println!("{:>6} {}", size_of::<$t>(), stringify!($t)); )* } }
+    show!(
+        DoormanApi,
+        doorman_crds::DoormanApiSpec,
+        ObjectMeta,
+        doorman_crds::api::EndpointSpec,
+        doorman_crds::api::Api,
+        doorman_crds::api::Endpoint,
+        doorman_crds::api::Cors,
+        doorman_crds::api::Access,
+        doorman_crds::api::Headers,
+        doorman_crds::api::RequestTransform,
+        doorman_crds::api::ResponseTransform,
+        doorman_crds::api::UpstreamAddress,
+        doorman_crds::api::Timeouts,
+        doorman_crds::api::UpstreamTls,
+        CompiledApi,
+        Server,
+        Servers,
+        Version,
+        Entry,
+        Definition,
+        ObjectKey,
+        Compiled,
+        ObjectHash,
+        Paths
+    );
+    paths::temporary_sizes();
+    let rss = || {
+        let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let line = text.lines().find(|line| line.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let count = 10_000;
+    for file in 0..count / 100 {
+        let mut text = String::new();
+        for n in 0..100 {
+            let name = format!("api-{:05}", file * 100 + n);
+            let mut endpoints: Vec<_> =
+                [100, 10_240].iter().map(|size| json!({"method": "GET", "uri": format!("/bytes/{size}")})).collect();
+            endpoints.extend((0..8).map(|n| json!({"method": "GET", "uri": format!("/items/{n}/{{id}}")})));
+            let object = json!({"apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanApi", "metadata": {"name": format!("{name}-v1")},
+                "spec": {"name": name, "version": "v1", "protocol": "REST", "public": true, "servers": ["http://127.0.0.1:7000"], "endpoints": endpoints}});
+            text.push_str(&object.to_string());
+            text.push_str("\n---\n");
+        }
+        std::fs::write(folder.path().join(format!("apis-{file:05}.yaml")), text).unwrap();
+    }
+    let start = rss();
+    let mut directory = crate::definitions::directory::Directory::new(folder.path());
+    let definitions = directory.read().unwrap().unwrap();
+    let read = rss();
+    let mut compiler = compiler();
+    let snapshot = compiler.compile(&definitions);
+    let compiled = rss();
+    println!("read {} B an API, compiled {} B", (read - start) * 1024 / count, (compiled - read) * 1024 / count);
+    let at = std::time::Instant::now();
+    directory.read().unwrap();
+    println!("looked again {:?}", at.elapsed());
+    assert_eq!(snapshot.served, 10_000);
+}
