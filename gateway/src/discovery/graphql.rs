@@ -39,6 +39,7 @@ pub struct Schema {
 
 /// Names of types that operations start from; null: there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GraphQlOperationTypes)]
 pub struct OperationTypes {
     /// Of queries.
     pub query: Option<String>,
@@ -50,6 +51,7 @@ pub struct OperationTypes {
 
 /// A type in short.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GraphQlType)]
 pub struct Type {
     /// Its name.
     pub name: String,
@@ -63,6 +65,7 @@ pub struct Type {
 
 /// A field of a type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GraphQlField)]
 pub struct Field {
     /// Its name.
     pub name: String,

@@ -148,9 +148,7 @@ impl<D: Document> Documents<D> {
         if let Some(document) = self.known(api, place) {
             return Ok((document, true));
         }
-        let key = Self::key(api, place);
-        let load = || async { Ok((Arc::downgrade(api), Arc::new(self.source.document(api, place).await?))) };
-        let (of, document) = self.known.get_or_load(&key, load).await?;
+        let (of, document) = self.load(&Self::key(api, place), api, place).await?;
         if is_of(&of, api) {
             return Ok((document, false));
         }
@@ -165,8 +163,12 @@ impl<D: Document> Documents<D> {
     pub async fn refresh(&self, api: &Arc<CompiledApi>, place: &Place) -> Result<Arc<D>, DiscoveryError> {
         let key = Self::key(api, place);
         self.known.forget(&key);
+        self.load(&key, api, place).await.map(|(_, document)| document)
+    }
+
+    async fn load(&self, key: &str, api: &Arc<CompiledApi>, place: &Place) -> Result<Known<D>, DiscoveryError> {
         let load = || async { Ok((Arc::downgrade(api), Arc::new(self.source.document(api, place).await?))) };
-        self.known.get_or_load(&key, load).await.map(|(_, document)| document)
+        self.known.get_or_load(key, load).await
     }
 }
 

@@ -28,6 +28,7 @@ const JSON: &str = "application/json";
 
 /// What a document describes, as clients read it.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenApiParsed)]
 pub struct Parsed {
     /// Of the API.
     pub title: String,
@@ -41,6 +42,7 @@ pub struct Parsed {
 
 /// One method on one path.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenApiOperation)]
 pub struct Operation {
     /// The path.
     pub endpoint_uri: String,
@@ -60,6 +62,7 @@ pub struct Operation {
 
 /// A parameter of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenApiParameter)]
 pub struct Parameter {
     /// Its name.
     pub name: String,
@@ -75,6 +78,7 @@ pub struct Parameter {
 
 /// A body that an operation takes.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenApiRequestBody)]
 pub struct RequestBody {
     /// JSON where that is among several.
     pub content_type: String,
@@ -84,6 +88,7 @@ pub struct RequestBody {
 
 /// An answer of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenApiResponse)]
 pub struct Response {
     /// When it comes.
     pub description: String,

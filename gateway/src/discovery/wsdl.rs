@@ -30,6 +30,7 @@ const ENTITIES: &str = "DTDs and entities are not allowed";
 
 /// What a WSDL describes, as clients read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WsdlParsed)]
 pub struct Parsed {
     /// Of the first service.
     pub service_name: String,
@@ -46,6 +47,7 @@ pub struct Parsed {
 
 /// Something that a service does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WsdlOperation)]
 pub struct Operation {
     /// Its name.
     pub name: String,

@@ -6,25 +6,25 @@ use http::StatusCode;
 use mongodb::bson::{Bson, Document, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal, bad_because, refused},
+    answer::{Answer, Message, Refusal, refused},
     definitions::{
-        Adoption, Place, adopt as adopt_object, must_fit, not_written, release as release_object, until_served,
+        Adoption, Place, adopt as adopt_object, must_fit, must_weigh, not_written, release as release_object,
+        until_served,
     },
     known::{self, Known, called},
-    request::{Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent, invalid_as},
+    request::{ApiPath, Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent, invalid_as},
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::{
     definitions::{
         documents::check_transforms,
         fields::{self, Members},
-        weights::weights,
     },
     identity::Denied,
     problem::Problem,
@@ -36,6 +36,8 @@ const NOT_SIGNED_IN: &str = "API_AUTH";
 const NO_CREATE: (&str, &str) = ("API007", "You do not have permission to create APIs");
 const NO_UPDATE: (&str, &str) = ("API008", "You do not have permission to update APIs");
 const NO_DELETE: (&str, &str) = ("API008", "You do not have permission to delete APIs");
+/// Weights that don't fit the servers.
+const WEIGHTS: (Collection, &str) = (Collection::Apis, "API014");
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default()
@@ -204,25 +206,9 @@ struct Apis {
     total: u64,
 }
 
-/// Which API.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Path)]
-struct Key {
-    /// The API's name.
-    api_name: String,
-    /// Its version.
-    api_version: String,
-}
-
 /// There is no such API.
 fn unknown() -> Refusal {
     refused(StatusCode::BAD_REQUEST, "API003", "API does not exist for the requested name and version")
-}
-
-impl From<Key> for ApiKey {
-    fn from(Key { api_name, api_version }: Key) -> Self {
-        Self { name: api_name, version: api_version }
-    }
 }
 
 /// A public API has nobody to charge.
@@ -234,11 +220,6 @@ fn charged_to_nobody() -> Refusal {
 fn must_have_payers(spec: &DoormanApiSpec) -> Result<(), Refusal> {
     let is_charged = spec.public == Some(true) && spec.credits.as_ref().is_some_and(|credits| credits.enabled);
     if is_charged { Err(charged_to_nobody()) } else { Ok(()) }
-}
-
-/// Refuses weights that don't fit the servers, as both will be.
-fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
-    weights(Collection::Apis, stored, given).map(drop).map_err(|problem| bad_because("API014", problem))
 }
 
 /// Adds an API. One of this name and version that exists is left as it is, which is no failure.
@@ -255,7 +236,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     }
     let members = given(&new);
     check_transforms(&members).map_err(invalid_as)?;
-    must_weigh(&Members::new(), &plain_document(&members))?;
+    must_weigh(WEIGHTS, &Members::new(), &plain_document(&members))?;
     let exists = || Answer::message("API already exists");
     let key = ApiKey { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
     let place = known::place(&platform, &key)?;
@@ -316,25 +297,29 @@ async fn list(
 }
 
 /// Reads an API.
-#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(ApiPath),
     responses((status = 200, description = "The API.", body = Value)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 API003"]))))]
-async fn read(State(platform): State<Platform>, At(key): At<Key>, _caller: Caller) -> Result<Answer, Refusal> {
+async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, _caller: Caller) -> Result<Answer, Refusal> {
     let found = Known::find(&platform, &key.into()).await?;
     Ok(Answer::data(found.ok_or_else(unknown)?.shown()))
 }
 
 /// Changes an API; the next call sees it.
-#[utoipa::path(put, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
+#[utoipa::path(put, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(ApiPath),
     request_body = ApiUpdate, responses((status = 200, description = "The API was changed.", body = Message)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "400 API014", "403 API008",
         "409 DEF409", "503 DEF503", "504 DEF504"]))))]
-async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<ApiUpdate>) -> Result<Answer, Refusal> {
+async fn update(
+    State(platform): State<Platform>,
+    At(key): At<ApiPath>,
+    sent: Sent<ApiUpdate>,
+) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
-    let path = format!("/{}/{}", key.api_name, key.api_version);
     let key = ApiKey::from(key);
+    let path = format!("/{}/{}", key.name, key.version);
     let place = known::place(&platform, &key)?;
     if update.api_name.as_ref().is_some_and(|name| name.0 != key.name)
         || update.api_version.as_ref().is_some_and(|version| version.0 != key.version)
@@ -348,7 +333,7 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     if let Place::Cluster(writer, object) = place {
         let members = plain_document(&members);
         let change = |spec: &mut DoormanApiSpec| {
-            must_weigh(&fields::api(spec, ""), &members)?;
+            must_weigh(WEIGHTS, &fields::api(spec, ""), &members)?;
             must_fit(&fields::set(spec, &members))?;
             must_have_payers(spec)?;
             if members.is_empty() { Err(no_data()) } else { Ok(true) }
@@ -363,7 +348,7 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
     if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
         return Err(charged_to_nobody());
     }
-    must_weigh(&plain_document(&stored), &plain_document(&members))?;
+    must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(no_data());
     }
@@ -375,11 +360,11 @@ async fn update(State(platform): State<Platform>, At(key): At<Key>, sent: Sent<A
 }
 
 /// Deletes an API; subscriptions stay for one of the same name and version, and so do stored endpoints.
-#[utoipa::path(delete, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(Key),
+#[utoipa::path(delete, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(ApiPath),
     responses((status = 200, description = "The API was deleted.", body = Message)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
-async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn delete(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DELETE).await?;
     let key = ApiKey::from(key);
     let mut was_there = false;
@@ -402,13 +387,13 @@ async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Call
 }
 
 /// Takes over an API that somebody else defines in the cluster: from then on it is changed here.
-#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/adopt", tag = "APIs", params(Key),
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/adopt", tag = "APIs", params(ApiPath),
     request_body = Option<Adoption>, responses((status = 200, description = "It is the platform's.", body = Message)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn adopt(
     State(platform): State<Platform>,
-    At(key): At<Key>,
+    At(key): At<ApiPath>,
     MaybeSent(sent): MaybeSent<Adoption>,
 ) -> Result<Answer, Refusal> {
     let Sent { caller, body: adoption } = sent;
@@ -421,11 +406,11 @@ async fn adopt(
 }
 
 /// Gives an API of the platform away: from then on it is whose manifest is applied next, and not changed here.
-#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/release", tag = "APIs", params(Key),
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/release", tag = "APIs", params(ApiPath),
     responses((status = 200, description = "It is not the platform's any more.", body = Message)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 API003", "403 API008", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
-async fn release(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn release(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_UPDATE).await?;
     let key = ApiKey::from(key);
     Known::find(&platform, &key).await?.ok_or_else(unknown)?;

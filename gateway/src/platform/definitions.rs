@@ -4,14 +4,20 @@ use http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Platform, answer::Refusal, wire::Flag};
+use super::{
+    Platform,
+    answer::{Refusal, bad_because},
+    wire::Flag,
+};
 use crate::{
     definitions::{
         Origin, Owner,
-        fields::Misfit,
+        fields::{Members, Misfit},
+        weights::weights,
         writer::{Definition, WriteError, Writer, Writing},
     },
     problem::Problem,
+    store::Collection,
 };
 
 /// A definition that REST can't change is somebody else's, or the cluster's.
@@ -48,6 +54,15 @@ pub(super) fn not_written(what: &str, error: WriteError) -> Refusal {
         }
     };
     Problem::new(status, code, message).into()
+}
+
+/// Refuses weights that don't fit the servers, as both will be, of a document of this collection.
+pub(super) fn must_weigh(
+    (collection, code): (Collection, &'static str),
+    stored: &Members,
+    given: &Members,
+) -> Result<(), Refusal> {
+    weights(collection, stored, given).map(drop).map_err(|problem| bad_because(code, problem))
 }
 
 /// A definition that is not the platform's to change.

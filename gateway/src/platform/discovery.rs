@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use doorman_crds::api::ApiKey;
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     answer::{Refusal, refused},
     endpoints::{Clash, NewEndpoint, add_all},
     known::{self, Known},
+    request::ApiPath,
     wire::Text,
 };
 use crate::{
@@ -31,8 +32,8 @@ mod wsdl;
 
 /// The caller lacks a permission.
 const NO_DISCOVERY: (&str, &str) = ("AUTHZ001", "Not authorized");
-/// What failed is our own.
-const UNEXPECTED: &str = "An unexpected error occurred";
+/// Most characters of a stored name or path, and of a message.
+const MOST_CHARACTERS: usize = 255;
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default()
@@ -40,16 +41,6 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
         .merge(wsdl::routes())
         .merge(graphql::routes())
         .merge(grpc::routes())
-}
-
-/// Which API.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Path)]
-struct Key {
-    /// The API's name.
-    api_name: String,
-    /// Its version.
-    api_version: String,
 }
 
 fn unknown() -> Refusal {
@@ -74,6 +65,22 @@ enum NoDocument {
     Failed(DiscoveryError),
 }
 
+impl NoDocument {
+    /// The refusals that are alike for every kind of document; the others are the kind's own.
+    fn refusal(self, broken_code: &'static str, own: impl FnOnce(Self) -> Refusal) -> Refusal {
+        match self {
+            Self::Unservable(refusal) => refusal,
+            Self::Failed(DiscoveryError::Broken(_)) => broken(broken_code),
+            other => own(other),
+        }
+    }
+}
+
+/// Something of our own failed.
+fn broken(code: &'static str) -> Refusal {
+    refused(StatusCode::INTERNAL_SERVER_ERROR, code, "An unexpected error occurred")
+}
+
 /// How new a document must be.
 #[derive(Clone, Copy)]
 enum Age {
@@ -85,12 +92,12 @@ enum Age {
 
 impl Asked {
     /// The API of this name and version, as it is stored or defined.
-    async fn find(platform: &Platform, key: Key) -> Result<Self, Refusal> {
+    async fn find(platform: &Platform, key: ApiPath) -> Result<Self, Refusal> {
         Self::find_any(platform, key).await?.ok_or_else(unknown)
     }
 
-    async fn find_any(platform: &Platform, Key { api_name, api_version }: Key) -> Result<Option<Self>, Refusal> {
-        let key = ApiKey { name: api_name, version: api_version };
+    async fn find_any(platform: &Platform, key: ApiPath) -> Result<Option<Self>, Refusal> {
+        let key = ApiKey::from(key);
         let found = Known::find(platform, &key).await?;
         Ok(found.map(|found| Self { key, members: found.shown() }))
     }
@@ -141,8 +148,8 @@ impl Asked {
             Some(Entry::Unservable(reason)) => reason,
             None => "it is not known to this process yet".into(),
         };
-        let message: String = format!("The API is defined but can't be served: {reason}").chars().take(255).collect();
-        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "GTW503", message).into())
+        let message = format!("The API is defined but can't be served: {reason}");
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "GTW503", cut(&message)).into())
     }
 }
 
@@ -178,7 +185,6 @@ impl Imported {
     fn pass_over(&mut self, method: &str, uri: &str, reason: impl Into<String>) {
         self.passed_over += 1;
         if self.skipped.len() < Self::MOST_TOLD {
-            let cut = |text: &str| text.chars().take(255).collect::<String>();
             self.skipped.push(Skipped {
                 endpoint_method: cut(method),
                 endpoint_uri: cut(uri),
@@ -188,16 +194,18 @@ impl Imported {
     }
 }
 
+fn cut(text: &str) -> String {
+    text.chars().take(MOST_CHARACTERS).collect()
+}
+
 /// Text as stored names are: no longer than a field has room for, and on one line.
 fn in_one_line(text: &str) -> String {
-    const MOST: usize = 255;
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    plain.trim().chars().take(MOST).collect()
+    cut(plain.trim())
 }
 
 /// Adds to an API what a document describes and the API does not have.
 async fn import(platform: &Platform, key: &ApiKey, described: &[Described<'_>]) -> Result<Imported, Refusal> {
-    const MOST_CHARACTERS: usize = 255;
     let mut imported = Imported::default();
     let mut new = Vec::new();
     for Described { method, uri, description } in described {

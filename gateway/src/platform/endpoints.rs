@@ -1,7 +1,7 @@
 //! Endpoints of APIs: `/platform/endpoint` (reference: platform API 9).
 
 use axum::extract::State;
-use doorman_crds::{DoormanApiSpec, api::ApiKey as Api, role::Permission};
+use doorman_crds::{DoormanApiSpec, api::ApiKey, role::Permission};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -10,28 +10,27 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, bad, bad_because},
-    definitions::{Place, must_fit},
+    definitions::{Place, must_fit, must_weigh},
     known::{self, is_at},
-    request::{At, Caller, Sent},
+    request::{ApiPath, At, Caller, Sent},
     wire::{AnyText, Int, Text, given},
 };
 use crate::{
-    definitions::{
-        fields::{self, Members},
-        weights::weights,
-    },
+    definitions::fields::{self, Members},
     store::{Collection, plain_document},
 };
 
 mod add;
 
 pub(super) use add::{Clash, add_all};
-use add::{Taken, of_document, of_object};
+use add::{Paths, Taken, of_document, of_object};
 
 const NO_CREATE: (&str, &str) = ("END010", "You do not have permission to create endpoints");
 const NO_UPDATE: (&str, &str) = ("END011", "You do not have permission to update endpoints");
 const NO_DELETE: (&str, &str) = ("END012", "You do not have permission to delete endpoints");
 const CLIENT_URI_TAKEN: &str = "Client URI conflicts with an existing endpoint";
+/// Weights that don't fit the servers.
+const WEIGHTS: (Collection, &str) = (Collection::Endpoints, "END024");
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default()
@@ -79,16 +78,6 @@ struct Endpoints {
     endpoints: Vec<Map<String, Value>>,
 }
 
-/// Which API.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Path)]
-struct ApiKey {
-    /// The API's name.
-    api_name: String,
-    /// Its version.
-    api_version: String,
-}
-
 /// Which endpoint.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -127,8 +116,8 @@ fn unknown(code: &'static str) -> Refusal {
 }
 
 impl Key {
-    fn api(&self) -> Api {
-        Api { name: self.api_name.clone(), version: self.api_version.clone() }
+    fn api(&self) -> ApiKey {
+        ApiKey { name: self.api_name.clone(), version: self.api_version.clone() }
     }
 
     fn uri(&self) -> String {
@@ -136,17 +125,16 @@ impl Key {
     }
 }
 
-/// Why an endpoint can't become what an update would make of it.
-fn unfit_update(clash: &Clash) -> Refusal {
-    match clash {
+/// Refuses a path for clients that the endpoint can't have beside the others of its API.
+fn must_be_free<'a>(
+    (method, uri, client_uri): (&str, &str, &str),
+    all: impl Iterator<Item = Paths<'a>>,
+) -> Result<(), Refusal> {
+    let mut taken = Taken::by(all.filter(|one| (one.0, one.1) != (method, uri)));
+    taken.take((method, uri, Some(client_uri))).map_err(|clash| match clash {
         Clash::Exists | Clash::ClientUri => bad("END006", CLIENT_URI_TAKEN),
         Clash::Unusable(why) => bad_because("END003", format!("Unable to update endpoint: {why}")),
-    }
-}
-
-/// Refuses weights that don't fit the servers, as both will be.
-fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
-    weights(Collection::Endpoints, stored, given).map(drop).map_err(|problem| bad_because("END024", problem))
+    })
 }
 
 /// Adds an endpoint to an API.
@@ -158,8 +146,8 @@ fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
 async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
-    must_weigh(&Members::new(), &plain_document(&given(&new)))?;
-    let api = Api { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
+    must_weigh(WEIGHTS, &Members::new(), &plain_document(&given(&new)))?;
+    let api = ApiKey { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
     let missing = || bad("END002", "API does not exist for the requested name and version");
     let refuse = |clash: &Clash| {
         Err(match clash {
@@ -173,11 +161,11 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Re
 }
 
 /// Lists the endpoints of an API.
-#[utoipa::path(get, path = "/platform/endpoint/{api_name}/{api_version}", tag = "Endpoints", params(ApiKey),
+#[utoipa::path(get, path = "/platform/endpoint/{api_name}/{api_version}", tag = "Endpoints", params(ApiPath),
     responses((status = 200, description = "The endpoints.", body = Endpoints)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 END005"]))))]
-async fn list(State(platform): State<Platform>, At(api): At<ApiKey>, _caller: Caller) -> Result<Answer, Refusal> {
-    let found = known::endpoints(&platform, &Api { name: api.api_name, version: api.api_version }).await?;
+async fn list(State(platform): State<Platform>, At(api): At<ApiPath>, _caller: Caller) -> Result<Answer, Refusal> {
+    let found = known::endpoints(&platform, &api.into()).await?;
     if found.is_empty() {
         return Err(bad("END005", "No endpoints found for the requested API name and version"));
     }
@@ -234,20 +222,17 @@ async fn update(
             let find =
                 |spec: &DoormanApiSpec| spec.endpoints.iter().flatten().position(|one| is_at(one, key[0], key[3]));
             let place = find(spec).ok_or_else(|| unknown("END008"))?;
-            let client_uri = update.client_uri.as_ref();
             if is_renamed {
                 return Err(renamed());
             }
-            if let Some(client_uri) = client_uri {
-                let others = spec.endpoints.iter().flatten().filter(|one| !is_at(one, key[0], key[3]));
-                let mut taken = Taken::by(others.map(of_object));
-                taken.take((key[0], key[3], Some(&client_uri.0))).map_err(|clash| unfit_update(&clash))?;
+            if let Some(client_uri) = &update.client_uri {
+                must_be_free((key[0], key[3], &client_uri.0), spec.endpoints.iter().flatten().map(of_object))?;
             }
             if members.is_empty() {
                 return Err(no_data());
             }
             let shown = spec.endpoints.iter().flatten().nth(place).map(|one| fields::endpoint(spec, "", one));
-            must_weigh(&shown.unwrap_or_default(), &members)?;
+            must_weigh(WEIGHTS, &shown.unwrap_or_default(), &members)?;
             if let Some(endpoint) = spec.endpoints.iter_mut().flatten().nth(place) {
                 must_fit(&fields::set_endpoint(endpoint, &members))?;
             }
@@ -262,12 +247,10 @@ async fn update(
         return Err(renamed());
     }
     if let Some(client_uri) = &update.client_uri {
-        let stored = known::endpoints(&platform, &api).await?;
-        let others = stored.iter().filter_map(of_document).filter(|other| (other.0, other.1) != (key[0], key[3]));
-        let mut taken = Taken::by(others);
-        taken.take((key[0], key[3], Some(&client_uri.0))).map_err(|clash| unfit_update(&clash))?;
+        let beside = known::endpoints(&platform, &api).await?;
+        must_be_free((key[0], key[3], &client_uri.0), beside.iter().filter_map(of_document))?;
     }
-    must_weigh(&plain_document(&stored), &plain_document(&members))?;
+    must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(no_data());
     }

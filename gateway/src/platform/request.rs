@@ -8,7 +8,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts},
 };
 use bytes::Bytes;
-use doorman_crds::role::Permission;
+use doorman_crds::{api::ApiKey, role::Permission};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -267,6 +267,22 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Platform> for At<T> {
     async fn from_request_parts(parts: &mut Parts, platform: &Platform) -> Result<Self, Problem> {
         let path = axum::extract::Path::from_request_parts(parts, platform).await;
         path.map(|path| Self(path.0)).map_err(|error| invalid_because(&error))
+    }
+}
+
+/// Which API.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct ApiPath {
+    /// The API's name.
+    api_name: String,
+    /// Its version.
+    api_version: String,
+}
+
+impl From<ApiPath> for ApiKey {
+    fn from(ApiPath { api_name, api_version }: ApiPath) -> Self {
+        Self { name: api_name, version: api_version }
     }
 }
 

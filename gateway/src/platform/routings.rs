@@ -14,11 +14,12 @@ use uuid::Uuid;
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, bad, bad_because},
+    definitions::must_weigh,
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent, invalid},
     wire::{AnyText, Int, Text, given},
 };
 use crate::{
-    definitions::{fields::Members, weights::weights},
+    definitions::fields::Members,
     store::{Collection, StoreError, plain_document},
 };
 
@@ -27,6 +28,8 @@ const NO_UPDATE: (&str, &str) = ("RTG010", "You do not have permission to update
 const NO_DELETE: (&str, &str) = ("RTG011", "You do not have permission to delete routings");
 const NO_LIST: (&str, &str) = ("RTG012", "You do not have permission to get routings");
 const NO_READ: (&str, &str) = ("RTG013", "You do not have permission to get routings");
+/// Weights that don't fit the servers.
+const WEIGHTS: (Collection, &str) = (Collection::Routings, "RTG014");
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default().routes(routes!(create)).routes(routes!(list)).routes(routes!(read, update, delete))
@@ -118,11 +121,6 @@ fn check_servers(servers: &[AnyText], code: &'static str) -> Result<(), Refusal>
     }
 }
 
-/// Refuses weights that don't fit the servers, as both will be.
-fn must_weigh(stored: &Members, given: &Members) -> Result<(), Refusal> {
-    weights(Collection::Routings, stored, given).map(drop).map_err(|problem| bad_because("RTG014", problem))
-}
-
 /// Adds a routing.
 #[utoipa::path(post, path = "/platform/routing", tag = "Routings", request_body = NewRouting,
     responses((status = 201, description = "The routing was added; the message ends with its key.", body = Message)),
@@ -133,7 +131,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRouting>) -> Res
     caller?.must(&platform, Permission::ManageRoutings, NO_CREATE).await?;
     check_servers(&new.routing_servers, "RTG002")?;
     let mut document = given(&new);
-    must_weigh(&Members::new(), &plain_document(&document))?;
+    must_weigh(WEIGHTS, &Members::new(), &plain_document(&document))?;
     let key = new.client_key.map_or_else(|| Uuid::new_v4().to_string(), |key| key.0);
     if let Some(why) = unusable_key(&key) {
         return Err(bad_because("RTG002", format!("client_key {why}")));
@@ -197,7 +195,7 @@ async fn update(
         check_servers(servers, "RTG006")?;
     }
     let members = given(&update);
-    must_weigh(&plain_document(&stored), &plain_document(&members))?;
+    must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(bad("RTG007", "No data to update"));
     }

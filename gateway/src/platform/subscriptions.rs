@@ -42,6 +42,7 @@ struct Subscribed {
 
 /// `name/version` of APIs.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SubscribedApis)]
 struct Apis {
     apis: Vec<String>,
 }

@@ -10,16 +10,16 @@ use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Age, Asked, Key, NO_DISCOVERY, NoDocument, UNEXPECTED};
+use super::{Age, Asked, NO_DISCOVERY, NoDocument, broken};
 use crate::{
     discovery::{
-        DiscoveryError, Place,
+        Place,
         graphql::{OperationTypes, Schema, Type},
     },
     platform::{
         Platform,
         answer::{Answer, Refusal, refused},
-        request::{At, Caller},
+        request::{ApiPath, At, Caller},
     },
 };
 
@@ -46,20 +46,17 @@ async fn schema(
     failed: &'static str,
 ) -> Result<(Arc<Schema>, bool), Refusal> {
     let found = asked.document(platform, &platform.discovery.graphql, Some(place(asked)), age).await;
-    found.map_err(|why| match why {
-        NoDocument::NoServers => refused(StatusCode::NOT_FOUND, NO_SERVERS.0, NO_SERVERS.1),
-        NoDocument::Unservable(refusal) => refusal,
-        NoDocument::Failed(DiscoveryError::Broken(_)) => broken(),
-        NoDocument::NoPlace | NoDocument::Failed(_) => refused(StatusCode::BAD_GATEWAY, NO_SCHEMA, failed),
+    found.map_err(|why| {
+        why.refusal(BROKEN, |why| match why {
+            NoDocument::NoServers => refused(StatusCode::NOT_FOUND, NO_SERVERS.0, NO_SERVERS.1),
+            _ => refused(StatusCode::BAD_GATEWAY, NO_SCHEMA, failed),
+        })
     })
-}
-
-fn broken() -> Refusal {
-    refused(StatusCode::INTERNAL_SERVER_ERROR, BROKEN, UNEXPECTED)
 }
 
 /// A schema.
 #[derive(Serialize, ToSchema)]
+#[schema(as = GraphQlSchema)]
 struct Told<'a> {
     /// What introspection tells as `__schema`.
     #[schema(value_type = Object)]
@@ -71,12 +68,12 @@ struct Told<'a> {
 }
 
 /// Reads the schema of an API's upstream by introspection; it is asked for once an hour.
-#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/graphql/schema", tag = "GraphQL", params(Key),
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/graphql/schema", tag = "GraphQL", params(ApiPath),
     responses((status = 200, description = "The schema.", body = Told)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 GQL001", "500 GQL999", "502 GQL002",
         "503 GTW503"]))))]
-async fn read(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     let failed = "Failed to fetch schema from upstream";
@@ -84,11 +81,12 @@ async fn read(State(platform): State<Platform>, At(key): At<Key>, caller: Caller
     let operation_types = &found.operation_types;
     let has_subscriptions = operation_types.subscription.is_some();
     let told = to_raw_value(&Told { schema: &found.schema, cached, operation_types, has_subscriptions });
-    Ok(Answer::raw(told.map_err(|_| broken())?.into()))
+    Ok(Answer::raw(told.map_err(|_| broken(BROKEN))?.into()))
 }
 
 /// What a new look at a schema found.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GraphQlRefreshed)]
 struct Refreshed {
     message: &'static str,
     /// How many types it has, but for those of introspection.
@@ -98,11 +96,11 @@ struct Refreshed {
 
 /// Asks the upstream for its schema now.
 #[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/graphql/schema/refresh", tag = "GraphQL",
-    params(Key), responses((status = 200, description = "It was read.", body = Refreshed)),
+    params(ApiPath), responses((status = 200, description = "It was read.", body = Refreshed)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 GQL001", "500 GQL999", "502 GQL002",
         "503 GTW503"]))))]
-async fn refresh(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn refresh(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     let (found, _) = schema(&platform, &asked, Age::New, "Failed to fetch schema").await?;
@@ -116,6 +114,7 @@ async fn refresh(State(platform): State<Platform>, At(key): At<Key>, caller: Cal
 
 /// The types of a schema.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GraphQlTypes)]
 struct Types<'a> {
     types: &'a [Type],
     /// How many there are.
@@ -123,10 +122,10 @@ struct Types<'a> {
 }
 
 /// Tells the types of a schema that is known; the upstream is not asked.
-#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/graphql/types", tag = "GraphQL", params(Key),
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/graphql/types", tag = "GraphQL", params(ApiPath),
     responses((status = 200, description = "The types.", body = Types)),
     security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 GQL003"]))))]
-async fn types(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn types(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let not_known = || refused(StatusCode::NOT_FOUND, NOT_KNOWN.0, NOT_KNOWN.1);
     let asked = Asked::find_any(&platform, key).await?.ok_or_else(not_known)?;

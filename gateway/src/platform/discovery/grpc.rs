@@ -8,11 +8,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Asked, Key, NO_DISCOVERY};
+use super::{Asked, NO_DISCOVERY};
 use crate::platform::{
     Platform,
     answer::{Answer, Refusal, refused},
-    request::{At, Caller},
+    request::{ApiPath, At, Caller},
 };
 
 const NO_SERVERS: (&str, &str) = ("GRPC001", "No upstream servers configured");
@@ -23,6 +23,7 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 
 /// Services of an API.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GrpcServices)]
 struct Services {
     /// Those that the API allows by name.
     services: Vec<String>,
@@ -32,11 +33,11 @@ struct Services {
 }
 
 /// Lists the gRPC services that an API allows by name.
-#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/grpc/services", tag = "gRPC", params(Key),
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/grpc/services", tag = "gRPC", params(ApiPath),
     responses((status = 200, description = "The services.", body = Services)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 GRPC001"]))))]
-async fn services(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn services(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     if !asked.has_servers() {

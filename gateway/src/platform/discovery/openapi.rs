@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Age, Asked, Described, Key, NO_DISCOVERY, NoDocument, Skipped, UNEXPECTED, import, must_be_ours};
+use super::{Age, Asked, Described, NO_DISCOVERY, NoDocument, Skipped, broken, import, must_be_ours};
 use crate::{
     discovery::{
         DiscoveryError, Place,
@@ -19,7 +19,7 @@ use crate::{
     platform::{
         Platform,
         answer::{Answer, Refusal, bad, refused},
-        request::{At, Caller, Whole},
+        request::{ApiPath, At, Caller, Whole},
     },
 };
 
@@ -45,26 +45,20 @@ async fn document(platform: &Platform, asked: &Asked, age: Age) -> Result<Arc<De
 }
 
 fn none(why: NoDocument, no_url: &'static str, failed: &'static str) -> Refusal {
-    match why {
+    why.refusal(BROKEN, |why| match why {
         NoDocument::NoPlace => refused(StatusCode::NOT_FOUND, NO_URL, no_url),
         NoDocument::NoServers => refused(StatusCode::NOT_FOUND, NO_SERVERS.0, NO_SERVERS.1),
-        NoDocument::Unservable(refusal) => refusal,
-        NoDocument::Failed(DiscoveryError::Broken(_)) => broken(),
-        NoDocument::Failed(_) => refused(StatusCode::BAD_GATEWAY, NO_DOCUMENT, failed),
-    }
-}
-
-fn broken() -> Refusal {
-    refused(StatusCode::INTERNAL_SERVER_ERROR, BROKEN, UNEXPECTED)
+        _ => refused(StatusCode::BAD_GATEWAY, NO_DOCUMENT, failed),
+    })
 }
 
 /// Reads the OpenAPI document of an API's upstream; it is asked for once an hour.
-#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/openapi", tag = "OpenAPI", params(Key),
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/openapi", tag = "OpenAPI", params(ApiPath),
     responses((status = 200, description = "The document; what was YAML, as JSON.", body = Map<String, Value>)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 OPENAPI001", "404 OPENAPI002",
         "500 OPENAPI999", "502 OPENAPI003", "503 GTW503"]))))]
-async fn read(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     let told = ["No OpenAPI URL configured for this API", "Failed to fetch OpenAPI spec from upstream"];
@@ -74,6 +68,7 @@ async fn read(State(platform): State<Platform>, At(key): At<Key>, caller: Caller
 
 /// What a new look at a document found.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenApiRefreshed)]
 struct Refreshed {
     message: &'static str,
     /// How many paths it has.
@@ -81,12 +76,12 @@ struct Refreshed {
 }
 
 /// Asks the upstream for its OpenAPI document now.
-#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/openapi/refresh", tag = "OpenAPI", params(Key),
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/openapi/refresh", tag = "OpenAPI", params(ApiPath),
     responses((status = 200, description = "It was read.", body = Refreshed)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 OPENAPI001", "404 OPENAPI002",
         "500 OPENAPI999", "502 OPENAPI003", "503 GTW503"]))))]
-async fn refresh(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn refresh(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     let told = ["No OpenAPI URL configured", "Failed to fetch OpenAPI spec"];
@@ -97,6 +92,7 @@ async fn refresh(State(platform): State<Platform>, At(key): At<Key>, caller: Cal
 
 /// What came of an import.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenApiImported)]
 struct Report {
     message: &'static str,
     /// Operations of the document.
@@ -110,23 +106,21 @@ struct Report {
 }
 
 /// Adds an endpoint for each operation of the upstream's OpenAPI document that the API has none for.
-#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/openapi/import", tag = "OpenAPI", params(Key),
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/openapi/import", tag = "OpenAPI", params(ApiPath),
     responses((status = 200, description = "They were added.", body = Report)),
     security(("token" = ["manage_endpoints"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 OPENAPI003", "409 DEF409", "500 OPENAPI999",
         "503 DEF503", "503 GTW503", "504 DEF504"]))))]
 async fn import_endpoints(
     State(platform): State<Platform>,
-    At(key): At<Key>,
+    At(key): At<ApiPath>,
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     must_be_ours(&platform, &asked.key)?;
-    let found = document(&platform, &asked, Age::Known).await.map_err(|why| match why {
-        NoDocument::Unservable(refusal) => refusal,
-        NoDocument::Failed(DiscoveryError::Broken(_)) => broken(),
-        _ => refused(StatusCode::NOT_FOUND, NO_DOCUMENT, "No OpenAPI spec available"),
+    let found = document(&platform, &asked, Age::Known).await.map_err(|why| {
+        why.refusal(BROKEN, |_| refused(StatusCode::NOT_FOUND, NO_DOCUMENT, "No OpenAPI spec available"))
     })?;
     let described: Vec<_> = described(&found).collect();
     let imported = import(&platform, &asked.key, &described).await?;
@@ -161,7 +155,7 @@ async fn parse(
             tracing::debug!(%why, "what was sent is no OpenAPI document");
             bad(NOT_OPENAPI.0, NOT_OPENAPI.1)
         }
-        DiscoveryError::Unfetched(_) | DiscoveryError::Broken(_) => broken(),
+        DiscoveryError::Unfetched(_) | DiscoveryError::Broken(_) => broken(BROKEN),
     })?;
     Ok(Answer::data(serde_json::to_value(parsed).unwrap_or_default()))
 }

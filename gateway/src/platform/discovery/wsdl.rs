@@ -9,9 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    Age, Asked, Described, Key, NO_DISCOVERY, NoDocument, Skipped, UNEXPECTED, import, in_one_line, must_be_ours,
-};
+use super::{Age, Asked, Described, NO_DISCOVERY, NoDocument, Skipped, broken, import, in_one_line, must_be_ours};
 use crate::{
     discovery::{
         DiscoveryError, Place,
@@ -21,7 +19,7 @@ use crate::{
     platform::{
         Platform,
         answer::{Answer, Refusal, bad, bad_because, refused},
-        request::{At, Caller, Whole},
+        request::{ApiPath, At, Caller, Whole},
     },
 };
 
@@ -46,12 +44,17 @@ async fn document(platform: &Platform, asked: &Asked, age: Age) -> Result<(Arc<D
     asked.document(platform, &platform.discovery.wsdl, place, age).await
 }
 
-fn broken() -> Refusal {
-    refused(StatusCode::INTERNAL_SERVER_ERROR, BROKEN, UNEXPECTED)
-}
-
 fn invalid(why: &str) -> Refusal {
     bad_because(NOT_WSDL, format!("Invalid WSDL: {why}"))
+}
+
+fn none(why: NoDocument, no_url: &'static str, failed: &'static str) -> Refusal {
+    why.refusal(BROKEN, |why| match why {
+        NoDocument::NoPlace => refused(StatusCode::NOT_FOUND, NO_URL, no_url),
+        NoDocument::NoServers => refused(StatusCode::NOT_FOUND, NO_SERVERS.0, NO_SERVERS.1),
+        NoDocument::Failed(DiscoveryError::Unreadable(why)) => invalid(&why),
+        _ => refused(StatusCode::BAD_GATEWAY, NO_DOCUMENT, failed),
+    })
 }
 
 /// A WSDL.
@@ -64,30 +67,24 @@ struct Wsdl {
 }
 
 /// Reads the WSDL of an API's upstream; it is asked for once an hour.
-#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/wsdl", tag = "WSDL", params(Key),
+#[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}/wsdl", tag = "WSDL", params(ApiPath),
     responses((status = 200, description = "The WSDL.", body = Wsdl)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 WSDL004", "403 AUTHZ001", "404 API001", "404 WSDL001", "404 WSDL002",
         "500 WSDL999", "502 WSDL003", "503 GTW503"]))))]
-async fn read(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
-    let (found, cached) = document(&platform, &asked, Age::Known).await.map_err(|why| match why {
-        NoDocument::NoPlace => refused(StatusCode::NOT_FOUND, NO_URL, "No WSDL URL configured for this API"),
-        NoDocument::NoServers => refused(StatusCode::NOT_FOUND, NO_SERVERS.0, NO_SERVERS.1),
-        NoDocument::Unservable(refusal) => refusal,
-        NoDocument::Failed(DiscoveryError::Unfetched(_)) => {
-            refused(StatusCode::BAD_GATEWAY, NO_DOCUMENT, "Failed to fetch WSDL from upstream")
-        }
-        NoDocument::Failed(DiscoveryError::Unreadable(why)) => invalid(&why),
-        NoDocument::Failed(DiscoveryError::Broken(_)) => broken(),
-    })?;
+    let told = ["No WSDL URL configured for this API", "Failed to fetch WSDL from upstream"];
+    let found = document(&platform, &asked, Age::Known).await;
+    let (found, cached) = found.map_err(|why| none(why, told[0], told[1]))?;
     let wsdl = Wsdl { wsdl: found.text.clone(), cached };
     Ok(Answer::data(serde_json::to_value(wsdl).unwrap_or_default()))
 }
 
 /// What a new look at a WSDL found.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WsdlRefreshed)]
 struct Refreshed<'a> {
     message: &'static str,
     service_name: &'a str,
@@ -96,22 +93,19 @@ struct Refreshed<'a> {
 }
 
 /// Asks the upstream for its WSDL now.
-#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/wsdl/refresh", tag = "WSDL", params(Key),
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/wsdl/refresh", tag = "WSDL", params(ApiPath),
     responses((status = 200, description = "It was read.", body = Refreshed)),
     security(("token" = ["manage_apis"])),
     extensions(("x-error-codes" = json!(["400 WSDL004", "403 AUTHZ001", "404 API001", "404 WSDL001", "500 WSDL999",
         "502 WSDL003", "503 GTW503"]))))]
-async fn refresh(State(platform): State<Platform>, At(key): At<Key>, caller: Caller) -> Result<Answer, Refusal> {
+async fn refresh(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageApis, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
-    let (found, _) = document(&platform, &asked, Age::New).await.map_err(|why| match why {
-        NoDocument::NoPlace => refused(StatusCode::NOT_FOUND, NO_URL, "No WSDL URL configured"),
-        NoDocument::Unservable(refusal) => refusal,
-        NoDocument::NoServers | NoDocument::Failed(DiscoveryError::Unfetched(_)) => {
-            refused(StatusCode::BAD_GATEWAY, NO_DOCUMENT, "Failed to fetch WSDL")
-        }
-        NoDocument::Failed(DiscoveryError::Unreadable(why)) => invalid(&why),
-        NoDocument::Failed(DiscoveryError::Broken(_)) => broken(),
+    let told = ["No WSDL URL configured", "Failed to fetch WSDL"];
+    let found = document(&platform, &asked, Age::New).await;
+    let (found, _) = found.map_err(|why| match why {
+        NoDocument::NoServers => refused(StatusCode::BAD_GATEWAY, NO_DOCUMENT, told[1]),
+        why => none(why, told[0], told[1]),
     })?;
     let refreshed = Refreshed {
         message: "WSDL refreshed successfully",
@@ -123,6 +117,7 @@ async fn refresh(State(platform): State<Platform>, At(key): At<Key>, caller: Cal
 
 /// What came of an import.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WsdlImported)]
 struct Report<'a> {
     message: &'static str,
     service_name: &'a str,
@@ -137,24 +132,22 @@ struct Report<'a> {
 }
 
 /// Adds an endpoint for each path that the service of the upstream's WSDL is called at and the API has none for.
-#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/wsdl/import", tag = "WSDL", params(Key),
+#[utoipa::path(post, path = "/platform/api/{api_name}/{api_version}/wsdl/import", tag = "WSDL", params(ApiPath),
     responses((status = 200, description = "They were added.", body = Report)),
     security(("token" = ["manage_endpoints"])),
     extensions(("x-error-codes" = json!(["403 AUTHZ001", "404 API001", "404 WSDL003", "409 DEF409", "500 WSDL999",
         "503 DEF503", "503 GTW503", "504 DEF504"]))))]
 async fn import_endpoints(
     State(platform): State<Platform>,
-    At(key): At<Key>,
+    At(key): At<ApiPath>,
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageEndpoints, NO_DISCOVERY).await?;
     let asked = Asked::find(&platform, key).await?;
     must_be_ours(&platform, &asked.key)?;
-    let (found, _) = document(&platform, &asked, Age::Known).await.map_err(|why| match why {
-        NoDocument::Unservable(refusal) => refusal,
-        NoDocument::Failed(DiscoveryError::Broken(_)) => broken(),
-        _ => refused(StatusCode::NOT_FOUND, NO_DOCUMENT, "No WSDL available"),
-    })?;
+    let (found, _) = document(&platform, &asked, Age::Known)
+        .await
+        .map_err(|why| why.refusal(BROKEN, |_| refused(StatusCode::NOT_FOUND, NO_DOCUMENT, "No WSDL available")))?;
     let Parsed { service_name, operations, addresses, .. } = &found.parsed;
     let names: Vec<_> = operations.iter().map(|operation| &*operation.name).collect();
     let description = in_one_line(&format!("{service_name}: {}", names.join(", ")));
@@ -202,7 +195,7 @@ async fn parse(
     let parsed = platform.discovery.reading(move || wsdl::parse(&sent)).await;
     let parsed = parsed.map_err(|error| match error {
         DiscoveryError::Unreadable(why) => invalid(&why),
-        DiscoveryError::Unfetched(_) | DiscoveryError::Broken(_) => broken(),
+        DiscoveryError::Unfetched(_) | DiscoveryError::Broken(_) => broken(BROKEN),
     })?;
     Ok(Answer::data(serde_json::to_value(parsed).unwrap_or_default()))
 }

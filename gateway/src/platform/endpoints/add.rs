@@ -50,7 +50,7 @@ pub(super) struct Taken {
 }
 
 /// Method, path on the upstream, and path for clients if that is another.
-type Paths<'a> = (&'a str, &'a str, Option<&'a str>);
+pub(super) type Paths<'a> = (&'a str, &'a str, Option<&'a str>);
 
 fn template(member: &str, text: &str) -> Result<PathTemplate, Clash> {
     PathTemplate::parse(&fields::slashed(text)).map_err(|why| Clash::Unusable(format!("{member}: {why}")))

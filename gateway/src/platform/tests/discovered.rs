@@ -81,3 +81,26 @@ async fn an_api_that_can_not_be_served_is_not_asked_for() {
     refused(&seen, 503, "GTW503", "nobody");
     assert_eq!(upstream.asked("/o").len(), 0);
 }
+
+#[tokio::test]
+async fn each_kind_of_document_is_described_as_its_own() {
+    let fixture = Fixture::with(&[]).await;
+    let description = fixture.call("GET", "/platform/openapi.json").send().await.json();
+    let api = "/platform/api/{api_name}/{api_version}";
+    for (method, path, told) in [
+        ("post", &*format!("{api}/openapi/refresh"), "endpoints_found"),
+        ("post", &format!("{api}/openapi/import"), "endpoints_found"),
+        ("post", "/platform/openapi/parse", "endpoints_count"),
+        ("post", &format!("{api}/wsdl/refresh"), "service_name"),
+        ("post", &format!("{api}/wsdl/import"), "service_name"),
+        ("post", "/platform/wsdl/parse", "service_name"),
+        ("post", &format!("{api}/graphql/schema/refresh"), "types_count"),
+        ("get", "/platform/subscription/subscriptions", "apis"),
+        ("get", "/platform/api", "page_size"),
+    ] {
+        let answer = &description["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
+        let name = answer["$ref"].as_str().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
+        let properties = &description["components"]["schemas"][name]["properties"];
+        assert!(properties.get(told).is_some(), "{path} says {told}: {name} {properties}");
+    }
+}

@@ -257,6 +257,7 @@ pub struct Timeseries {
 
 /// One point; of the members beside the time only those of the metric that was asked for.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = AnalyticsPoint)]
 struct Point {
     /// When it begins, in seconds since 1970.
     timestamp: u64,

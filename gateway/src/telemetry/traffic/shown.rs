@@ -118,6 +118,7 @@ pub struct ApiUse {
 
 /// A minute or a day.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = TrafficPoint)]
 pub struct Point {
     timestamp: u64,
     count: u64,
