@@ -48,6 +48,14 @@ impl ClientAddress {
     }
 }
 
+/// Who is counted as one: an IPv4 address, or the network of an IPv6 address, of which a client has a whole one.
+pub fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// The id of a request, as its answer carries it.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub http::HeaderValue);

@@ -120,7 +120,7 @@ impl Allowance {
     /// The same, to be asked whether so much is left; `add` is what is counted then.
     pub(super) fn asked(&self, now: u64, need: u64, add: u64) -> Counter {
         let (key, end) = self.counter(now);
-        Counter { key, span: Span::Until(end), limit: self.limit, need, add }
+        Counter { need, add, ..Counter::of_requests(key, Span::Until(end), self.limit) }
     }
 }
 

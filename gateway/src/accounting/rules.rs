@@ -1,8 +1,9 @@
 //! Rules on rates: who may send how much in which time, set for all of the gateway (reference: platform API 15).
 //!
 //! In: stored rules. Out: for what is known of a request, the counters of the rules that apply to it, the most important
-//! rule first. What always holds: a request is measured by every rule that applies; how many rules there are for other
-//! users and APIs doesn't matter to it. `burst_allowance` lets nothing more through.
+//! rule first. What always holds: a request is measured by every rule that applies, one that is refused only by those on
+//! addresses; how many rules there are for other users and APIs doesn't matter to it. `burst_allowance` lets nothing more
+//! through.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,10 +11,13 @@ use doorman_crds::path::PathTemplate;
 use mongodb::bson::Document;
 use smallvec::SmallVec;
 
-use super::Facts;
-use crate::store::{
-    Counter, Span, braced,
-    rules::{Rule, RuleType, Target},
+use super::{Admission, Facts};
+use crate::{
+    client,
+    store::{
+        Counter, Span, braced,
+        rules::{Rule, RuleType, Target},
+    },
 };
 
 /// An endpoint, as rules name it: `GET /orders/v1/items/{id}`.
@@ -25,6 +29,11 @@ pub struct EndpointName<'a> {
     pub api: &'a str,
     /// The path below that which clients call.
     pub path: &'a PathTemplate,
+}
+
+/// A name that colons may follow. Its own can't be taken for those, so no two rules or users share a counter.
+fn part(name: &str) -> String {
+    name.replace('%', "%25").replace(':', "%3A")
 }
 
 /// The counter of a rule that measures this request; `None`: the rule doesn't apply.
@@ -40,16 +49,19 @@ fn counter(rule: &Rule, facts: &Facts<'_>) -> Option<Counter> {
     };
     let whose = match rule.rule_type {
         _ if !is_about => return None,
+        // Who is not let in uses up what addresses may send, and nothing that is there for others too.
+        rule_type if facts.admission == Admission::Refused && rule_type != RuleType::PerIp => return None,
         RuleType::Global | RuleType::PerUser | RuleType::PerApi | RuleType::PerEndpoint => String::new(),
-        RuleType::PerIp => format!(":{}", facts.address.to_canonical()),
-        RuleType::PerUserApi => format!(":{}:{}", facts.user?, facts.api?),
+        RuleType::PerIp => format!(":{}", client::counted(facts.address)),
+        RuleType::PerUserApi => format!(":{}:{}", part(facts.user?), facts.api?),
         RuleType::PerUserEndpoint => {
             let EndpointName { method, api, path } = facts.endpoint?;
-            format!(":{}:{method} {api}{path}", facts.user?)
+            format!(":{}:{method} {api}{path}", part(facts.user?))
         }
     };
-    let key = format!("ratelimit:{}", braced(&format!("rule:{}{whose}", rule.id)));
-    Some(Counter::of_requests(key, Span::Sliding(rule.window.length()), rule.limit))
+    let key = format!("ratelimit:{}", braced(&format!("rule:{}{whose}", part(&rule.id))));
+    let counter = Counter::of_requests(key, Span::Sliding(rule.window.length()), rule.limit);
+    Some(Counter { is_of_address: rule.rule_type == RuleType::PerIp, ..counter })
 }
 
 /// All rules that are on.
@@ -110,7 +122,7 @@ mod tests {
 
     use mongodb::bson::{Bson, doc};
 
-    use super::{super::Admission, *};
+    use super::*;
 
     fn rules(rules: &[(&str, &str, &str, i32)]) -> Rules {
         let document = |(id, rule_type, target, priority): &(&str, &str, &str, i32)| {
@@ -155,6 +167,8 @@ mod tests {
         let amy = ["orders", "item", "amy", "each-item", "each", "office", "all"];
         assert_eq!(ids(&rules, &facts(Some("amy"), "::ffff:192.0.2.7")), amy);
         assert_eq!(ids(&rules, &facts(None, "203.0.113.1")), ["orders", "item", "all"]);
+        let refused = Facts { admission: Admission::Refused, ..facts(Some("amy"), "192.0.2.7") };
+        assert_eq!(ids(&rules, &refused), ["office"]);
         let nothing = Facts { user: None, api: None, endpoint: None, ..facts(None, "203.0.113.1") };
         assert_eq!(ids(&rules, &nothing), ["all"]);
     }
@@ -169,6 +183,20 @@ mod tests {
         let (amy, bob) = (keys("amy", "192.0.2.1"), keys("bob", "192.0.2.2"));
         assert_eq!(amy, keys("amy", "192.0.2.1"));
         assert!(amy.iter().zip(&bob).all(|(one, other)| one != other), "{amy:?} {bob:?}");
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_and_no_two_names_share_a_counter() {
+        let key = |id: &str, rule_type: &str, user: &str, address: &str| {
+            let rules = rules(&[(id, rule_type, if rule_type == "per_ip" { "::/0" } else { "" }, 0)]);
+            rules.applying(&facts(Some(user), address)).into_iter().map(|(_, counter)| counter.key).collect::<Vec<_>>()
+        };
+        let of_address = |address| key("net", "per_ip", "amy", address);
+        assert_eq!(of_address("2001:db8::1"), of_address("2001:db8::ffff:1:2"));
+        assert_ne!(of_address("2001:db8::1"), of_address("2001:db8:0:1::1"));
+        let of_user = |id, user| key(id, "per_user_api", user, "192.0.2.1");
+        assert_ne!(of_user("each", "a:b"), of_user("each:a", "b"));
+        assert_ne!(of_user("each", "a:b"), of_user("each", "a%3Ab"));
     }
 
     #[test]

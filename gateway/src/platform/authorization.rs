@@ -23,6 +23,7 @@ use super::{
     users,
 };
 use crate::{
+    client,
     crypt::fingerprint,
     identity::{Busy, Denied, SignedIn, needs_upgrade},
     problem::Problem,
@@ -259,14 +260,6 @@ fn credentials(body: &[u8]) -> Result<(String, String), Problem> {
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, MISSING, "Missing email or password"))
 }
 
-/// Who shares a limit: an IPv4 address, or the network of an IPv6 address, of which a client has a whole one.
-fn limited_address(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
-        IpAddr::V4(_) => address,
-    }
-}
-
 /// What can't be counted is refused, where the settings say so.
 fn uncounted(error: &StoreError) -> Problem {
     tracing::warn!(%error, "a sign-in was refused: it can't be counted");
@@ -287,7 +280,7 @@ async fn limit_address(
     }
     let (limit, now) = (u64::from(limit), now());
     let window = Window::at(now, window);
-    let counter = format!("ip_rate_limit:{kind}{}", limited_address(address));
+    let counter = format!("ip_rate_limit:{kind}{}", client::counted(address));
     let count = platform.identity.store().count(&counter, window, now).await.map_err(|error| uncounted(&error))?;
     let told = [(LIMIT, limit.into()), (REMAINING, limit.saturating_sub(count).into()), (RESET, window.end().into())];
     if count <= limit {

@@ -5,7 +5,12 @@
 //! the limit, wherever it begins. For that, a window is kept in parts, and a part counts until all of it has left the
 //! window: what was taken is free again a part's length too late, never too early.
 
-use std::{collections::HashMap, collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 
@@ -36,19 +41,25 @@ pub struct Counter {
     pub need: u64,
     /// What is counted when all fits.
     pub add: u64,
+    /// Is it one of a kind that clients can bring about any number of? In memory so many are kept and no more.
+    pub is_of_address: bool,
 }
 
 impl Counter {
     /// One of these requests.
     pub fn of_requests(key: impl Into<Arc<str>>, span: Span, limit: u64) -> Self {
-        Self { key: key.into(), span, limit, need: 1, add: 1 }
+        Self { key: key.into(), span, limit, need: 1, add: 1, is_of_address: false }
     }
 
     /// The part in braces, by which a cluster places the counter.
     pub(super) fn tag(&self) -> &str {
-        let inner = self.key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-        inner.filter(|tag| !tag.is_empty()).unwrap_or(&self.key)
+        tag(&self.key)
     }
+}
+
+fn tag(key: &str) -> &str {
+    let inner = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    inner.filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
 /// A name as it may stand between braces.
@@ -109,23 +120,42 @@ struct Entry {
     held: Held,
     /// When it holds nothing any more, in milliseconds of the clock below.
     until: u64,
+    is_of_address: bool,
 }
+
+impl Entry {
+    fn used(&self) -> u64 {
+        match &self.held {
+            Held::Parts(held, _) => held.iter().map(|(_, count)| count).sum(),
+            Held::Total(total) => *total,
+        }
+    }
+}
+
+/// Counters of different names don't wait for each other, mostly.
+const SHARDS: usize = 16;
+/// Entries that hold nothing are removed when there are so many in a shard, and then whenever there are twice as many.
+const SWEEP_AT: usize = 256;
+/// So many counters of addresses are kept in a shard; in all that is 65,536.
+const MOST_OF_ADDRESSES: usize = 4_096;
 
 /// Counters in this process. Sliding windows go by a clock that is never set, the calendar by the one that is.
 #[derive(Debug)]
 pub(super) struct Counters {
     origin: tokio::time::Instant,
-    entries: HashMap<Arc<str>, Entry>,
-    sweep_at: usize,
+    hasher: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
 }
-
-/// Entries that hold nothing are removed when there are so many, and then whenever there are twice as many.
-const SWEEP_AT: usize = 4_096;
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { origin: tokio::time::Instant::now(), entries: HashMap::new(), sweep_at: SWEEP_AT }
+        let (origin, hasher) = (tokio::time::Instant::now(), RandomState::new());
+        Self { origin, hasher, shards: std::array::from_fn(|_| Mutex::default()) }
     }
+}
+
+fn locked(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Counters {
@@ -133,6 +163,84 @@ impl Counters {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Where a counter is; those of one name are together.
+    fn place(&self, key: &str) -> usize {
+        usize::try_from(self.hasher.hash_one(tag(key))).unwrap_or_default() % SHARDS
+    }
+
+    /// Counts all, or none when one refuses. `now`: seconds since the epoch.
+    pub(super) fn take(&self, counters: &[Counter], now: u64) -> Taken {
+        let places: SmallVec<[usize; 8]> = counters.iter().map(|counter| self.place(&counter.key)).collect();
+        let mut order = places.clone();
+        order.sort_unstable();
+        order.dedup();
+        // All of them at once, always in the same order.
+        let mut shards: SmallVec<[MutexGuard<'_, Shard>; 4]> =
+            order.iter().map(|place| locked(&self.shards[*place])).collect();
+        let millis = self.millis();
+        let mut taken = Taken::default();
+        for (index, (counter, place)) in counters.iter().zip(&places).enumerate() {
+            let Ok(shard) = order.binary_search(place) else { continue };
+            let reading = shards[shard].read(counter, millis, now);
+            if reading.used.saturating_add(counter.need) > counter.limit && taken.refused.is_none() {
+                taken.refused = Some(index);
+            }
+            taken.readings.push(reading);
+        }
+        if taken.refused.is_none() {
+            for (counter, place) in counters.iter().zip(&places).filter(|(counter, _)| counter.add > 0) {
+                let Ok(shard) = order.binary_search(place) else { continue };
+                shards[shard].add(&counter.key, counter.span, counter.add, counter.is_of_address, (millis, now));
+            }
+        }
+        taken
+    }
+
+    /// Counts this whatever the limit is.
+    pub(super) fn book(&self, key: &Arc<str>, until: u64, add: u64, now: u64) {
+        let millis = self.millis();
+        locked(&self.shards[self.place(key)]).add(key, Span::Until(until), add, false, (millis, now));
+    }
+
+    /// What calendar counters hold.
+    pub(super) fn totals(&self, keys: &[Arc<str>]) -> Vec<u64> {
+        let total = |key: &Arc<str>| match locked(&self.shards[self.place(key)]).entries.get(key) {
+            Some(Entry { held: Held::Total(total), .. }) => *total,
+            _ => 0,
+        };
+        keys.iter().map(total).collect()
+    }
+
+    /// Starts sliding windows again; what the calendar counts stays.
+    pub(super) fn reset(&self) {
+        for shard in &self.shards {
+            locked(shard).retain(|entry| matches!(entry.held, Held::Total(_)));
+        }
+    }
+
+    pub(super) fn sweep(&self) {
+        let millis = self.millis();
+        for shard in &self.shards {
+            locked(shard).sweep(millis);
+        }
+    }
+}
+
+/// A part of the counters.
+#[derive(Debug)]
+struct Shard {
+    entries: HashMap<Arc<str>, Entry>,
+    of_addresses: usize,
+    sweep_at: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), of_addresses: 0, sweep_at: SWEEP_AT }
+    }
+}
+
+impl Shard {
     fn read(&mut self, counter: &Counter, millis: u64, now: u64) -> Reading {
         match counter.span {
             Span::Until(end) => {
@@ -168,83 +276,77 @@ impl Counters {
         }
     }
 
-    fn add(&mut self, key: &Arc<str>, span: Span, add: u64, millis: u64, now: u64) {
-        match span {
+    fn add(&mut self, key: &Arc<str>, span: Span, add: u64, is_of_address: bool, (millis, now): (u64, u64)) {
+        if !self.entries.contains_key(key) {
+            self.make_room(is_of_address, millis);
+        }
+        let (fresh, until) = match span {
             Span::Until(end) => {
-                let until = millis.saturating_add(end.saturating_sub(now).saturating_mul(1_000));
-                let entry = self.entries.entry(key.clone()).or_insert(Entry { held: Held::Total(0), until });
-                match &mut entry.held {
-                    Held::Total(total) => *total = total.saturating_add(add),
-                    held @ Held::Parts(..) => *held = Held::Total(add),
-                }
-                entry.until = until;
+                let left = end.saturating_sub(now).saturating_mul(1_000);
+                (Held::Total(0), millis.saturating_add(left))
             }
             Span::Sliding(window) => {
                 let parts = Parts::of(window);
-                let current = millis / parts.millis;
-                let fresh = || Held::Parts(VecDeque::new(), parts);
-                let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry { held: fresh(), until: 0 });
-                if !matches!(&entry.held, Held::Parts(_, of) if *of == parts) {
-                    entry.held = fresh();
-                }
-                if let Held::Parts(held, _) = &mut entry.held {
-                    match held.back_mut() {
-                        Some((number, count)) if *number == current => *count = count.saturating_add(add),
-                        _ => held.push_back((current, add)),
-                    }
-                }
-                entry.until = millis.saturating_add(parts.life());
+                (Held::Parts(VecDeque::new(), parts), millis.saturating_add(parts.life()))
             }
-        }
-    }
-
-    /// Counts all, or none when one refuses. `now`: seconds since the epoch.
-    pub(super) fn take(&mut self, counters: &[Counter], now: u64) -> Taken {
-        let millis = self.millis();
-        let mut taken = Taken::default();
-        for (index, counter) in counters.iter().enumerate() {
-            let reading = self.read(counter, millis, now);
-            if reading.used.saturating_add(counter.need) > counter.limit && taken.refused.is_none() {
-                taken.refused = Some(index);
-            }
-            taken.readings.push(reading);
-        }
-        if taken.refused.is_none() {
-            for counter in counters.iter().filter(|counter| counter.add > 0) {
-                self.add(&counter.key, counter.span, counter.add, millis, now);
-            }
-            if self.entries.len() >= self.sweep_at {
-                self.sweep();
-            }
-        }
-        taken
-    }
-
-    /// Counts this whatever the limit is.
-    pub(super) fn book(&mut self, key: &Arc<str>, until: u64, add: u64, now: u64) {
-        let millis = self.millis();
-        self.add(key, Span::Until(until), add, millis, now);
-    }
-
-    /// What calendar counters hold.
-    pub(super) fn totals(&self, keys: &[Arc<str>]) -> Vec<u64> {
-        let total = |key| match self.entries.get(key) {
-            Some(Entry { held: Held::Total(total), .. }) => *total,
-            _ => 0,
         };
-        keys.iter().map(total).collect()
+        let entry = self.entries.entry(key.clone()).or_insert_with(|| {
+            self.of_addresses += usize::from(is_of_address);
+            Entry { held: Held::Total(0), until, is_of_address }
+        });
+        entry.until = until;
+        match (&mut entry.held, fresh) {
+            (Held::Total(total), Held::Total(_)) => *total = total.saturating_add(add),
+            (Held::Parts(held, parts), Held::Parts(_, own)) if *parts == own => {
+                let current = millis / own.millis;
+                match held.back_mut() {
+                    Some((number, count)) if *number == current => *count = count.saturating_add(add),
+                    _ => held.push_back((current, add)),
+                }
+            }
+            (held, Held::Total(_)) => *held = Held::Total(add),
+            (held, Held::Parts(_, own)) => *held = Held::Parts(VecDeque::from([(millis / own.millis, add)]), own),
+        }
     }
 
-    /// Starts sliding windows again; what the calendar counts stays.
-    pub(super) fn reset(&mut self) {
-        self.entries.retain(|_, entry| matches!(entry.held, Held::Total(_)));
+    fn retain(&mut self, mut is_kept: impl FnMut(&Entry) -> bool) {
+        self.entries.retain(|_, entry| is_kept(entry));
+        self.of_addresses = self.entries.values().filter(|entry| entry.is_of_address).count();
     }
 
-    pub(super) fn sweep(&mut self) {
-        let millis = self.millis();
-        self.entries.retain(|_, entry| entry.until > millis);
+    fn sweep(&mut self, millis: u64) {
+        self.retain(|entry| entry.until > millis);
         self.sweep_at = SWEEP_AT.max(2 * self.entries.len());
     }
+
+    /// Removes what holds nothing any more, and of too many addresses those that have used the least: whoever comes with
+    /// ever new ones must not start again with the one that has reached its limit.
+    fn make_room(&mut self, is_of_address: bool, millis: u64) {
+        let is_full = is_of_address && self.of_addresses >= MOST_OF_ADDRESSES;
+        if is_full || self.entries.len() >= self.sweep_at {
+            self.sweep(millis);
+        }
+        if is_of_address && self.of_addresses >= MOST_OF_ADDRESSES {
+            let weight = |entry: &Entry| (entry.used(), entry.until);
+            let of_addresses = self.entries.values().filter(|entry| entry.is_of_address);
+            let mut left = MOST_OF_ADDRESSES / 8;
+            let limit = lightest(of_addresses.map(weight).collect(), left);
+            self.retain(|entry| {
+                let goes = entry.is_of_address && left > 0 && weight(entry) <= limit;
+                left -= usize::from(goes);
+                !goes
+            });
+        }
+    }
+}
+
+/// The heaviest of so many that weigh the least.
+pub(super) fn lightest<W: Copy + Ord + Default>(mut weights: Vec<W>, number: usize) -> W {
+    let last = number.saturating_sub(1);
+    if last >= weights.len() {
+        return weights.into_iter().max().unwrap_or_default();
+    }
+    *weights.select_nth_unstable(last).1
 }
 
 #[cfg(test)]
@@ -260,27 +362,27 @@ pub(super) mod tests {
         Counter::of_requests(key, Span::Sliding(window), limit)
     }
 
-    fn is_taken(counters: &mut Counters, counter: &Counter) -> bool {
+    fn is_taken(counters: &Counters, counter: &Counter) -> bool {
         counters.take(std::slice::from_ref(counter), 0).refused.is_none()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_window_frees_what_it_took_a_part_after_its_length() {
-        let mut counters = Counters::default();
+        let counters = Counters::default();
         let second = requests("a", Duration::from_secs(1), 1);
-        assert!(is_taken(&mut counters, &second));
+        assert!(is_taken(&counters, &second));
         let refused = counters.take(std::slice::from_ref(&second), 0);
         assert_eq!((refused.refused, refused.readings[0].used), (Some(0), 1));
         assert!(refused.readings[0].frees_in <= Duration::from_millis(1_050), "{refused:?}");
         advance(Duration::from_millis(999)).await;
-        assert!(!is_taken(&mut counters, &second));
+        assert!(!is_taken(&counters, &second));
         advance(Duration::from_millis(51)).await;
-        assert!(is_taken(&mut counters, &second));
+        assert!(is_taken(&counters, &second));
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_are_counted_or_none() {
-        let mut counters = Counters::default();
+        let counters = Counters::default();
         let (wide, narrow) = (requests("wide", MINUTE, 100), requests("narrow", MINUTE, 1));
         let both = [wide.clone(), narrow];
         assert_eq!(counters.take(&both, 0).refused, None);
@@ -290,17 +392,62 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_calendar_counter_is_only_looked_at_unless_it_adds() {
-        let mut counters = Counters::default();
+        let counters = Counters::default();
         let key: Arc<str> = "bytes".into();
-        let look = |need| Counter { key: key.clone(), span: Span::Until(100), limit: 10, need, add: 0 };
-        assert!(is_taken(&mut counters, &look(10)) && !is_taken(&mut counters, &look(11)));
+        let look = |need| Counter { need, add: 0, ..Counter::of_requests(key.clone(), Span::Until(100), 10) };
+        assert!(is_taken(&counters, &look(10)) && !is_taken(&counters, &look(11)));
         counters.book(&key, 100, 10, 40);
         let refused = counters.take(&[look(1)], 40);
         assert_eq!((refused.refused, refused.readings[0].frees_in), (Some(0), MINUTE));
         assert_eq!(counters.totals(&[key, "none".into()]), [10, 0]);
         advance(MINUTE).await;
         counters.sweep();
-        assert!(counters.entries.is_empty());
+        assert_eq!(number(&counters), 0);
+    }
+
+    fn number(counters: &Counters) -> usize {
+        counters.shards.iter().map(|shard| locked(shard).entries.len()).sum()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ever_new_addresses_take_no_more_room_and_free_nobody_who_has_reached_a_limit() {
+        let counters = Counters::default();
+        let of_address = |address: &str| Counter { is_of_address: true, ..requests(address, MINUTE, 2) };
+        let users: Vec<_> = (0..1_000).map(|user| requests(&format!("user {user}"), MINUTE, 1)).collect();
+        assert!(users.iter().all(|user| is_taken(&counters, user)));
+        let attacker = of_address("attacker");
+        assert!(is_taken(&counters, &attacker) && is_taken(&counters, &attacker));
+        for address in 0..300_000 {
+            assert!(is_taken(&counters, &of_address(&address.to_string())));
+        }
+        assert!(number(&counters) <= 1_000 + SHARDS * MOST_OF_ADDRESSES, "{}", number(&counters));
+        assert!(!is_taken(&counters, &attacker));
+        assert!(!users.iter().any(|user| is_taken(&counters, user)), "they can't be brought about at will");
+        advance(2 * MINUTE).await;
+        counters.sweep();
+        assert_eq!(number(&counters), 0);
+    }
+
+    #[test]
+    fn requests_of_many_threads_are_counted_by_all_their_counters_or_none() {
+        let counters = Counters::default();
+        let of = |name: u32| requests(&format!("{{{name}}}"), MINUTE, 1_000);
+        let admitted: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|thread| {
+                    let counters = &counters;
+                    scope.spawn(move || {
+                        let all = [of(thread % 3), of(3 + thread % 2), of(99)];
+                        (0..500).filter(|_| counters.take(&all, 0).refused.is_none()).count() as u64
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(admitted, 1_000);
+        let used = |name| counters.take(&[of(name)], 0).readings[0].used;
+        assert_eq!((0..3).map(used).sum::<u64>(), 1_000);
+        assert_eq!((3..5).map(used).sum::<u64>(), 1_000);
     }
 
     #[test]
@@ -326,7 +473,7 @@ pub(super) mod tests {
                 counters.origin = tokio::time::Instant::now() - Duration::from_millis(at);
                 let before = |length: u64| admitted.iter().filter(|one| **one + length > at).count() as u64;
                 let (in_window, in_longer) = (before(WINDOW), before(WINDOW + WINDOW / 20 + 5));
-                if is_taken(&mut counters, &counter) {
+                if is_taken(&counters, &counter) {
                     prop_assert!(in_window < limit);
                     admitted.push(at);
                 } else {

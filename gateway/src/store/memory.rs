@@ -12,7 +12,7 @@ use super::{
     StoreError, Window,
     charges::Charge,
     collection::{Collection, Key, Listing},
-    counters::{Counter, Counters, Taken},
+    counters::{Counter, Counters, Taken, lightest},
     credits::{self, Balance},
 };
 
@@ -283,11 +283,35 @@ impl<K: Eq + Hash, V> Expiring<K, V> {
     }
 }
 
+/// So many counters of windows are kept: clients bring them about, by addresses and names.
+const MOST_COUNTED: usize = 65_536;
+
+impl<K> Expiring<K, u64> {
+    /// Removes what has ended, and of too many those that count the least: whoever comes with ever new names must not
+    /// start again with the one that has reached its limit.
+    fn make_room(&mut self, now: u64)
+    where
+        K: Eq + Hash,
+    {
+        if self.entries.len() < MOST_COUNTED {
+            return;
+        }
+        self.sweep(now);
+        let mut left = self.entries.len().saturating_sub(MOST_COUNTED / 8 * 7);
+        let limit = lightest(self.entries.values().copied().collect(), left);
+        self.entries.retain(|_, entry| {
+            let goes = left > 0 && *entry <= limit;
+            left -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
 /// What processes share when there is more than one: counters, revocations, CSRF tokens.
 #[derive(Default)]
 pub struct Shared {
     counters: Mutex<Expiring<String, u64>>,
-    limits: Mutex<Counters>,
+    limits: Counters,
     revoked_tokens: RwLock<Expiring<String, Arc<str>>>,
     revoked_users: RwLock<HashSet<String>>,
     csrf: Mutex<Expiring<String, String>>,
@@ -302,6 +326,9 @@ impl Shared {
         let key = window.key(counter);
         let mut counters = locked(&self.counters);
         let count = counters.get(&key, now).copied().unwrap_or(0) + 1;
+        if count == 1 {
+            counters.make_room(now);
+        }
         counters.insert(key, count, window.end(), now);
         count
     }
@@ -315,18 +342,17 @@ impl Shared {
     }
 
     pub(super) fn take(&self, counters: &[Counter], now: u64) -> Taken {
-        locked(&self.limits).take(counters, now)
+        self.limits.take(counters, now)
     }
 
     pub(super) fn book(&self, booked: &[(Arc<str>, u64)], add: u64, now: u64) {
-        let mut limits = locked(&self.limits);
         for (key, until) in booked {
-            limits.book(key, *until, add, now);
+            self.limits.book(key, *until, add, now);
         }
     }
 
     pub(super) fn totals(&self, keys: &[Arc<str>]) -> Vec<u64> {
-        locked(&self.limits).totals(keys)
+        self.limits.totals(keys)
     }
 
     pub(super) fn revoke_token(&self, username: &str, jti: &str, until: u64, now: u64) {
@@ -387,7 +413,7 @@ impl Shared {
     /// Starts the counters of requests again.
     pub(super) fn reset_counters(&self) {
         *locked(&self.counters) = Expiring::default();
-        locked(&self.limits).reset();
+        self.limits.reset();
     }
 
     pub(super) fn remember_csrf(&self, username: &str, token: &str, until: u64, now: u64) {
@@ -400,7 +426,7 @@ impl Shared {
 
     pub(super) fn sweep(&self, now: u64) {
         locked(&self.counters).sweep(now);
-        locked(&self.limits).sweep();
+        self.limits.sweep();
         locked(&self.csrf).sweep(now);
         self.revoked_tokens.write().unwrap_or_else(PoisonError::into_inner).sweep(now);
     }
@@ -489,6 +515,17 @@ mod tests {
             shared.count("flood", Window::at(now, second), now);
         }
         assert!(locked(&shared.counters).entries.len() <= SWEEP_AT);
+    }
+
+    #[test]
+    fn ever_new_names_take_no_more_room_and_free_nobody_who_has_reached_a_limit() {
+        let (shared, minute) = (Shared::default(), Window::at(0, Duration::from_secs(60)));
+        (1..=5).for_each(|count| assert_eq!(shared.count("attacker", minute, 0), count));
+        for name in 0..2 * MOST_COUNTED {
+            shared.count(&name.to_string(), minute, 0);
+        }
+        assert!(locked(&shared.counters).entries.len() <= MOST_COUNTED);
+        assert_eq!(shared.count("attacker", minute, 0), 6);
     }
 
     #[test]

@@ -122,3 +122,29 @@ async fn a_call_that_would_wait_too_long_is_counted_nowhere() {
     tokio::time::advance(std::time::Duration::from_secs(3_700)).await;
     assert_eq!(stage.ask(&ask).await.code, None, "the rate still has the place that the refused calls didn't take");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_let_in_uses_up_nothing_that_others_may_send() {
+    let rule = |id: &str, rule_type: &str, target: &str| {
+        mongodb::bson::doc! { "rule_id": id, "rule_type": rule_type, "target_identifier": target,
+        "time_window": "hour", "limit": 1 }
+    };
+    let rules = vec![
+        rule("api", "per_api", "own/v1"),
+        rule("endpoint", "per_endpoint", "GET /own/v1/items"),
+        rule("user", "per_user", "amy"),
+        rule("all", "global", ""),
+    ];
+    let apis = vec![api("own", json!({})), api("other", json!({}))];
+    let amy = User { groups: ["ALL".into()].into(), ..User::new("amy", "amy@example.com", "user") };
+    let subscriptions = vec![("amy".into(), vec!["own/v1".into()])];
+    let stage = Stage::new(Setup { apis, users: vec![amy], subscriptions, rules, ..Setup::default() }).await;
+    let token = stage.token("amy", 60);
+    for _ in 0..3 {
+        assert_eq!(stage.ask(&Ask::get("/api/rest/own/v1/items")).await.status, 401);
+        assert_eq!(stage.ask(&Ask::get("/api/rest/own/v1/none").bearer(&token)).await.status, 404);
+        assert_eq!(stage.ask(&Ask::get("/api/rest/other/v1/items").bearer(&token)).await.status, 403);
+    }
+    let ask = Ask::get("/api/rest/own/v1/items").bearer(&token);
+    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [200, 429]);
+}

@@ -582,7 +582,7 @@ mod limits {
                         0 => Span::Sliding(Duration::from_secs(3_600 * (1 + number))),
                         _ => Span::Until(end),
                     };
-                    Counter { key: format!("k{number}").into(), span, limit: 5 + 7 * number, need, add }
+                    Counter { need, add, ..Counter::of_requests(format!("k{number}"), span, 5 + 7 * number) }
                 })
                 .collect();
             let (one, other) = (redis.take(&counters).await.unwrap(), memory.take(&counters).await.unwrap());
