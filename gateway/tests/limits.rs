@@ -236,6 +236,40 @@ async fn a_client_key_leads_to_its_own_servers() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn an_apis_credentials_are_not_for_the_servers_of_a_client_key() -> Result<()> {
+    let mut api = charging();
+    api["api_allowed_headers"] = json!(["x-up-auth"]);
+    api["api_authorization_field_swap"] = "x-up-auth".into();
+    for (setting, is_sent) in [("false", false), ("true", true)] {
+        let start = Start::new(BINARY)?.with("DOORMAN_ROUTING_CREDENTIALS", setting);
+        let stage = Stage::set_with(api.clone(), start).await?;
+        define_credits(&stage.admin).await?;
+        let amy = stage.user("amy", json!({})).await?;
+        give(&stage.admin, "amy", 5, None).await?;
+        let other = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        for (key, server) in [("other", other.address()), ("own", stage.upstream.address())] {
+            let routing =
+                json!({ "routing_name": key, "client_key": key, "routing_servers": [format!("http://{server}/base")] });
+            stage.admin.does("POST", "/platform/routing", routing).await?;
+        }
+        for (key, server, is_sent) in
+            [("other", &other, is_sent), ("own", &stage.upstream, true), ("", &stage.upstream, true)]
+        {
+            let call = amy.request("GET", ECHO).header("client-key", key).header("x-up-auth", "secret");
+            let seen = call.send().await?.json::<Value>().await?;
+            assert_eq!(seen["headers"]["host"], json!([server.address().to_string()]));
+            let sent = |name: &str| seen["headers"][name][0].as_str();
+            let secrets = ["x-api-key", "authorization", "x-up-auth"].map(sent);
+            let wanted = [Some("general-key"), Some("secret"), Some("secret")];
+            assert_eq!(secrets, if is_sent { wanted } else { [None; 3] }, "{key} {setting}");
+            assert_eq!(sent("x-doorman-user"), Some("amy"));
+        }
+        assert_eq!(stage.credits("amy").await?, 2, "each is a call");
+    }
+    Ok(())
+}
+
 /// Three gateways on one Redis and one MongoDB.
 struct Fleet {
     gateways: Vec<GatewayProcess>,

@@ -55,6 +55,8 @@ pub(super) struct Decided<'a> {
     pub(super) server: &'a Server,
     /// To make the next attempt.
     leave: Option<Leave>,
+    /// Is it one that the API trusts with its credentials?
+    is_trusted: bool,
     pub(super) charged: Charged,
 }
 
@@ -158,8 +160,11 @@ impl Gateway {
             transform::request_body(call, reading, body);
         }
         let (server, leave) = choose(call, routed, self.breaker_rules(call.api))?;
+        // Whoever sets a routing need not be who may see an API's secrets.
+        let is_own = || [own_servers(call), &call.api.servers].iter().any(|own| own.have(&server.pool));
+        let is_trusted = routed.is_none() || self.settings.upstream.routed_credentials || is_own();
         let charged = self.charge(call).await?;
-        Ok(Decided { server, leave, charged })
+        Ok(Decided { server, leave, is_trusted, charged })
     }
 
     /// Sends the call until there is an answer to give, or nothing more to try; the answer, and when it was asked for.
@@ -171,14 +176,14 @@ impl Gateway {
         upload: &mut Upload,
         observed: &mut Observed,
     ) -> Result<(Response<ResponseBody>, Instant), Problem> {
-        let Decided { server, leave, charged } = decided;
+        let Decided { server, leave, is_trusted, charged } = decided;
         let (api, rules) = (call.api, self.breaker_rules(call.api));
         if api.api.retries > 0 {
             self.retries.earn();
         }
         let mut attempt = 0;
         loop {
-            let told = rest::Caller { key: charged.key.as_ref(), ..call.told };
+            let told = rest::Caller { key: charged.key.as_ref(), is_trusted: *is_trusted, ..call.told };
             let body = upload.body();
             let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, told, body)?;
             let sent = Instant::now();
@@ -310,14 +315,19 @@ fn may_be_repeated(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bo
     !matches!(answer, Err(UpstreamError::Connection(error)) if error.is_incomplete_message())
 }
 
+/// Those of the endpoint, else those of the API.
+fn own_servers<'a>(call: &Call<'a>) -> &'a Servers {
+    let own = call.endpoint.servers();
+    if own.is_empty() { &call.api.servers } else { own }
+}
+
 /// The server whose turn it is, of those that are called at the moment.
 fn choose<'a>(
     call: &Call<'a>,
     routed: Option<&'a Servers>,
     rules: Option<BreakerRules>,
 ) -> Result<(&'a Server, Option<Leave>), Problem> {
-    let own = call.endpoint.servers();
-    let servers: &'a Servers = routed.unwrap_or(if own.is_empty() { &call.api.servers } else { own });
+    let servers = routed.unwrap_or_else(|| own_servers(call));
     let admit = |server: &'a Server| match rules {
         Some(_) => server.pool.breaker().admit().map(Some),
         None => Some(None),

@@ -353,7 +353,7 @@ impl Gateway {
         self.account(&facts, length(parts), observed).await?;
         let (api, endpoint) = let_in?;
         let user = user.filter(|_| api.api.needs_identity);
-        let told = rest::Caller { request_id: id, username: user.map(AsRef::as_ref), key: None };
+        let told = rest::Caller { request_id: id, username: user.map(AsRef::as_ref), key: None, is_trusted: false };
         Ok(Call { parts, api, endpoint, path: asked.path, told, user, arrived: at, limit })
     }
 

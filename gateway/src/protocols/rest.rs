@@ -59,6 +59,8 @@ pub struct Caller<'a> {
     pub username: Option<&'a str>,
     /// What the upstream is paid with.
     pub key: Option<&'a UpstreamKey>,
+    /// Is the server one that the API trusts with its credentials?
+    pub is_trusted: bool,
 }
 
 /// Builds the upstream request from the parsed form of the call.
@@ -109,10 +111,12 @@ pub fn upstream_request(
     if let Some(transform) = transform {
         change_headers(&transform.headers, &mut headers);
     }
-    if let Some(value) = api.api.headers.authorization_from.as_ref().and_then(|name| parts.headers.get(name))
-        && !value.is_empty()
-    {
-        headers.insert(AUTHORIZATION, value.clone());
+    if let Some(name) = &api.api.headers.authorization_from {
+        match parts.headers.get(name).filter(|value| !value.is_empty()) {
+            _ if !caller.is_trusted => drop(headers.remove(name)),
+            Some(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
+            None => {}
+        }
     }
     headers.insert(X_REQUEST_ID, caller.request_id.clone());
     // Whatever the client sent under these names is not ours to vouch for.
@@ -122,7 +126,7 @@ pub fn upstream_request(
         headers.insert(X_USER_EMAIL, user.clone());
         headers.insert(X_DOORMAN_USER, user);
     }
-    if let Some((name, value)) = caller.key {
+    if let Some((name, value)) = caller.key.filter(|_| caller.is_trusted) {
         headers.insert(name, value.clone());
     }
 

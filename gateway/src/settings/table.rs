@@ -430,6 +430,8 @@ settings! {
             "Failures in a row that open the breaker.";
         breaker_timeout: Duration = "CIRCUIT_BREAKER_TIMEOUT", "30", Doorman Used live (above_zero):
             "Time until an open breaker lets a call try again.";
+        routed_credentials: bool = "DOORMAN_ROUTING_CREDENTIALS", "false", New Used:
+            "Servers of a `client-key` are sent an API's credit key and swapped `Authorization` as if they were its own.";
         grpc_retries: u32 = "GRPC_MAX_RETRIES", "0", Doorman NotYet live:
             "Further attempts of a gRPC call.";
         grpc_retry_base_ms: u32 = "GRPC_RETRY_BASE_MS", "100", Doorman NotYet live:

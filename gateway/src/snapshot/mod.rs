@@ -175,6 +175,11 @@ impl Servers {
         &self.servers
     }
 
+    /// Is this address called by one of them, in the same way?
+    pub fn have(&self, pool: &Arc<Pool>) -> bool {
+        self.servers.iter().any(|server| Arc::ptr_eq(&server.pool, pool))
+    }
+
     /// Is there none?
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty()
