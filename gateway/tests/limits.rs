@@ -118,7 +118,7 @@ async fn a_tier_counts_every_call_of_its_user_and_refuses_before_all_else() -> R
     assert_eq!((told("x-ratelimit-limit"), told("x-ratelimit-remaining")), ("2".into(), "1".into()));
     // One that calls no API counts too.
     assert_eq!(amy.get("/api/health").await?.status(), 200);
-    for path in [ECHO, "/api/rest/none/v1/x", "/api/health"] {
+    for path in [ECHO, "/api/rest/orders/v1/none", "/api/rest/none/v1/x", "/api/health", "/api/nothing", "/nothing"] {
         let (status, body, headers) = refusal(&amy, path).await?;
         assert_eq!(status, 429, "{path}");
         assert_eq!(
@@ -133,7 +133,12 @@ async fn a_tier_counts_every_call_of_its_user_and_refuses_before_all_else() -> R
         assert_eq!(headers["x-ratelimit-retry-after"], after.to_string());
         assert_eq!(headers["x-ratelimit-remaining"], "0");
     }
-    assert_eq!(stage.gateway_call_without_token("/api/health").await?, 200);
+    for (method, path, status) in
+        [("OPTIONS", ECHO, 429), ("PURGE", ECHO, 429), ("POST", "/api/health", 429), ("GET", "/health", 404)]
+    {
+        assert_eq!(amy.request(method, path).send().await?.status(), status, "{method} {path}");
+        assert_ne!(stage.admin.http.get(stage.gateway.url(path)).send().await?.status(), 429, "{path} without a token");
+    }
     admin.does("PUT", "/platform/tiers/two", json!({ "limits": { "requests_per_minute": 3 } })).await?;
     assert_eq!(statuses(&amy, 2).await?, [200, 429], "a change counts at once");
     admin.does("DELETE", "/platform/tiers/assignments/amy", Value::Null).await?;
@@ -152,6 +157,38 @@ async fn a_tier_may_let_calls_wait_for_their_turn() -> Result<()> {
     let start = Instant::now();
     assert_eq!(statuses(&amy, 3).await?, [200, 200, 200]);
     assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+    Ok(())
+}
+
+/// Scripts that a Redis has run.
+async fn scripts(redis: &redis::Client) -> Result<u64> {
+    let mut connection = redis.get_multiplexed_async_connection().await?;
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await?;
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    Ok(calls.unwrap_or("0").parse()?)
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_their_turn_ask_the_store_little() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (redis, mongo) = (Neighbour::redis(&[])?, Neighbour::mongo(folder.path())?);
+    let start = Start::new(BINARY)?
+        .with("MEM_OR_EXTERNAL", "REDIS")
+        .with("REDIS_HOST", redis.address().to_string())
+        .with("MONGO_DB_HOSTS", mongo.address().to_string());
+    let stage = Stage::set_with(json!({}), start).await?;
+    let amy = stage.user("amy", json!({})).await?;
+    let tier = json!({ "tier_id": "queue", "name": "custom", "display_name": "Queue",
+        "limits": { "requests_per_second": 6, "enable_throttling": true, "max_queue_time_ms": 30_000 } });
+    stage.admin.does("POST", "/platform/tiers/", tier).await?;
+    stage.admin.does("POST", "/platform/tiers/assignments", json!({ "user_id": "amy", "tier_id": "queue" })).await?;
+    let redis = redis::Client::open(format!("redis://{}", redis.address()))?;
+    let before = scripts(&redis).await?;
+    let calls = try_join_all((0..30).map(|_| amy.get(ECHO))).await?;
+    assert!(calls.iter().all(|answer| answer.status() == 200));
+    // Each asks when it comes, those that wait once more, and the first of them once for each part of a window.
+    let asked = scripts(&redis).await? - before;
+    assert!(asked < 80, "{asked}");
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 //! is one question to the store, which counts all or none; credits are a second one, asked only where they are charged,
 //! right before the upstream is called. What always holds: nothing here is decided by a copy of a count or a balance.
 //!
-//! - `limits` and `rules` are the typed forms of what is stored, `charge` is about credits, `afterwards` does what a
-//!   request leaves to be done.
+//! - `limits` and `rules` are the typed forms of what is stored, `waiting` is the line of those who wait for a turn, `charge`
+//!   is about credits, `afterwards` does what a request leaves to be done.
 //!
 //! Order of refusals (reference: gateway behaviour 5 and 7): the tier, rules, then (for callers who are let in) the
 //! user's rate, throttle and bandwidth.
@@ -14,11 +14,13 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use mongodb::bson::Document;
 use smallvec::SmallVec;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 mod afterwards;
 mod charge;
 mod limits;
 mod rules;
+mod waiting;
 
 pub use charge::{ChargeError, Charged, UpstreamKey};
 pub use limits::{Allowance, Calendar, Tier, UserLimits};
@@ -37,9 +39,12 @@ use crate::{
 use afterwards::Afterwards;
 use charge::Definition;
 use rules::Rules;
+use waiting::Waiting;
 
 /// The one entry of caches that hold all of something.
 const ALL: &str = "";
+/// Who waits for a turn asks no sooner than this whether it has come.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// What is known of a request.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +79,8 @@ pub enum Admission {
 pub enum Kind {
     /// The tier's, in a window of this name.
     Tier(&'static str),
+    /// The tier's, in a stretch of the calendar of this name.
+    Quota(&'static str),
     /// That of a rule, in a window of this name.
     Rule(&'static str),
     /// The user's rate.
@@ -162,6 +169,7 @@ pub struct Accounts {
     skip_tiers: bool,
     fail_mode: FailMode,
     afterwards: Afterwards,
+    waiting: Waiting,
 }
 
 impl Accounts {
@@ -184,6 +192,7 @@ impl Accounts {
             skip_tiers: settings.limits.skip_tiers,
             fail_mode: settings.storage.limits_fail_mode,
             afterwards: Afterwards::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -270,23 +279,36 @@ impl Accounts {
             None => None,
         };
         let rules = self.unless_closed(self.rules().await)?;
-        let asked = Asked::new(limits.as_deref(), &rules, facts, length);
-        if asked.measures.is_empty() {
-            return Ok(Admitted::default());
-        }
         let queue = limits.as_ref().and_then(|limits| limits.tier.queue);
-        let deadline = queue.map(|queue| tokio::time::Instant::now() + queue);
+        let deadline = queue.map(|queue| Instant::now() + queue);
+        let mut place = None;
         loop {
+            // After a wait it may be another day.
+            let asked = Asked::new(limits.as_deref(), &rules, facts, length);
+            if asked.measures.is_empty() {
+                return Ok(Admitted::default());
+            }
             let taken = self.store.take(&asked.counters()).await.map_err(Refused::Away)?;
             let outcome = asked.outcome(&taken, limits.as_deref());
-            // A tier may let requests wait for their turn.
-            if let (Err(Refused::Limit { kind: Kind::Tier(_), shown }), Some(deadline)) = (&outcome, deadline)
-                && tokio::time::Instant::now() + shown.resets_in <= deadline
-            {
-                tokio::time::sleep(shown.resets_in).await;
-                continue;
+            // The windows of a tier may let requests wait for their turn.
+            let (Err(Refused::Limit { kind: Kind::Tier(_), shown }), Some(user), Some(deadline)) =
+                (&outcome, facts.user, deadline)
+            else {
+                return outcome;
+            };
+            let opens = Instant::now() + shown.resets_in.max(SHORTEST_WAIT);
+            if opens > deadline {
+                return outcome;
             }
-            return outcome;
+            if place.is_none() {
+                place = match timeout_at(deadline, self.waiting.enter(user)).await {
+                    Ok(None) => return outcome,
+                    Ok(entered) => entered,
+                    // It may ask a last time.
+                    Err(_) => None,
+                };
+            }
+            sleep_until(opens).await;
         }
     }
 
@@ -323,7 +345,7 @@ impl Asked {
         let tier = limits.map(|limits| &limits.tier);
         if let Some(tier) = tier {
             measures.extend(tier.windows.iter().map(|limit| (Kind::Tier(limit.window), limit.counter.clone())));
-            measures.extend(tier.quotas.iter().map(|(quota, window)| (Kind::Tier(window), quota.asked(now, 1, 1))));
+            measures.extend(tier.quotas.iter().map(|(quota, window)| (Kind::Quota(window), quota.asked(now, 1, 1))));
         }
         let shows_first = tier.is_some_and(|tier| !tier.windows.is_empty());
         if facts.admission != Admission::NoCall && !rules.is_empty() {

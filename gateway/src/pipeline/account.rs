@@ -36,7 +36,7 @@ fn reached(kind: &Kind, limit: &Shown) -> Problem {
     let after = seconds(limit.resets_in).max(1);
     let plain = |text| Problem::new(StatusCode::TOO_MANY_REQUESTS, text, text);
     let problem = match kind {
-        Kind::Tier(window) | Kind::Rule(window) => {
+        Kind::Tier(window) | Kind::Quota(window) | Kind::Rule(window) => {
             let message = format!("Rate limit exceeded: quota {} per {window}", limit.limit);
             let body = json!({
                 "error": "Rate limit exceeded", "error_code": "RATE_LIMIT_EXCEEDED", "message": message,

@@ -249,7 +249,14 @@ impl Gateway {
             }
             ["metrics"] => Ok(respond::only(parts, &Method::GET, || self.scraped(parts, peer))),
             ["platform", ..] => Ok(self.platform(arrival, body, observed).await),
-            _ => Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found")),
+            // Pages that tiers leave alone wherever they are served.
+            ["health" | "docs" | "redoc" | "openapi.json", ..] => {
+                Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found"))
+            }
+            _ => {
+                self.account_for_no_call(arrival, observed).await?;
+                Ok(respond::detail(StatusCode::NOT_FOUND, "Not Found"))
+            }
         }
     }
 
@@ -296,7 +303,10 @@ impl Gateway {
                 let call = self.admitted(&asked, observed).await?;
                 self.call(call, body, observed).await
             }
-            Err(answer) => Ok(answer),
+            Err(answer) => {
+                self.account_for_no_call(arrival, observed).await?;
+                Ok(answer)
+            }
         }
     }
 

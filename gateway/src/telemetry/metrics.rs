@@ -124,7 +124,7 @@ impl Metrics {
     /// Counts a call that a limit refused.
     pub fn limited(&self, kind: &Kind) {
         let limit = match kind {
-            Kind::Tier(_) => "tier",
+            Kind::Tier(_) | Kind::Quota(_) => "tier",
             Kind::Rule(_) => "rule",
             Kind::Rate => "rate",
             Kind::Throttle => "throttle",

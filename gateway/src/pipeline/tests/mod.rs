@@ -123,6 +123,11 @@ async fn a_call_that_would_wait_too_long_is_counted_nowhere() {
     assert_eq!(stage.ask(&ask).await.code, None, "the rate still has the place that the refused calls didn't take");
 }
 
+/// The limits of the one tier that everybody has.
+fn tier(limits: mongodb::bson::Document) -> Vec<mongodb::bson::Document> {
+    vec![mongodb::bson::doc! { "tier_id": "all", "is_default": true, "limits": limits }]
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_not_let_in_uses_up_nothing_that_others_may_send() {
     let rule = |id: &str, rule_type: &str, target: &str| {
@@ -147,4 +152,35 @@ async fn who_is_not_let_in_uses_up_nothing_that_others_may_send() {
     }
     let ask = Ask::get("/api/rest/own/v1/items").bearer(&token);
     assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [200, 429]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_calls_of_a_user_wait_for_a_turn_and_no_more() {
+    let tiers = tier(
+        mongodb::bson::doc! { "requests_per_second": 1, "enable_throttling": true, "max_queue_time_ms": 1_000_000 },
+    );
+    let stage = Stage::new(Setup { apis: vec![api("open", json!({ "public": true }))], tiers, ..Setup::default() });
+    let stage = stage.await;
+    let begin = tokio::time::Instant::now();
+    let ask = Ask::get("/api/rest/open/v1/items").bearer(&stage.token("admin", 60));
+    let calls = (0..130).map(async |_| (stage.ask(&ask).await.status, begin.elapsed()));
+    let calls = futures::future::join_all(calls).await;
+    let at_once = |(_, after): &&(u16, std::time::Duration)| after.is_zero();
+    let (admitted, refused): (Vec<_>, Vec<_>) = calls.iter().partition(|(status, _)| *status == 200);
+    assert_eq!((admitted.len(), refused.len()), (101, 29));
+    assert_eq!((admitted.iter().filter(at_once).count(), refused.iter().filter(at_once).count()), (1, 29));
+    let last = admitted.iter().map(|(_, after)| *after).max().unwrap_or_default();
+    assert!(last >= std::time::Duration::from_secs(100), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_is_used_up_lets_nobody_wait() {
+    let year = 365 * 86_400_000_i64;
+    let limits = mongodb::bson::doc! { "daily_request_quota": 1, "enable_throttling": true, "max_queue_time_ms": year };
+    let apis = vec![api("open", json!({ "public": true }))];
+    let stage = Stage::new(Setup { apis, tiers: tier(limits), ..Setup::default() }).await;
+    let begin = tokio::time::Instant::now();
+    let ask = Ask::get("/api/rest/open/v1/items").bearer(&stage.token("admin", 60));
+    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [200, 429]);
+    assert!(begin.elapsed().is_zero(), "{:?}", begin.elapsed());
 }

@@ -181,7 +181,10 @@ impl Stage {
     ) -> Result<Response<Body>, Problem> {
         let asked = match self.gateway.asked(arrival, segments, observed).await {
             Ok(asked) => asked,
-            Err(answer) => return Ok(answer),
+            Err(answer) => {
+                self.gateway.account_for_no_call(arrival, observed).await?;
+                return Ok(answer);
+            }
         };
         let call = self.gateway.admitted(&asked, observed).await?;
         let carries_body = rest::takes_body(&call.parts.method) && !body.is_empty();
