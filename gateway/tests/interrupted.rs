@@ -1,4 +1,4 @@
-//! What a call costs that does not go as it should: its client goes away, its upstream or a store stops answering.
+//! What becomes of a call that does not go as it should: its client goes away, its upstream or a store stops answering.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -182,5 +182,134 @@ async fn a_credit_whose_taking_is_not_heard_of_is_given_back() -> Result<()> {
     };
     until("the credits of both are gone", pay, |paid| *paid == 2).await?;
     assert_eq!((stage.credits("amy").await?, amy.get(ECHO).await?.status().as_u16()), (0, 401));
+    Ok(())
+}
+
+/// An endpoint that answers with so many bytes.
+async fn bytes_endpoint(stage: &Stage) -> Result<()> {
+    let endpoint = json!({ "api_name": "orders", "api_version": "v1", "endpoint_method": "GET",
+        "endpoint_uri": "/bytes/{n}", "endpoint_description": "x" });
+    stage.admin.does("POST", "/platform/endpoint", endpoint).await.map(|_| ())
+}
+
+/// Bytes that are counted of a user.
+async fn used(user: &Session) -> Result<u64> {
+    let me = user.does("GET", "/platform/user/me", Value::Null).await?;
+    Ok(me["bandwidth_usage_bytes"].as_u64().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn bytes_count_as_they_pass_whatever_is_declared() -> Result<()> {
+    let stage = Stage::set(json!({})).await?;
+    let limited = json!({ "bandwidth_limit_bytes": 1_000_000_000, "bandwidth_limit_window": "day" });
+    let amy = stage.user("amy", limited).await?;
+    // Refused for what it declares.
+    let mut client = begin(&stage, &amy, ECHO, "Content-Length: 100000000000000000\r\nConnection: close\r\n")?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let before = used(&amy).await?;
+    assert!((100..5_000).contains(&before), "{before}");
+
+    let pieces = (0..30).map(|_| Ok::<_, std::io::Error>(vec![b'a'; 1_000]));
+    let chunked = reqwest::Body::wrap_stream(futures::stream::iter(pieces));
+    assert_eq!(amy.request("POST", ECHO).body(chunked).send().await?.bytes().await?.len() / 1_000, 30);
+    let before = before + 60_000;
+    assert!((before..before + 5_000).contains(&used(&amy).await?), "{before}, {}", used(&amy).await?);
+
+    let before = used(&amy).await?;
+    let mut client = begin(&stage, &amy, ECHO, "Content-Length: 900000\r\n")?;
+    client.write_all(&vec![b'a'; 40_000])?;
+    drop(client);
+    until("what was sent", async || used(&amy).await, |used| *used >= before + 40_000).await?;
+    assert!(used(&amy).await? < before + 45_000);
+    until_gone(&stage, "POST", 1).await
+}
+
+#[tokio::test]
+async fn bytes_of_a_long_answer_count_in_the_window_they_pass_in() -> Result<()> {
+    let stage = Stage::set(json!({})).await?;
+    bytes_endpoint(&stage).await?;
+    let limits = json!({ "bandwidth_limit_bytes": 1_000_000_000_000_u64, "bandwidth_limit_window": "second" });
+    let amy = stage.user("amy", limits).await?;
+    let mut client = begin(&stage, &amy, "/api/rest/orders/v1/bytes/60000000", "")?;
+    client.read_exact(&mut vec![0; 2_000_000])?;
+    until("the window is over", async || used(&amy).await, |used| *used == 0).await?;
+    let read_on = async || {
+        (&client).read_exact(&mut vec![0; 4_000_000])?;
+        used(&amy).await
+    };
+    until("nothing counts any more", read_on, |used| *used > 0).await
+}
+
+#[tokio::test]
+async fn an_upload_ends_where_its_users_bytes_do() -> Result<()> {
+    for retries in [0, 1] {
+        let stage = Stage::set(json!({ "api_allowed_retry_count": retries })).await?;
+        let amy = stage.user("amy", json!({ "bandwidth_limit_bytes": 50_000 })).await?;
+        let (sent, sending) = tokio::sync::mpsc::unbounded_channel::<std::io::Result<Vec<u8>>>();
+        let pieces = futures::stream::unfold(sending, async |mut pieces| Some((pieces.recv().await?, pieces)));
+        for _ in 0..100 {
+            sent.send(Ok(vec![b'a'; 1_000]))?;
+        }
+        // The upload never ends by itself.
+        let upload = amy.request("POST", ECHO).body(reqwest::Body::wrap_stream(Box::pin(pieces))).send().await?;
+        assert_eq!(upload.status(), 429, "{retries}");
+        assert!(upload.headers().contains_key("retry-after"));
+        let body = upload.json::<Value>().await?;
+        assert_eq!(body["error_code"], "Bandwidth limit exceeded");
+        until("they are counted", async || used(&amy).await, |used| *used >= 50_000).await?;
+        assert!(used(&amy).await? < 150_000);
+        drop(sent);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_an_answer_that_is_broken_off_only_what_was_sent_counts() -> Result<()> {
+    let (upstream, address) = silent()?;
+    let stage = Stage::set(json!({ "api_servers": [format!("http://{address}")] })).await?;
+    let amy = stage.user("amy", json!({ "bandwidth_limit_bytes": 1_000_000_000 })).await?;
+    let mut client = begin(&stage, &amy, ECHO, "")?;
+    let (mut connection, _) = upstream.accept()?;
+    connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n")?;
+    connection.write_all(&vec![b'a'; 40_000])?;
+    client.read_exact(&mut vec![0; 40_000])?;
+    drop(client);
+    until("what was sent", async || used(&amy).await, |used| *used >= 39_000).await?;
+    assert!(used(&amy).await? < 45_000);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_whose_client_goes_away_is_counted_and_logged() -> Result<()> {
+    let (upstream, address) = silent()?;
+    let stage = Stage::set(json!({ "api_servers": [format!("http://{address}")] })).await?;
+    let amy = stage.user("amy", json!({ "bandwidth_limit_bytes": 1_000_000_000 })).await?;
+    let client = begin(&stage, &amy, ECHO, "")?;
+    let (mut connection, _) = upstream.accept()?;
+    connection.read_exact(&mut [0; 3])?;
+    drop(client);
+    until("its headers", async || used(&amy).await, |used| *used > 100).await?;
+    until_gone(&stage, "GET", 1).await?;
+
+    // Over HTTP/2 the connection stays.
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build()?;
+    let call = tokio::spawn(http2.get(stage.gateway.url(ECHO)).bearer_auth(&amy.token).send());
+    let _connection = tokio::task::spawn_blocking(move || upstream.accept()).await??;
+    call.abort();
+    until_gone(&stage, "GET", 2).await
+}
+
+/// Waits until so many calls whose client went away are counted and logged, each once.
+async fn until_gone(stage: &Stage, method: &str, number: usize) -> Result<()> {
+    until_counted(stage, r#"doorman_http_requests_total{code="499"}"#, &number.to_string()).await?;
+    let line = format!("Endpoint: {method} {ECHO} | status_code: 499 | ");
+    let logged =
+        async || Ok(stage.gateway.log().lines().filter(|own| own.contains(&line)).map(str::to_owned).collect());
+    until(&line, logged, |logged: &Vec<String>| logged.len() >= number).await?;
+    let logged = logged().await?;
+    let is_whose = |line: &String| line.contains("username=amy") && line.contains("api=orders/v1");
+    assert!(logged.len() == number && logged.iter().all(is_whose), "{logged:?}");
     Ok(())
 }

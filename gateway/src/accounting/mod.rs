@@ -4,8 +4,8 @@
 //! is one question to the store, which counts all or none; credits are a second one, asked only where they are charged,
 //! right before the upstream is called. What always holds: nothing here is decided by a copy of a count or a balance.
 //!
-//! - `limits` and `rules` are the typed forms of what is stored, `waiting` is the line of those who wait for a turn, `charge`
-//!   is about credits, `afterwards` does what a request leaves to be done.
+//! - `limits` and `rules` are the typed forms of what is stored, `bytes` counts those of calls, `charge` is about credits,
+//!   `waiting` is the line of those who wait for a turn, `afterwards` does what a request leaves to be done.
 //!
 //! Order of refusals (reference: gateway behaviour 5 and 7): the tier, rules, then (for callers who are let in) the
 //! user's rate, throttle and bandwidth.
@@ -17,11 +17,13 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 mod afterwards;
+mod bytes;
 mod charge;
 mod limits;
 mod rules;
 mod waiting;
 
+pub use bytes::{Meter, Read, Received, length};
 pub use charge::{ChargeError, Charged, UpstreamKey};
 pub use limits::{Allowance, Calendar, Tier, UserLimits};
 pub use rules::EndpointName;
@@ -109,6 +111,8 @@ pub struct Admitted {
     pub wait: Duration,
     /// How the tier's shortest window stands.
     pub shown: Option<Shown>,
+    /// How the bytes stand of which the least is left, where they are limited.
+    pub bytes: Option<Shown>,
 }
 
 /// Why a request may not go on.
@@ -312,22 +316,9 @@ impl Accounts {
         }
     }
 
-    /// The counters that the bytes of a user's calls are booked on, with the second each ends at. `is_own`: of an API that
-    /// asks who calls.
-    pub async fn byte_counters(&self, username: &str, is_own: bool) -> SmallVec<[(Arc<str>, u64); 2]> {
-        let Ok(limits) = self.of_user(username).await else { return SmallVec::new() };
-        let (now, own) = (crate::store::now(), limits.bandwidth.iter().filter(|_| is_own));
-        own.chain(&limits.tier.bandwidth).map(|allowance| allowance.counter(now)).collect()
-    }
-
     /// Waits until what is left of calls that are over is stored. For the end of the process.
     pub async fn finish(&self) {
         self.afterwards.finish().await;
-    }
-
-    /// Where bytes and quotas are counted.
-    pub fn store(&self) -> &Arc<Store> {
-        &self.store
     }
 }
 
@@ -379,8 +370,16 @@ impl Asked {
             remaining: counter.limit.saturating_sub(reading.used + counter.add),
             resets_in: reading.frees_in,
         });
-        let mut admitted = Admitted { wait: Duration::ZERO, shown };
-        let throttled = self.measures.iter().zip(&taken.readings).find(|((kind, _), _)| *kind == Kind::Throttle);
+        let measured = || self.measures.iter().zip(&taken.readings);
+        let left = |((_, counter), reading): (&Measure, &Reading)| Shown {
+            limit: counter.limit,
+            remaining: counter.limit.saturating_sub(reading.used),
+            resets_in: reading.frees_in,
+        };
+        let bytes = measured().filter(|((kind, _), _)| *kind == Kind::Bandwidth).map(left);
+        let bytes = bytes.min_by_key(|shown| shown.remaining);
+        let mut admitted = Admitted { wait: Duration::ZERO, shown, bytes };
+        let throttled = measured().find(|((kind, _), _)| *kind == Kind::Throttle);
         if let (Some(((_, counter), Reading { used, .. })), Some(throttle)) =
             (throttled, limits.and_then(|limits| limits.throttle.as_ref()))
         {

@@ -1,17 +1,17 @@
 //! The account stage: counts a request against every limit that applies, and tells clients how their limits stand
 //! (reference: gateway behaviour 7).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Body as _;
 use serde_json::json;
 
 use super::body::Metered;
-use super::{Arrival, Body, Gateway, Observed, length, respond};
-use crate::accounting::{Admission, Facts, Kind, Refused, Shown};
+use super::{Arrival, Asked, Body, Gateway, Observed, respond};
+use crate::accounting::{Admission, Facts, Kind, Meter, Refused, Shown};
 use crate::problem::Problem;
 
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -53,16 +53,38 @@ fn reached(kind: &Kind, limit: &Shown) -> Problem {
     problem.header(RETRY_AFTER, after)
 }
 
+/// The most bytes of a body.
+#[derive(Debug)]
+pub(super) struct BodyLimit {
+    pub(super) bytes: u64,
+    /// How the user's bytes stand, if less is left of them than the settings say.
+    left: Option<Shown>,
+}
+
+impl BodyLimit {
+    /// What the settings say, or what is left to the user.
+    pub(super) fn new(setting: u64, left: Option<Shown>) -> Self {
+        let left = left.filter(|left| left.remaining < setting);
+        Self { bytes: left.as_ref().map_or(setting, |left| left.remaining), left }
+    }
+}
+
 impl Gateway {
-    /// Counts a request with a body of so many bytes, and waits where it must.
-    pub(super) async fn account(&self, facts: &Facts<'_>, length: u64, observed: &mut Observed) -> Result<(), Problem> {
+    /// Counts a request with a body of so many bytes, and waits where it must. Tells how the bytes of the user stand, where
+    /// they are limited.
+    pub(super) async fn account(
+        &self,
+        facts: &Facts<'_>,
+        length: u64,
+        observed: &mut Observed,
+    ) -> Result<Option<Shown>, Problem> {
         match self.accounts.measure(facts, length).await {
             Ok(admitted) => {
                 observed.limit = admitted.shown;
                 if !admitted.wait.is_zero() {
                     tokio::time::sleep(admitted.wait).await;
                 }
-                Ok(())
+                Ok(admitted.bytes)
             }
             Err(Refused::Limit { kind, shown }) => {
                 self.metrics.limited(&kind);
@@ -88,25 +110,40 @@ impl Gateway {
         let Some(Ok(principal)) = self.caller(&arrival.parts.headers).await else { return Ok(()) };
         let user = Some(&*principal.username);
         let (address, admission) = (arrival.client.effective, Admission::NoCall);
-        self.account(&Facts { user, api: None, endpoint: None, address, admission }, 0, observed).await
+        self.account(&Facts { user, api: None, endpoint: None, address, admission }, 0, observed).await.map(|_| ())
     }
 
-    /// Books the bytes of an answered call on its user's counters, where there are any: what is known of them at once, so
-    /// that the next call finds it, and a body of unknown length when it ends.
-    pub(super) async fn book(&self, parts: &Parts, response: Response<Body>, observed: &Observed) -> Response<Body> {
-        let Some(user) = observed.username.as_deref().filter(|_| observed.is_data_plane) else { return response };
-        let is_own = observed.api.as_ref().is_some_and(|api| api.api.needs_identity);
-        let counters = self.accounts.byte_counters(user, is_own).await;
-        if counters.is_empty() {
-            return response;
+    /// What a client is told whose body is larger than it may be.
+    pub(super) fn too_large(&self, limit: &BodyLimit) -> Problem {
+        match &limit.left {
+            Some(left) => {
+                self.metrics.limited(&Kind::Bandwidth);
+                reached(&Kind::Bandwidth, left)
+            }
+            None => Problem::too_large(limit.bytes),
         }
-        let body = response.body().size_hint().exact();
-        let known = respond::size(&parts.headers) + length(parts) + respond::size(response.headers());
-        self.accounts.store().book(&counters, known + body.unwrap_or_default()).await;
-        if body.is_some() {
-            return response;
+    }
+
+    /// Counts the bytes of a call from here on, where its user's are limited; however it ends, they are booked.
+    pub(super) async fn meter(&self, arrival: Arrival<'_>, asked: &Asked<'_>) -> Option<Arc<Meter>> {
+        let is_own = asked.api().is_some_and(|api| api.api.needs_identity);
+        let meter = self.accounts.meter(asked.user()?, is_own).await?;
+        meter.add(respond::size(&arrival.parts.headers));
+        Some(meter)
+    }
+
+    /// Counts the bytes of an answer, where its user's are limited. They are booked before the client has all of it, so
+    /// that the next call finds them.
+    pub(super) async fn metered(&self, response: Response<Body>, observed: &Observed) -> Response<Body> {
+        let Some(meter) = observed.meter.clone() else { return response };
+        meter.add(respond::size(response.headers()));
+        if !response.body().is_end_stream() {
+            return response.map(|body| Body::Metered(Box::new(Metered::new(body, meter))));
         }
-        let store = self.accounts.store().clone();
-        response.map(|body| Body::Metered(Box::new(Metered::new(body, store, counters))))
+        if let Some(booking) = meter.book() {
+            // It can't fail, and if it could the answer would not be worse for it.
+            let _ = booking.await;
+        }
+        response
     }
 }

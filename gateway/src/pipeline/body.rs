@@ -7,11 +7,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-
-use smallvec::SmallVec;
+use tokio::task::JoinHandle;
 
 use super::patience::Patient;
-use crate::store::Store;
+use crate::accounting::{self, Meter};
 use crate::upstream::ResponseBody;
 
 /// The body of an answer.
@@ -27,31 +26,81 @@ pub enum Body {
     Framed(Box<Framed>),
     /// From the management API.
     Platform(axum::body::Body),
-    /// One of unknown length whose bytes count against a limit.
+    /// One whose bytes count against a limit.
     Metered(Box<Metered>),
 }
 
-/// Counts the bytes of a body, and books them when it ends or is given up.
+/// Counts the bytes of a body as they are handed to the client's connection. The end is held back until they are
+/// booked, so that a client that has its answer finds them counted with the next call.
 #[derive(Debug)]
 pub struct Metered {
     body: Body,
-    store: Arc<Store>,
-    counters: SmallVec<[(Arc<str>, u64); 2]>,
-    bytes: u64,
+    meter: Arc<Meter>,
+    end: End,
+}
+
+#[derive(Debug)]
+enum End {
+    /// Not yet.
+    Open,
+    /// The last of the body, when its bytes are booked.
+    Held(Option<Frame<Bytes>>, JoinHandle<()>),
+    Over,
 }
 
 impl Metered {
-    pub(super) fn new(body: Body, store: Arc<Store>, counters: SmallVec<[(Arc<str>, u64); 2]>) -> Self {
-        Self { body, store, counters, bytes: 0 }
+    pub(super) fn new(body: Body, meter: Arc<Meter>) -> Self {
+        Self { body, meter, end: End::Open }
     }
 }
 
-impl Drop for Metered {
-    fn drop(&mut self) {
-        let (store, counters, bytes) = (self.store.clone(), std::mem::take(&mut self.counters), self.bytes);
-        // Without a runtime the process ends, and with it what is counted here.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { store.book(&counters, bytes).await });
+impl HttpBody for Metered {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.end {
+                End::Over => return Poll::Ready(None),
+                End::Held(last, booking) => {
+                    // It can't fail, and if it could the answer would not be worse for it.
+                    let _ = ready!(Pin::new(booking).poll(cx));
+                    let last = last.take();
+                    this.end = End::Over;
+                    return Poll::Ready(last.map(Ok));
+                }
+                End::Open => {
+                    let frame = ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()?;
+                    if let Some(frame) = &frame {
+                        this.meter.add(accounting::length(frame));
+                    }
+                    if frame.is_some() && !this.body.is_end_stream() {
+                        return Poll::Ready(frame.map(Ok));
+                    }
+                    let Some(booking) = this.meter.book() else {
+                        this.end = End::Over;
+                        return Poll::Ready(frame.map(Ok));
+                    };
+                    this.end = End::Held(frame, booking);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.end {
+            End::Open => self.body.is_end_stream(),
+            End::Held(..) => false,
+            End::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.end {
+            End::Open => self.body.size_hint(),
+            End::Held(last, _) => SizeHint::with_exact(last.as_ref().map_or(0, accounting::length)),
+            End::Over => SizeHint::with_exact(0),
         }
     }
 }
@@ -74,13 +123,7 @@ impl HttpBody for Body {
             Self::Patient(body) => Pin::new(body).poll_frame(cx),
             Self::Framed(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Metered(metered) => {
-                let polled = Pin::new(&mut metered.body).poll_frame(cx);
-                if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    metered.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                }
-                polled
-            }
+            Self::Metered(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -91,7 +134,7 @@ impl HttpBody for Body {
             Self::Patient(body) => body.is_end_stream(),
             Self::Framed(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
-            Self::Metered(metered) => metered.body.is_end_stream(),
+            Self::Metered(body) => body.is_end_stream(),
         }
     }
 
@@ -102,7 +145,7 @@ impl HttpBody for Body {
             Self::Patient(body) => body.size_hint(),
             Self::Framed(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
-            Self::Metered(metered) => metered.body.size_hint(),
+            Self::Metered(body) => body.size_hint(),
         }
     }
 }

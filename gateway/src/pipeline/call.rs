@@ -15,9 +15,10 @@ use http::{HeaderName, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
+use super::account::BodyLimit;
 use super::validate::{self, Reading};
 use super::{Body, Gateway, Observed, transform};
-use crate::accounting::{ChargeError, Charged};
+use crate::accounting::{ChargeError, Charged, Received};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
@@ -46,8 +47,7 @@ pub(super) struct Call<'a> {
     pub(super) user: Option<&'a Arc<str>>,
     /// When the request came in.
     pub(super) arrived: Instant,
-    /// Most bytes of the body.
-    pub(super) limit: u64,
+    pub(super) limit: BodyLimit,
 }
 
 /// Where a call goes, and who pays for it.
@@ -129,14 +129,16 @@ impl Gateway {
     ) -> Result<Response<Body>, Problem> {
         let api = call.api;
         let timeouts = api.timeouts(&self.settings.upstream);
+        let body = Received::new(body, observed.meter.clone());
+        observed.read = body.read().cloned();
         let carries_body = rest::takes_body(&call.parts.method) && !http_body::Body::is_end_stream(&body);
         let reading = validate::reading(&call, carries_body)?;
         let mut upload = if !carries_body {
             Upload::Nothing
         } else if api.api.retries > 0 || reading != Reading::Unread {
-            Upload::Again(whole(body, call.limit, timeouts.write).await?)
+            Upload::Again(self.whole(body, &call.limit, timeouts.write).await?)
         } else {
-            let (body, progress) = RequestBody::stream(body, call.limit);
+            let (body, progress) = RequestBody::stream(body, call.limit.bytes);
             Upload::Once(Some(body), progress)
         };
         let routed = self.routed(call.parts).await;
@@ -213,9 +215,7 @@ impl Gateway {
             let progress = upload.progress();
             return match answer {
                 Ok(answer) => Ok((answer, sent)),
-                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => {
-                    Err(Problem::too_large(call.limit))
-                }
+                Err(_) if progress.is_some_and(|progress| progress.is_too_large()) => Err(self.too_large(&call.limit)),
                 Err(_) if progress.is_some_and(|progress| progress.is_broken()) => Err(Problem::broken_body()),
                 Err(UpstreamError::ClientStalled) => Err(Problem::stalled()),
                 Err(error) => Err(upstream_failed(api, &error)),
@@ -256,6 +256,25 @@ impl Gateway {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "CRD503", message).header(header::RETRY_AFTER, 1)
             }
         })
+    }
+
+    /// A whole body, from a client that doesn't stop sending.
+    async fn whole(&self, body: Received, limit: &BodyLimit, stall: Duration) -> Result<Bytes, Problem> {
+        let mut body = Limited::new(body, usize::try_from(limit.bytes).unwrap_or(usize::MAX));
+        let mut read = bytes::BytesMut::new();
+        loop {
+            match tokio::time::timeout(stall, body.frame()).await {
+                Err(_) => return Err(Problem::stalled()),
+                Ok(None) => return Ok(read.freeze()),
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        read.extend_from_slice(&data);
+                    }
+                }
+                Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(self.too_large(limit)),
+                Ok(Some(Err(_))) => return Err(Problem::broken_body()),
+            }
+        }
     }
 
     /// Full jitter, growing twofold.
@@ -340,25 +359,6 @@ fn choose<'a>(
     };
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "GTW999", "Upstream circuit open")
         .header(header::RETRY_AFTER, rules.open.as_secs().max(1)))
-}
-
-/// A whole body of no more than `limit` bytes, from a client that doesn't stop sending.
-async fn whole(body: Incoming, limit: u64, stall: Duration) -> Result<Bytes, Problem> {
-    let mut body = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut read = bytes::BytesMut::new();
-    loop {
-        match tokio::time::timeout(stall, body.frame()).await {
-            Err(_) => return Err(Problem::stalled()),
-            Ok(None) => return Ok(read.freeze()),
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    read.extend_from_slice(&data);
-                }
-            }
-            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(Problem::too_large(limit)),
-            Ok(Some(Err(_))) => return Err(Problem::broken_body()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -18,10 +18,11 @@ use doorman_crds::api::{self, IpRules};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::accounting::{Accounts, Admission, Facts, Shown};
+use crate::accounting::{Accounts, Admission, Facts, Meter, Read, Shown};
 use crate::client::{CallerName, ClientAddress, RequestId, Scheme};
 use crate::identity::{self, Denied, Identity, Principal};
 use crate::platform::SECURITY_SETTINGS;
@@ -46,9 +47,14 @@ mod scrape;
 mod transform;
 mod validate;
 
+use account::BodyLimit;
 pub use body::Body;
 use call::Call;
 pub use call::RetryBudget;
+
+/// The status of a request whose client went away before the answer, as nginx has it.
+const CLIENT_CLOSED: u16 = 499;
+const INTERNAL: u16 = 500;
 
 /// Everything requests are handled with.
 pub struct Gateway {
@@ -112,6 +118,28 @@ struct Observed {
     retries: u32,
     /// How the limit stands that the client is told of.
     limit: Option<Shown>,
+    /// How much of the body was read.
+    read: Option<Arc<Read>>,
+    /// Where its bytes are counted, if the user's are limited.
+    meter: Option<Arc<Meter>>,
+}
+
+/// A request on its way. Dropped before it is answered, which is what happens when its client goes away, it is observed all
+/// the same.
+struct InFlight<'a> {
+    gateway: &'a Gateway,
+    arrival: Arrival<'a>,
+    observed: Observed,
+    is_answered: bool,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let status = if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED };
+            self.gateway.observe(self.arrival, status, 0, &self.observed);
+        }
+    }
 }
 
 /// What a request asks for, and who asks.
@@ -148,18 +176,21 @@ impl Gateway {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let id = respond::request_id(&parts.headers);
-        let mut observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
+        let observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
         let client = self.security.active().client(&parts.headers, peer.address);
         let arrival = Arrival { parts: &parts, peer, client, id: &id, at: arrived };
+        let mut request = InFlight { gateway: &self, arrival, observed, is_answered: false };
         let response = match self.admit_to_the_gateway(arrival) {
-            Ok(()) => self.route(arrival, body, &mut observed).await.unwrap_or_else(|problem| {
-                let is_wrapped = observed.api.as_ref().is_some_and(|api| api.api.envelope);
-                Self::refuse(&problem, arrival, &observed, is_wrapped)
+            Ok(()) => self.route(arrival, body, &mut request.observed).await.unwrap_or_else(|problem| {
+                let is_wrapped = request.observed.api.as_ref().is_some_and(|api| api.api.envelope);
+                Self::refuse(&problem, arrival, &request.observed, is_wrapped)
             }),
             // Always tells the status in the body (reference: platform API 1.7).
-            Err(problem) => Self::refuse(&problem, arrival, &observed, true),
+            Err(problem) => Self::refuse(&problem, arrival, &request.observed, true),
         };
-        self.answered(arrival, response, &observed).await
+        let response = self.answered(arrival, response, &request.observed);
+        request.is_answered = true;
+        self.metered(response, &request.observed).await
     }
 
     /// The answer to a request that is refused.
@@ -169,12 +200,7 @@ impl Gateway {
     }
 
     /// Gives an answer what every one has, and observes it.
-    async fn answered(
-        &self,
-        arrival: Arrival<'_>,
-        mut response: Response<Body>,
-        observed: &Observed,
-    ) -> Response<Body> {
+    fn answered(&self, arrival: Arrival<'_>, mut response: Response<Body>, observed: &Observed) -> Response<Body> {
         if let Some(api) = &observed.api {
             cors::decorate(&api.api.cors, &arrival.parts.headers, response.headers_mut());
         }
@@ -182,8 +208,13 @@ impl Gateway {
         if let Some(limit) = &observed.limit {
             account::show(limit, response.headers_mut());
         }
-        self.observe(arrival, &response, observed);
-        self.book(arrival.parts, response, observed).await
+        let length = response.body().size_hint().exact().unwrap_or_default();
+        let bytes = respond::size(response.headers()) + length;
+        // Nobody is there to read what a client is told that broke off its upload.
+        let is_gone = observed.read.as_ref().is_some_and(|read| read.is_cut_off());
+        let status = if is_gone { CLIENT_CLOSED } else { response.status().as_u16() };
+        self.observe(arrival, status, bytes, observed);
+        response
     }
 
     /// Refusals that belong in the audit trail (reference: gateway behaviour 21.4).
@@ -345,6 +376,7 @@ impl Gateway {
         };
         let (api, user, endpoint) = (asked.api(), asked.user(), asked.endpoint());
         observed.endpoint = endpoint.map(|endpoint| endpoint.label().clone());
+        observed.meter = self.meter(asked.arrival, asked).await;
         let let_in = match bounded(parts, limit) {
             Ok(()) => self.let_in(asked, endpoint).await,
             Err(problem) => Err(problem),
@@ -360,7 +392,8 @@ impl Gateway {
                 Ok(_) => Admission::Guest,
             },
         };
-        self.account(&facts, length(parts), observed).await?;
+        let left = self.account(&facts, length(parts), observed).await?;
+        let limit = BodyLimit::new(limit, left);
         let (api, endpoint) = let_in?;
         let user = user.filter(|_| api.api.needs_identity);
         let told = rest::Caller { request_id: id, username: user.map(AsRef::as_ref), key: None, is_trusted: false };

@@ -9,9 +9,8 @@ use http::header::{ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, Hea
 use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
-use http_body::Body as _;
 
-use super::{Arrival, Body, Gateway, Observed, length};
+use super::{Arrival, Body, Gateway, Observed};
 use crate::problem::{Envelope, Problem};
 use crate::protocols::rest::X_REQUEST_ID;
 use crate::telemetry::traffic::Call;
@@ -99,11 +98,10 @@ impl Gateway {
         }
     }
 
-    /// Counts and logs an answered request.
-    pub(super) fn observe(&self, arrival: Arrival<'_>, response: &Response<Body>, observed: &Observed) {
+    /// Counts and logs a request, and an answer of so many bytes.
+    pub(super) fn observe(&self, arrival: Arrival<'_>, status: u16, bytes_out: u64, observed: &Observed) {
         let Arrival { parts, client, id, at, .. } = arrival;
         let elapsed = at.elapsed();
-        let status = response.status().as_u16();
         let is_synthetic = SYNTHETIC.iter().any(|name| {
             let value = parts.headers.get(*name).map(HeaderValue::as_bytes).unwrap_or_default();
             [&b"1"[..], b"true", b"yes", b"on"].iter().any(|on| value.eq_ignore_ascii_case(on))
@@ -119,8 +117,8 @@ impl Gateway {
             self.traffic.record(&Call {
                 status,
                 elapsed,
-                bytes_in: size(&parts.headers) + length(parts),
-                bytes_out: size(response.headers()) + response.body().size_hint().exact().unwrap_or_default(),
+                bytes_in: size(&parts.headers) + observed.read.as_ref().map_or(0, |read| read.bytes()),
+                bytes_out,
                 protocol: observed.protocol,
                 api,
                 endpoint: observed.endpoint.as_deref(),

@@ -87,7 +87,11 @@ impl Metrics {
     fn registered(mut self, limits_without_redis: Counter) -> Self {
         let r = &mut self.registry;
         r.register("doorman_http_request_duration_seconds", "Time to answer a call under /api", self.duration.clone());
-        r.register("doorman_http_requests", "Answered calls under /api by status code", self.requests.clone());
+        r.register(
+            "doorman_http_requests",
+            "Calls under /api by status code, 499 where the client went away before the answer",
+            self.requests.clone(),
+        );
         r.register("doorman_upstream_timeouts", "Upstream attempts that took too long", self.upstream_timeouts.clone());
         r.register("doorman_http_retries", "Upstream attempts after the first of a call", self.retries.clone());
         let dropped = "Log records dropped because they came faster than they could be written";
@@ -115,7 +119,7 @@ impl Metrics {
         self
     }
 
-    /// Counts one answered call.
+    /// Counts one call.
     pub fn request(&self, code: u16, elapsed: Duration) {
         self.duration.observe(elapsed.as_secs_f64());
         self.requests.get_or_create(&Code { code }).inc();
@@ -174,7 +178,7 @@ mod tests {
         let text = metrics.render_classic();
         for line in [
             "# TYPE doorman_http_requests_total counter",
-            "# HELP doorman_http_requests_total Answered calls under /api by status code.",
+            "# HELP doorman_http_requests_total Calls under /api by status code, 499 where the client went away before the answer.",
             "doorman_http_requests_total{code=\"200\"} 1",
             "# TYPE doorman_http_request_duration_seconds histogram",
             "doorman_http_request_duration_seconds_bucket{le=\"0.01\"} 1",

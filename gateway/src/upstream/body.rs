@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::pool::Lease;
 use super::{Phase, UpstreamError};
+use crate::accounting::Received;
 
 /// Boxed error of a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -81,7 +82,7 @@ pub enum RequestBody {
     /// What the client sends, up to a number of bytes.
     Stream {
         /// The client's body.
-        inner: Incoming,
+        inner: Received,
         /// Bytes that may still come.
         remaining: u64,
         /// Told of every chunk.
@@ -91,7 +92,7 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// A body of at most `limit` bytes, and where to look how far it is.
-    pub fn stream(inner: Incoming, limit: u64) -> (Self, Arc<Progress>) {
+    pub fn stream(inner: Received, limit: u64) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress::new());
         (Self::Stream { inner, remaining: limit, progress: progress.clone() }, progress)
     }

@@ -168,7 +168,8 @@ impl Stage {
         };
         let code = outcome.as_ref().err().and_then(|problem| problem.code).map(str::to_owned);
         let response = outcome.unwrap_or_else(|problem| Gateway::refuse(&problem, arrival, &observed, false));
-        let response = gateway.answered(arrival, response, &observed).await;
+        let response = gateway.answered(arrival, response, &observed);
+        let response = gateway.metered(response, &observed).await;
         Seen { status: response.status().as_u16(), code }
     }
 
