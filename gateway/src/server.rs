@@ -30,7 +30,7 @@ use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::persistence::Persistence;
-use crate::pipeline::{Gateway, RetryBudget};
+use crate::pipeline::{Gateway, Gzip, RetryBudget};
 use crate::platform::{self, Platform};
 use crate::reload;
 use crate::routings::Routings;
@@ -119,6 +119,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     });
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
+    let gzip = Gzip::new(&settings.features);
     let gateway = Arc::new(Gateway {
         security,
         identity,
@@ -131,6 +132,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         retries: RetryBudget::default(),
         traffic: Arc::clone(&traffic),
         draining: AtomicBool::new(false),
+        gzip,
     });
     let (reports, seen_reports) = watch::channel::<Arc<RevisionReport>>(Arc::default());
     let (reporter, reporting) = (gateway.clone(), reports.clone());

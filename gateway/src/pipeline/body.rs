@@ -9,6 +9,8 @@ use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
+use super::compress::Compressed;
+use super::decompress::Decompressed;
 use super::patience::Patient;
 use crate::accounting::{self, Meter};
 use crate::upstream::ResponseBody;
@@ -26,6 +28,10 @@ pub enum Body {
     Framed(Box<Framed>),
     /// From the management API.
     Platform(axum::body::Body),
+    /// One of the others as gzip.
+    Compressed(Box<Compressed>),
+    /// One that an upstream sent as gzip, as it was before.
+    Decompressed(Box<Decompressed>),
     /// One whose bytes count against a limit.
     Metered(Box<Metered>),
 }
@@ -123,6 +129,8 @@ impl HttpBody for Body {
             Self::Patient(body) => Pin::new(body).poll_frame(cx),
             Self::Framed(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Compressed(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Decompressed(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Metered(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
@@ -134,6 +142,8 @@ impl HttpBody for Body {
             Self::Patient(body) => body.is_end_stream(),
             Self::Framed(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
+            Self::Compressed(body) => body.is_end_stream(),
+            Self::Decompressed(body) => body.is_end_stream(),
             Self::Metered(body) => body.is_end_stream(),
         }
     }
@@ -145,6 +155,8 @@ impl HttpBody for Body {
             Self::Patient(body) => body.size_hint(),
             Self::Framed(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
+            Self::Compressed(body) => body.size_hint(),
+            Self::Decompressed(body) => body.size_hint(),
             Self::Metered(body) => body.size_hint(),
         }
     }

@@ -1,7 +1,7 @@
 //! A request's way through the gateway, in order, on one screen.
 //!
 //! parse -> identify -> find -> admit (address, subscription, group, role) -> account (tier, rules, rate, throttle,
-//! bandwidth) -> validate -> transform -> charge -> call -> transform -> respond. Each stage either passes the request on or
+//! bandwidth) -> validate -> transform -> charge -> call -> transform -> respond -> compress. Each stage either passes the request on or
 //! ends it with a [`Problem`]; whatever happens, [`Gateway::handle`] adds the headers every answer carries and observes the outcome.
 //!
 //! A request that is not let in is accounted for all the same: a tier counts every request of its user, and its refusal
@@ -40,7 +40,9 @@ use crate::telemetry::traffic::{Protocol, Traffic};
 mod account;
 mod body;
 mod call;
+mod compress;
 mod cors;
+mod decompress;
 mod patience;
 mod respond;
 mod scrape;
@@ -51,6 +53,7 @@ use account::BodyLimit;
 pub use body::Body;
 use call::Call;
 pub use call::RetryBudget;
+pub use compress::{Gzip, LeftAlone};
 
 /// The status of a request whose client went away before the answer, as nginx has it.
 const CLIENT_CLOSED: u16 = 499;
@@ -80,6 +83,8 @@ pub struct Gateway {
     pub traffic: Arc<Traffic>,
     /// Whether clients are asked to go elsewhere.
     pub draining: AtomicBool,
+    /// Compresses answers, where the settings say so.
+    pub gzip: Option<Arc<Gzip>>,
 }
 
 /// Where a request came from.
@@ -214,7 +219,7 @@ impl Gateway {
         let is_gone = observed.read.as_ref().is_some_and(|read| read.is_cut_off());
         let status = if is_gone { CLIENT_CLOSED } else { response.status().as_u16() };
         self.observe(arrival, status, bytes, observed);
-        response
+        compress::compress(self.gzip.as_ref(), arrival.parts, response)
     }
 
     /// Refusals that belong in the audit trail (reference: gateway behaviour 21.4).

@@ -12,10 +12,10 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
-use super::Body;
 use super::body::Framed;
 use super::call::{Call, upstream_failed};
 use super::validate::Reading;
+use super::{Body, decompress};
 use crate::problem::{Problem, X_BODY_LENGTH};
 use crate::protocols::rest;
 use crate::request::media::{self, Media};
@@ -26,7 +26,7 @@ use crate::upstream::{ResponseBody, UpstreamError};
 /// eight times what a request may hold unless that was raised.
 const MAX_CHANGED: usize = 8 << 20;
 /// Fields that are about the bytes of a body.
-const OF_BYTES: [HeaderName; 4] = [
+pub(super) const OF_BYTES: [HeaderName; 4] = [
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("content-digest"),
@@ -53,8 +53,13 @@ pub(super) async fn respond(
     sent: Instant,
 ) -> Result<Response<Body>, Problem> {
     let is_changed = is_changed(call, answer.status(), answer.headers());
-    let mut response = rest::client_response(call.parts, answer, call.api, call.arrived, sent)?;
+    let response = rest::client_response(call.parts, answer, call.api, call.arrived, sent)?;
+    let mut response = decompress::decompress(call.parts, is_changed, response);
     if !is_changed {
+        return Ok(response);
+    }
+    if media::is_compressed(response.headers()) {
+        tracing::warn!(api = &*call.api.label, "an answer is compressed, unasked for, and passes unchanged");
         return Ok(response);
     }
     let (api, is_head) = (&call.api.api, call.parts.method == Method::HEAD);
@@ -86,17 +91,7 @@ fn is_changed(call: &Call<'_>, status: StatusCode, headers: &HeaderMap) -> bool 
     // Answers without a body, and parts of one.
     const UNCHANGED: [StatusCode; 4] =
         [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED];
-    if !call.api.api.changes_answer_bodies()
-        || UNCHANGED.contains(&status)
-        || media::media(headers) != Some(Media::Json)
-    {
-        return false;
-    }
-    if media::is_compressed(headers) {
-        tracing::warn!(api = &*call.api.label, "an answer is compressed, unasked for, and passes unchanged");
-        return false;
-    }
-    true
+    call.api.api.changes_answer_bodies() && !UNCHANGED.contains(&status) && media::media(headers) == Some(Media::Json)
 }
 
 /// Reads the answer and changes it. One that is too large, or can't be changed, passes as it is.

@@ -15,9 +15,9 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 
 use crate::accounting::UpstreamKey;
-use crate::pipeline::Body;
+use crate::pipeline::{Body, LeftAlone};
 use crate::problem::{Problem, X_BODY_LENGTH};
-use crate::request::media::{Media, media};
+use crate::request::media::{self, Media, media};
 use crate::snapshot::{CompiledApi, Match, Server};
 use crate::transform::{change_headers, change_query};
 use crate::upstream::{RequestBody, ResponseBody};
@@ -193,12 +193,17 @@ pub fn client_response(
     let millis = |from: Instant, to: Instant| to.saturating_duration_since(from).as_millis();
     headers.insert(X_GATEWAY_TIME, number(millis(arrived, sent)));
     headers.insert(X_BACKEND_TIME, number(millis(sent, Instant::now())));
-    if let Some(length) = body.size_hint().exact() {
+    // It is the length of what was compressed.
+    if let Some(length) = body.size_hint().exact().filter(|_| !media::is_compressed(&headers)) {
         headers.insert(X_BODY_LENGTH, number(u128::from(length)));
     }
     let mut response = Response::new(Body::streamed(body, request.version));
     *response.status_mut() = parts.status;
     *response.headers_mut() = headers;
+    // The field itself may not be for the client.
+    if media::forbids_changes(&parts.headers) {
+        response.extensions_mut().insert(LeftAlone);
+    }
     Ok(response)
 }
 

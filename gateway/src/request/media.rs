@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use mime::Mime;
 
@@ -82,6 +82,12 @@ pub fn is_readable_charset(name: &str) -> bool {
 /// Whether a body's bytes are not its content.
 pub fn is_compressed(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether nobody on the way may change the body (RFC 9111 5.2.1.6 and 5.2.2.6).
+pub fn forbids_changes(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("no-transform"))
 }
 
 /// The type, where there is exactly one and it is well-formed (RFC 9110 8.3).

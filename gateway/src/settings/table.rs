@@ -471,12 +471,12 @@ settings! {
     features: Features, "Features" {
         strict_envelope: bool = "STRICT_RESPONSE_ENVELOPE", "false", Guide Used live:
             "Wraps platform answers in `status_code`, `response`, `error_code`, `error_message`.";
-        compression: bool = "COMPRESSION_ENABLED", "true", Doorman NotYet:
-            "Compresses responses with gzip.";
-        compression_level: u16 = "COMPRESSION_LEVEL", "1", Doorman NotYet (one_to_nine):
+        compression: bool = "COMPRESSION_ENABLED", "true", Doorman Used:
+            "Compresses responses with gzip for clients that take it.";
+        compression_level: u16 = "COMPRESSION_LEVEL", "1", Doorman Used (one_to_nine):
             "1 (fast) to 9 (small).";
-        compression_minimum: ByteCount = "COMPRESSION_MINIMUM_SIZE", "500", Doorman NotYet:
-            "Smallest response that is compressed.";
+        compression_minimum: ByteCount = "COMPRESSION_MINIMUM_SIZE", "500", Doorman Used:
+            "Smallest response that is compressed, where its length is known beforehand.";
         websockets: bool = "WEBSOCKETS_ENABLED", "false", Doorman Used:
             "Answers WebSocket handshakes like any other request; otherwise they get 403 `GTW015`. The protocol is never changed.";
         demo: bool = "DEMO_SEED", "false", Doorman NotYet:

@@ -15,7 +15,7 @@ use crate::accounting::Accounts;
 use crate::client::Scheme;
 use crate::definitions::Definitions;
 use crate::identity::{Accesses, Identity};
-use crate::pipeline::{Arrival, Body, Gateway, Observed, Peer, RetryBudget, call::Decided, respond, validate};
+use crate::pipeline::{Arrival, Body, Gateway, Gzip, Observed, Peer, RetryBudget, call::Decided, respond, validate};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::request::Segments;
@@ -123,6 +123,7 @@ impl Stage {
         assert!(snapshot.rejected.is_empty(), "{:?}", snapshot.rejected);
         let identity = Arc::new(Identity::new(&settings, store.clone()).unwrap());
         let sealer = Arc::new(settings.keys.sealer().unwrap());
+        let gzip = Gzip::new(&settings.features);
         let gateway = Gateway {
             accounts: Arc::new(Accounts::new(&settings, identity.clone(), sealer)),
             security: Arc::new(Security::new(&settings)),
@@ -135,6 +136,7 @@ impl Stage {
             retries: RetryBudget::default(),
             traffic: Arc::new(Traffic::open(None)),
             draining: AtomicBool::new(false),
+            gzip,
         };
         Self { gateway }
     }
