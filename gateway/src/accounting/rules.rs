@@ -5,7 +5,7 @@
 //! addresses; how many rules there are for other users and APIs doesn't matter to it. `burst_allowance` lets nothing more
 //! through.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use doorman_crds::path::PathTemplate;
 use mongodb::bson::Document;
@@ -31,6 +31,13 @@ pub struct EndpointName<'a> {
     pub path: &'a PathTemplate,
 }
 
+impl fmt::Display for EndpointName<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, api, path } = self;
+        write!(out, "{method} {api}{path}")
+    }
+}
+
 /// A name that colons may follow. Its own can't be taken for those, so no two rules or users share a counter.
 fn part(name: &str) -> String {
     name.replace('%', "%25").replace(':', "%3A")
@@ -51,16 +58,18 @@ fn counter(rule: &Rule, facts: &Facts<'_>) -> Option<Counter> {
         _ if !is_about => return None,
         // Who is not let in uses up what addresses may send, and nothing that is there for others too.
         rule_type if facts.admission == Admission::Refused && rule_type != RuleType::PerIp => return None,
-        RuleType::Global | RuleType::PerUser | RuleType::PerApi | RuleType::PerEndpoint => String::new(),
+        RuleType::Global => String::new(),
+        RuleType::PerUser => format!(":{}", part(facts.user?)),
+        RuleType::PerApi => format!(":{}", facts.api?),
+        RuleType::PerEndpoint => format!(":{}", facts.endpoint?),
         RuleType::PerIp => format!(":{}", client::counted(facts.address)),
         RuleType::PerUserApi => format!(":{}:{}", part(facts.user?), facts.api?),
-        RuleType::PerUserEndpoint => {
-            let EndpointName { method, api, path } = facts.endpoint?;
-            format!(":{}:{method} {api}{path}", part(facts.user?))
-        }
+        RuleType::PerUserEndpoint => format!(":{}:{}", part(facts.user?), facts.endpoint?),
     };
-    let key = format!("ratelimit:{}", braced(&format!("rule:{}{whose}", part(&rule.id))));
-    let counter = Counter::of_requests(key, Span::Sliding(rule.window.length()), rule.limit);
+    // A rule that gets another window or is about something else counts anew.
+    let window = rule.window.length();
+    let key = format!("ratelimit:{}", braced(&format!("rule:{}:{}{whose}", part(&rule.id), window.as_secs())));
+    let counter = Counter::of_requests(key, Span::Sliding(window), rule.limit);
     Some(Counter { is_of_address: rule.rule_type == RuleType::PerIp, ..counter })
 }
 
