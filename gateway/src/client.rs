@@ -99,7 +99,7 @@ pub fn effective(headers: &HeaderMap, trust: &Trust, peer: IpAddr) -> IpAddr {
     if !is_proxy(&peer) {
         return peer;
     }
-    if headers.contains_key(X_FORWARDED_FOR) {
+    if headers.get_all(X_FORWARDED_FOR).iter().any(|value| !value.as_bytes().trim_ascii().is_empty()) {
         let mut nearest = peer;
         for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
             for entry in value.to_str().unwrap_or("?").rsplit(',') {
@@ -190,6 +190,7 @@ mod tests {
         let all = [("x-real-ip", "203.0.113.1"), ("cf-connecting-ip", "203.0.113.2")];
         check("true", "10.0.0.1", "10.0.0.1", &all, "203.0.113.1");
         check("true", "10.0.0.1", "10.0.0.1", &all[1..], "203.0.113.2");
+        check("true", "10.0.0.1", "10.0.0.1", &[("x-forwarded-for", " "), ("x-real-ip", ""), all[1]], "203.0.113.2");
         check("true", "10.0.0.1", "10.0.0.1", &[("x-forwarded-for", "?"), all[0]], "10.0.0.1");
         check("true", "10.0.0.1", "10.0.0.1", &[all[0], ("x-real-ip", "203.0.113.5")], "10.0.0.1");
     }
