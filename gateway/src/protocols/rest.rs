@@ -108,13 +108,15 @@ pub fn upstream_request(
             headers.append(name, value.clone());
         }
     }
+    // Only of what passes.
+    let swapped = api.api.headers.authorization_from.as_ref().and_then(|name| headers.get(name)).cloned();
     if let Some(transform) = transform {
         change_headers(&transform.headers, &mut headers);
     }
     if let Some(name) = &api.api.headers.authorization_from {
-        match parts.headers.get(name).filter(|value| !value.is_empty()) {
+        match swapped.filter(|value| !value.is_empty()) {
             _ if !caller.is_trusted => drop(headers.remove(name)),
-            Some(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
+            Some(value) => drop(headers.insert(AUTHORIZATION, value)),
             None => {}
         }
     }
