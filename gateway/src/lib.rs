@@ -3,6 +3,7 @@
 pub mod accounting;
 pub mod admin;
 pub mod client;
+mod clock;
 pub mod crypt;
 pub mod definitions;
 pub mod discovery;

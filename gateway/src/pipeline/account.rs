@@ -12,6 +12,7 @@ use serde_json::json;
 use super::body::Metered;
 use super::{Arrival, Asked, Body, Gateway, Observed, respond};
 use crate::accounting::{Admission, Facts, Kind, Meter, Refused, Shown};
+use crate::clock;
 use crate::problem::Problem;
 
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -24,15 +25,33 @@ fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// Adds the headers that tell how a limit stands.
-pub(super) fn show(limit: &Shown, headers: &mut HeaderMap) {
-    headers.insert(X_RATELIMIT_LIMIT, limit.limit.into());
-    headers.insert(X_RATELIMIT_REMAINING, limit.remaining.into());
-    headers.insert(X_RATELIMIT_RESET, (crate::store::now() + seconds(limit.resets_in)).into());
+/// How a limit stood when a request was measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    limit: u64,
+    remaining: u64,
+    /// The first second in which some of it is free again.
+    resets_at: u64,
+}
+
+impl From<&Shown> for Told {
+    fn from(shown: &Shown) -> Self {
+        let Shown { limit, remaining, resets_in } = *shown;
+        Self { limit, remaining, resets_at: clock::second_in(resets_in) }
+    }
+}
+
+impl Told {
+    /// Adds the headers that tell it.
+    pub(super) fn show(self, headers: &mut HeaderMap) {
+        headers.insert(X_RATELIMIT_LIMIT, self.limit.into());
+        headers.insert(X_RATELIMIT_REMAINING, self.remaining.into());
+        headers.insert(X_RATELIMIT_RESET, self.resets_at.into());
+    }
 }
 
 /// What a caller is told who has reached a limit.
-fn reached(kind: &Kind, limit: &Shown) -> Problem {
+fn reached(kind: &Kind, limit: &Shown, told: Told) -> Problem {
     let after = seconds(limit.resets_in).max(1);
     let plain = |text| Problem::new(StatusCode::TOO_MANY_REQUESTS, text, text);
     let problem = match kind {
@@ -40,7 +59,7 @@ fn reached(kind: &Kind, limit: &Shown) -> Problem {
             let message = format!("Rate limit exceeded: quota {} per {window}", limit.limit);
             let body = json!({
                 "error": "Rate limit exceeded", "error_code": "RATE_LIMIT_EXCEEDED", "message": message,
-                "limit": limit.limit, "remaining": 0, "reset_at": crate::store::now() + after, "retry_after": after,
+                "limit": limit.limit, "remaining": 0, "reset_at": told.resets_at, "retry_after": after,
             });
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT_EXCEEDED", message)
                 .body(body)
@@ -80,7 +99,7 @@ impl Gateway {
     ) -> Result<Option<Shown>, Problem> {
         match self.accounts.measure(facts, length).await {
             Ok(admitted) => {
-                observed.limit = admitted.shown;
+                observed.limit = admitted.shown.as_ref().map(Told::from);
                 if !admitted.wait.is_zero() {
                     tokio::time::sleep(admitted.wait).await;
                 }
@@ -88,10 +107,10 @@ impl Gateway {
             }
             Err(Refused::Limit { kind, shown }) => {
                 self.metrics.limited(&kind);
-                let problem = reached(&kind, &shown);
+                let told = Told::from(&shown);
                 // A full queue and bytes say nothing about how many requests are left.
-                observed.limit = (!matches!(kind, Kind::Throttle | Kind::Bandwidth)).then_some(shown);
-                Err(problem)
+                observed.limit = (!matches!(kind, Kind::Throttle | Kind::Bandwidth)).then_some(told);
+                Err(reached(&kind, &shown, told))
             }
             Err(Refused::Away(error)) => {
                 tracing::warn!(%error, "limits can't be checked");
@@ -118,7 +137,7 @@ impl Gateway {
         match &limit.left {
             Some(left) => {
                 self.metrics.limited(&Kind::Bandwidth);
-                reached(&Kind::Bandwidth, left)
+                reached(&Kind::Bandwidth, left, left.into())
             }
             None => Problem::too_large(limit.bytes),
         }

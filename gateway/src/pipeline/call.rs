@@ -56,7 +56,7 @@ pub(super) struct Decided<'a> {
     /// To make the next attempt.
     leave: Option<Leave>,
     /// Is it one that the API trusts with its credentials?
-    is_trusted: bool,
+    pub(super) is_trusted: bool,
     pub(super) charged: Charged,
 }
 

@@ -22,7 +22,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
-use crate::accounting::{Accounts, Admission, Facts, Meter, Read, Shown};
+use crate::accounting::{Accounts, Admission, Facts, Meter, Read};
 use crate::client::{CallerName, ClientAddress, RequestId, Scheme};
 use crate::identity::{self, Denied, Identity, Principal};
 use crate::platform::SECURITY_SETTINGS;
@@ -49,7 +49,7 @@ mod scrape;
 mod transform;
 mod validate;
 
-use account::BodyLimit;
+use account::{BodyLimit, Told};
 pub use body::Body;
 use call::Call;
 pub use call::RetryBudget;
@@ -122,7 +122,7 @@ struct Observed {
     /// Attempts after the first.
     retries: u32,
     /// How the limit stands that the client is told of.
-    limit: Option<Shown>,
+    limit: Option<Told>,
     /// How much of the body was read.
     read: Option<Arc<Read>>,
     /// Where its bytes are counted, if the user's are limited.
@@ -211,7 +211,7 @@ impl Gateway {
         }
         self.add_headers(&mut response, arrival.id);
         if let Some(limit) = &observed.limit {
-            account::show(limit, response.headers_mut());
+            limit.show(response.headers_mut());
         }
         let length = response.body().size_hint().exact().unwrap_or_default();
         let bytes = respond::size(response.headers()) + length;

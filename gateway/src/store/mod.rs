@@ -11,7 +11,7 @@ use std::{
     fmt,
     pin::pin,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures::{StreamExt, future::join};
@@ -173,7 +173,7 @@ impl Window {
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    u64::try_from(crate::clock::now().as_second()).unwrap_or_default()
 }
 
 enum Documents {

@@ -16,7 +16,7 @@ pub struct Moment(Timestamp);
 impl Moment {
     /// This moment.
     pub fn now() -> Self {
-        Self(Timestamp::now())
+        Self(crate::clock::now())
     }
 
     /// This second since the epoch; one beyond every calendar is its end.

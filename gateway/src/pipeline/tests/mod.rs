@@ -1,186 +1,260 @@
 //! What is decided about requests, without sockets and upstreams.
+//!
+//! `stage` is the gateway up to its upstreams, `model` says what it should do, `cases` is what both are asked. A case that
+//! they have once disagreed about is a test of its own in `found`.
 
-use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use self::stage::{Ask, Setup, Stage};
-use crate::store::User;
+use proptest::collection::vec;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
+use self::cases::{Event, World};
+use self::model::{Hits, Model};
+use self::stage::Stage;
+
+mod cases;
+mod found;
+mod model;
 mod stage;
 
-/// A user whom every limit of the user's own stops after the first call.
-fn limited(username: &str) -> User {
-    User {
-        rate_limit_duration: Some(1),
-        throttle_queue_limit: Some(1),
-        bandwidth_limit_bytes: Some(1),
-        groups: ["ALL".into()].into(),
-        ..User::new(username, &format!("{username}@example.com"), "user")
-    }
-}
+/// Requests that the model and the gateway are compared on with the same seed each time, and with one that is new each
+/// time; `DOORMAN_MODEL_REQUESTS` and `DOORMAN_MODEL_SEED` say otherwise.
+const REQUESTS: u64 = 100_000;
+const OTHER_REQUESTS: u64 = 10_000;
+const SEED: u64 = 1;
+/// The most that happens under one configuration.
+const EVENTS: usize = 120;
+/// Everything that must have happened among them, each in one of this many requests.
+const RARITY: u64 = 10_000;
 
-fn api(name: &str, changes: serde_json::Value) -> serde_json::Value {
-    let mut spec = json!({ "name": name, "version": "v1", "protocol": "REST", "servers": ["http://up:80"],
-        "endpoints": [{ "method": "GET", "uri": "/items" }] });
-    for (member, value) in changes.as_object().unwrap() {
-        spec[member] = value.clone();
+/// Lets things happen to the gateway and to the model, and tells where they disagree.
+fn play(world: &World, events: &[Event]) -> Result<Hits, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut worlds = vec![world.clone()];
+    for event in events {
+        if let Event::Change(change) = event {
+            worlds.push(worlds[worlds.len() - 1].with(change));
+        }
     }
-    spec
-}
-
-#[tokio::test(start_paused = true)]
-async fn users_own_limits_leave_calls_alone_that_need_no_user() {
-    let stage = Stage::new(Setup {
-        apis: vec![
-            api("open", json!({ "public": true })),
-            api("optional", json!({ "authRequired": false })),
-            api("own", json!({})),
-        ],
-        users: vec![limited("amy")],
-        subscriptions: vec![("amy".into(), vec!["own/v1".into()])],
-        ..Setup::default()
+    runtime.block_on(async {
+        let mut worlds = worlds.iter();
+        let world = worlds.next().unwrap();
+        let (mut stage, tokens) = Stage::of(world).await;
+        let mut model = Model::new(world, &tokens);
+        for (number, event) in events.iter().enumerate() {
+            match event {
+                Event::Change(_) => {
+                    let world = worlds.next().unwrap();
+                    stage.change(world).await;
+                    model.change(world);
+                }
+                Event::Pass(millis) => {
+                    tokio::time::advance(Duration::from_millis(*millis)).await;
+                    model.pass(*millis);
+                }
+                Event::Set(seconds) => {
+                    Stage::set_forward(*seconds);
+                    model.set_forward(*seconds);
+                }
+                Event::Ask(ask, answer) => {
+                    let ask = ask.with(&tokens);
+                    let expected = model.ask(&ask);
+                    let (seen, length) = stage.answer(&ask, *answer).await;
+                    if seen != expected {
+                        return Err(format!("event {number}:\n{seen:#?}\ninstead of\n{expected:#?}"));
+                    }
+                    model.answered(length);
+                }
+            }
+        }
+        Ok(model.hits())
     })
-    .await;
-    let amy = stage.token("amy", 60);
-    let call = async |api: &str| stage.ask(&Ask::get(&format!("/api/rest/{api}/v1/items")).bearer(&amy)).await.status;
-    for _ in 0..2 {
-        assert_eq!((call("open").await, call("optional").await), (200, 200));
+}
+
+fn add(all: &mut Hits, happened: Hits) {
+    for (what, often) in happened {
+        *all.entry(what).or_default() += often;
     }
-    assert_eq!((call("own").await, call("own").await), (200, 429));
-    assert_eq!((call("open").await, call("optional").await), (200, 200));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_path_too_short_for_a_version_counts_for_tiers_and_rules() {
-    let rule = |id: &str, rule_type: &str, target: &str, limit: i32| {
-        mongodb::bson::doc! { "rule_id": id, "rule_type": rule_type, "target_identifier": target,
-        "time_window": "minute", "limit": limit }
-    };
-    let stage = Stage::new(Setup { rules: vec![rule("r", "per_ip", "192.0.2.0/24", 2)], ..Setup::default() }).await;
-    let ask = Ask::get("/api/rest/open").from("192.0.2.1");
-    let seen = [stage.ask(&ask).await.status, stage.ask(&ask).await.status, stage.ask(&ask).await.status];
-    assert_eq!(seen, [404, 404, 429]);
-
-    let tier = mongodb::bson::doc! { "tier_id": "free", "is_default": true, "limits": { "requests_per_minute": 1 } };
-    let stage = Stage::new(Setup { users: vec![limited("amy")], tiers: vec![tier], ..Setup::default() }).await;
-    let ask = Ask::get("/api/rest/open").bearer(&stage.token("amy", 60));
-    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [404, 429]);
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
-#[tokio::test(start_paused = true)]
-async fn ipv4_networks_in_ipv6_clothes_match_in_an_apis_lists_and_in_rules() {
-    let rule = mongodb::bson::doc! { "rule_id": "r", "rule_type": "per_ip", "target_identifier": "::ffff:192.0.2.0/120",
-    "time_window": "minute", "limit": 1 };
-    let lists = |mode: &str, list: &str| json!({ "public": true, "access": { "ip": { "mode": mode, list: ["::ffff:10.0.0.0/104"] } } });
-    let stage = Stage::new(Setup {
-        apis: vec![
-            api("denied", lists("AllowAll", "deny")),
-            api("allowed", lists("Whitelist", "allow")),
-            api("open", json!({ "public": true })),
-        ],
-        rules: vec![rule],
-        ..Setup::default()
-    })
-    .await;
-    let call = async |api: &str, from: &str| {
-        let answer = stage.ask(&Ask::get(&format!("/api/rest/{api}/v1/items")).from(from)).await;
-        (answer.status, answer.code)
-    };
-    let refused = |code: &str| (403, Some(code.to_owned()));
-    for from in ["10.1.2.3", "::ffff:10.1.2.3"] {
-        assert_eq!(call("denied", from).await, refused("API011"), "{from}");
-        assert_eq!(call("allowed", from).await, (200, None), "{from}");
+/// Compares the two on so many requests, and tells what happened.
+fn compare(seed: u64, part: u64, requests: u64) -> Hits {
+    let bytes: Vec<u8> = [seed, part + 1].into_iter().flat_map(u64::to_le_bytes).collect();
+    let config =
+        Config { failure_persistence: None, max_shrink_iters: 20_000, max_shrink_time: 120_000, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::XorShift, &bytes));
+    let strategy = (cases::world(), vec(cases::event(), 1..=EVENTS));
+    let (asked, hits) = (Cell::new(0), RefCell::new(Hits::new()));
+    while asked.get() < requests {
+        let tree = strategy.new_tree(&mut runner).unwrap();
+        let outcome = runner.run_one(tree, |(world, events)| {
+            let happened = play(&world, &events).map_err(TestCaseError::fail)?;
+            asked.set(asked.get() + events.iter().filter(|event| matches!(event, Event::Ask(..))).count() as u64);
+            add(&mut hits.borrow_mut(), happened);
+            Ok(())
+        });
+        match outcome {
+            Ok(_) => {}
+            Err(TestError::Fail(why, (world, events))) => {
+                let events = events.iter().map(|event| format!("{event:?}")).collect::<Vec<_>>().join("\n");
+                panic!("DOORMAN_MODEL_SEED={seed}: the gateway does not do what it should\n{world:?}\n{events}\n{why}")
+            }
+            Err(TestError::Abort(why)) => panic!("DOORMAN_MODEL_SEED={seed}: {why}"),
+        }
     }
-    assert_eq!(call("denied", "11.0.0.1").await, (200, None));
-    assert_eq!(call("allowed", "11.0.0.1").await, refused("API010"));
-    assert_eq!(call("open", "192.0.2.1").await, (200, None));
-    assert_eq!(call("open", "::ffff:192.0.2.1").await, (429, Some("RATE_LIMIT_EXCEEDED".to_owned())));
+    hits.into_inner()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_call_that_would_wait_too_long_is_counted_nowhere() {
-    let amy = User {
-        throttle_duration: Some(1),
-        throttle_duration_type: Some("hour".into()),
-        throttle_wait_duration: Some(61),
-        throttle_queue_limit: Some(10),
-        rate_limit_duration: Some(2),
-        rate_limit_duration_type: Some("day".into()),
-        ..limited("amy")
-    };
-    let amy = User { bandwidth_limit_bytes: None, ..amy };
-    let stage = Stage::new(Setup {
-        apis: vec![api("own", json!({}))],
-        users: vec![amy],
-        subscriptions: vec![("amy".into(), vec!["own/v1".into()])],
-        ..Setup::default()
-    })
-    .await;
-    let ask = Ask::get("/api/rest/own/v1/items").bearer(&stage.token("amy", 86_400));
-    let codes = [stage.ask(&ask).await.code, stage.ask(&ask).await.code, stage.ask(&ask).await.code];
-    let refused = Some("Throttle queue limit exceeded".to_owned());
-    assert_eq!(codes, [None, refused.clone(), refused]);
-    tokio::time::advance(std::time::Duration::from_secs(3_700)).await;
-    assert_eq!(stage.ask(&ask).await.code, None, "the rate still has the place that the refused calls didn't take");
+/// The same on all processors. What happens depends on nothing but the seed and the number of requests.
+fn compare_all(seed: u64, requests: u64) -> Hits {
+    const PARTS: u64 = 8;
+    let next = AtomicU64::new(0);
+    let mut all = Hits::new();
+    std::thread::scope(|scope| {
+        let work = || {
+            let parts =
+                std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed)).take_while(|part| *part < PARTS);
+            parts.map(|part| compare(seed, part, requests.div_ceil(PARTS))).collect::<Vec<_>>()
+        };
+        let start = |_| {
+            // Strategies of so many parts are large.
+            std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(scope, work).unwrap()
+        };
+        let threads: Vec<_> = (0..std::thread::available_parallelism().map_or(1, usize::from)).map(start).collect();
+        for happened in threads.into_iter().flat_map(|thread| thread.join().unwrap()) {
+            add(&mut all, happened);
+        }
+    });
+    all
 }
 
-/// The limits of the one tier that everybody has.
-fn tier(limits: mongodb::bson::Document) -> Vec<mongodb::bson::Document> {
-    vec![mongodb::bson::doc! { "tier_id": "all", "is_default": true, "limits": limits }]
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_is_not_let_in_uses_up_nothing_that_others_may_send() {
-    let rule = |id: &str, rule_type: &str, target: &str| {
-        mongodb::bson::doc! { "rule_id": id, "rule_type": rule_type, "target_identifier": target,
-        "time_window": "hour", "limit": 1 }
-    };
-    let rules = vec![
-        rule("api", "per_api", "own/v1"),
-        rule("endpoint", "per_endpoint", "GET /own/v1/items"),
-        rule("user", "per_user", "amy"),
-        rule("all", "global", ""),
-    ];
-    let apis = vec![api("own", json!({})), api("other", json!({}))];
-    let amy = User { groups: ["ALL".into()].into(), ..User::new("amy", "amy@example.com", "user") };
-    let subscriptions = vec![("amy".into(), vec!["own/v1".into()])];
-    let stage = Stage::new(Setup { apis, users: vec![amy], subscriptions, rules, ..Setup::default() }).await;
-    let token = stage.token("amy", 60);
-    for _ in 0..3 {
-        assert_eq!(stage.ask(&Ask::get("/api/rest/own/v1/items")).await.status, 401);
-        assert_eq!(stage.ask(&Ask::get("/api/rest/own/v1/none").bearer(&token)).await.status, 404);
-        assert_eq!(stage.ask(&Ask::get("/api/rest/other/v1/items").bearer(&token)).await.status, 403);
+#[test]
+fn the_gateway_decides_as_the_model_does() {
+    let requests = variable("DOORMAN_MODEL_REQUESTS").unwrap_or(REQUESTS);
+    let seed = variable("DOORMAN_MODEL_SEED");
+    let all = compare_all(seed.unwrap_or(SEED), requests);
+    let before = ORDERS.iter().flat_map(|codes| codes.windows(2)).map(|two| format!("{} before {}", two[0], two[1]));
+    let must = before.chain(MUST_HAPPEN.iter().map(|what| (*what).to_owned()));
+    let rare: Vec<_> = must.filter(|what| all.get(what).is_none_or(|often| often * RARITY < requests)).collect();
+    println!("of {requests} requests: {all:#?}");
+    if seed.is_none() {
+        assert!(rare.is_empty() || requests < REQUESTS, "these hardly happened: {rare:#?}");
+        compare_all(fastrand::u64(..), OTHER_REQUESTS);
     }
-    let ask = Ask::get("/api/rest/own/v1/items").bearer(&token);
-    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [200, 429]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn so_many_calls_of_a_user_wait_for_a_turn_and_no_more() {
-    let tiers = tier(
-        mongodb::bson::doc! { "requests_per_second": 1, "enable_throttling": true, "max_queue_time_ms": 1_000_000 },
-    );
-    let stage = Stage::new(Setup { apis: vec![api("open", json!({ "public": true }))], tiers, ..Setup::default() });
-    let stage = stage.await;
-    let begin = tokio::time::Instant::now();
-    let ask = Ask::get("/api/rest/open/v1/items").bearer(&stage.token("admin", 60));
-    let calls = (0..130).map(async |_| (stage.ask(&ask).await.status, begin.elapsed()));
-    let calls = futures::future::join_all(calls).await;
-    let at_once = |(_, after): &&(u16, std::time::Duration)| after.is_zero();
-    let (admitted, refused): (Vec<_>, Vec<_>) = calls.iter().partition(|(status, _)| *status == 200);
-    assert_eq!((admitted.len(), refused.len()), (101, 29));
-    assert_eq!((admitted.iter().filter(at_once).count(), refused.iter().filter(at_once).count()), (1, 29));
-    let last = admitted.iter().map(|(_, after)| *after).max().unwrap_or_default();
-    assert!(last >= std::time::Duration::from_secs(100), "{last:?}");
-}
+/// Of two refusals that stand side by side here both had reasons, and the first was told.
+const ORDERS: [&[&str]; 7] = [
+    &["SEC010", "SEC011", "GTW011", "GTW015"],
+    &["RATE_LIMIT_EXCEEDED", "API010", "GTW003", NO_SUBSCRIPTION, NO_GROUP, "GTW014", "GTW012"],
+    &["RATE_LIMIT_EXCEEDED", "REQ001", "GTW003", "Unauthorized", "GTW012"],
+    &["RATE_LIMIT_EXCEEDED", "API011", "GTW003"],
+    &["RATE_LIMIT_EXCEEDED", "GTW503"],
+    &["GTW011", "GTW001", "CRD500", "GTW008"],
+    &["REQ001", "GTW001"],
+];
+const NO_SUBSCRIPTION: &str = "You are not subscribed to this resource";
+const NO_GROUP: &str = "You do not have the correct group for this";
 
-#[tokio::test(start_paused = true)]
-async fn a_quota_that_is_used_up_lets_nobody_wait() {
-    let year = 365 * 86_400_000_i64;
-    let limits = mongodb::bson::doc! { "daily_request_quota": 1, "enable_throttling": true, "max_queue_time_ms": year };
-    let apis = vec![api("open", json!({ "public": true }))];
-    let stage = Stage::new(Setup { apis, tiers: tier(limits), ..Setup::default() }).await;
-    let begin = tokio::time::Instant::now();
-    let ask = Ask::get("/api/rest/open/v1/items").bearer(&stage.token("admin", 60));
-    assert_eq!([stage.ask(&ask).await.status, stage.ask(&ask).await.status], [200, 429]);
-    assert!(begin.elapsed().is_zero(), "{:?}", begin.elapsed());
-}
+/// What the requests together must have shown.
+const MUST_HAPPEN: [&str; 86] = [
+    // Refusals.
+    "API010",
+    "API011",
+    "Bandwidth limit exceeded",
+    "CRD500",
+    "GTW001",
+    "GTW003",
+    "GTW008",
+    "GTW011",
+    "GTW012",
+    "GTW014",
+    "GTW015",
+    "GTW503",
+    "RATE_LIMIT_EXCEEDED",
+    "REQ001",
+    "Rate limit exceeded",
+    "SEC010",
+    "SEC011",
+    "Throttle queue limit exceeded",
+    "Unauthorized",
+    NO_SUBSCRIPTION,
+    NO_GROUP,
+    // Who asks, and from where.
+    "a forged token",
+    "a revoked token",
+    "a user who is gone",
+    "a user who is not active",
+    "a user whose tokens are revoked",
+    "an old token",
+    "no token",
+    "no token of ours",
+    "a local caller passes an API's list",
+    "a local caller passes the filter",
+    "a proxy says who",
+    "an IPv4 client that is allowed",
+    "an IPv4 client that is denied",
+    "an IPv6 client that is allowed",
+    "an IPv6 client that is denied",
+    // Who is let in.
+    "a public API",
+    "a token that nobody asks for",
+    "a user of the group",
+    "a user of the role",
+    "an API that asks nobody",
+    "an administrator needs no subscription",
+    // What limits.
+    "a tier that is assigned",
+    "limits of an assignment's own",
+    "no tier",
+    "the default tier",
+    "the default tier while no assignment holds",
+    "used up: a tier's bytes",
+    "used up: a user's bytes",
+    "used up: a user's rate",
+    "used up: a user's throttle",
+    "used up: global",
+    "used up: per_api",
+    "used up: per_endpoint",
+    "used up: per_ip",
+    "used up: per_ip of a network",
+    "used up: per_user",
+    "used up: per_user_api",
+    "used up: per_user_endpoint",
+    "used up: requests of a day",
+    "used up: requests of a month",
+    "used up: requests_per_day",
+    "used up: requests_per_hour",
+    "used up: requests_per_minute",
+    "used up: requests_per_second",
+    "a wait for a tier's window",
+    "a wait for the throttle",
+    // What is sent, where to, and who pays.
+    "a credit is taken",
+    "a key of the user's own",
+    "a key that a routing's servers don't see",
+    "a key that nobody pays for",
+    "a header of the connection",
+    "a listed header that is never sent",
+    "a swap that a routing's servers don't see",
+    "a swapped authorization",
+    "no encoding of what is changed",
+    "servers of a client key",
+    "servers of an API",
+    "servers of an endpoint",
+    "sent: DELETE",
+    "sent: GET",
+    "sent: HEAD",
+    "sent: POST",
+    "sent: PUT",
+    "a preflight",
+    "a strict preflight of nothing",
+];
