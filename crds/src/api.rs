@@ -16,6 +16,7 @@ mod cors;
 mod egress;
 mod field_path;
 mod parse;
+mod secret;
 mod tls;
 mod transform;
 mod validation;
@@ -28,9 +29,8 @@ pub use parse::{
     Access, Api, ApiKey, Breaker, Credits, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
     UpstreamAddress, parse,
 };
-pub use tls::{
-    AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_AUTHORITIES, TLS_CERTIFICATE, TLS_KEY, UpstreamTls, without_secrets,
-};
+pub use secret::{CONSENT_LABEL, Consent, GATEWAYS_ANNOTATION, NoSecret};
+pub use tls::{AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_AUTHORITIES, TLS_CERTIFICATE, TLS_KEY, UpstreamTls};
 pub use transform::{BodyEdits, Edits, RequestTransform, ResponseTransform};
 pub use validation::{Format, Kind, Pattern, Rule, Validation};
 pub use weights::{MAX_WEIGHT, WeightedServer, read_weights};
@@ -463,16 +463,16 @@ pub struct CircuitBreakerSpec {
     pub open_seconds: Option<i32>,
 }
 
-/// TLS towards the upstream.
+/// TLS towards the upstream. In a cluster a Secret is used only if it carries the label `doorman.dev/upstream-tls: "true"`;
+/// by a gateway of another namespace only if its annotation `doorman.dev/upstream-tls-gateways` names that gateway too.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamTlsSpec {
     /// Key of a Secret with the CA certificates (PEM) the upstream's certificate must chain to; `ca.crt` when no key is
-    /// named. A changed Secret acts on the next call. Not served in a cluster by this version.
+    /// named. A changed Secret acts on new connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
-    /// Secret of type `kubernetes.io/tls` with the client certificate to present. A changed Secret acts on the next
-    /// call. Not served in a cluster by this version.
+    /// Secret of type `kubernetes.io/tls` with the client certificate to present. A changed Secret acts on new connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate_secret_ref: Option<crate::gateway::SecretRef>,
     /// Name the certificate must be for, instead of the server's host.
@@ -674,6 +674,20 @@ pub struct DoormanApiStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["namespace", "name"]))]
     pub gateways: Option<Vec<GatewayProgress>>,
+    /// The Secrets the spec names, in the versions this status speaks of. Absent: it names none, or none exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub secrets: Option<Vec<SecretVersion>>,
+}
+
+/// One state of a Secret.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretVersion {
+    /// Name of the Secret, in the namespace of the API.
+    pub name: String,
+    /// Its `metadata.resourceVersion`.
+    pub resource_version: String,
 }
 
 /// How far one gateway is with one generation of an API.

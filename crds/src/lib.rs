@@ -53,6 +53,14 @@ pub enum Reason {
     Conflict,
     /// A referenced object does not exist.
     RefNotFound,
+    /// A Secret it names does not exist.
+    SecretNotFound,
+    /// A Secret it names may not be used by it.
+    RefNotPermitted,
+    /// A Secret it names holds something else than what is needed.
+    InvalidSecret,
+    /// A Secret it names could not be read yet.
+    SecretNotRead,
 }
 
 impl Reason {
@@ -63,7 +71,16 @@ impl Reason {
             Self::UnsupportedValue => "UnsupportedValue",
             Self::Conflict => "Conflict",
             Self::RefNotFound => "RefNotFound",
+            Self::SecretNotFound => "SecretNotFound",
+            Self::RefNotPermitted => "RefNotPermitted",
+            Self::InvalidSecret => "InvalidSecret",
+            Self::SecretNotRead => "SecretNotRead",
         }
+    }
+
+    /// Is the object itself fine, and something it refers to not?
+    pub const fn is_of_reference(self) -> bool {
+        !matches!(self, Self::Invalid | Self::UnsupportedValue | Self::Conflict)
     }
 }
 
@@ -76,6 +93,11 @@ impl FieldError {
     /// The name of something that does not exist.
     pub fn missing(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into(), reason: Reason::RefNotFound }
+    }
+
+    /// A Secret that holds something else than what is needed.
+    pub fn invalid_secret(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into(), reason: Reason::InvalidSecret }
     }
 
     /// A value this version does not act on.

@@ -3,7 +3,8 @@
 //! A revision is the sum (mod 2^128) of one hash per object over kind, uid, generation and the versions of what it
 //! references. A sum does not depend on order, and one changed object costs one subtraction and one addition, so both
 //! sides keep it up to date in O(changes). Kinds are summed apart: watches of different kinds are not ordered among
-//! each other, within one kind every state a pod passes through is one the operator passes through as well.
+//! each other, within one kind every state a pod passes through is one the operator passes through as well. Secrets, each
+//! of which a pod watches by itself, may pass through others on the way, and arrive at the same.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +21,7 @@ pub struct SetHash(u128);
 pub struct ObjectHash(u128);
 
 impl ObjectHash {
-    /// Hash of an object; `refs` are the resource versions of the Secrets and ConfigMaps it uses, in field order.
+    /// Hash of an object; `refs` are further parts of what makes it this state.
     pub fn of(kind: &str, uid: &str, generation: i64, refs: &[&str]) -> Self {
         let mut hasher = Sha256::new();
         for part in [kind, uid].iter().chain(refs) {
@@ -32,6 +33,13 @@ impl ObjectHash {
         let mut bytes = [0_u8; 16];
         bytes.copy_from_slice(&digest[..16]);
         Self(u128::from_be_bytes(bytes))
+    }
+}
+
+impl ObjectHash {
+    /// Hash of one state of a Secret: its content has no generation, and its version tells every change.
+    pub fn of_secret(uid: &str, resource_version: &str) -> Self {
+        Self::of("Secret", uid, 0, &[resource_version])
     }
 }
 
@@ -88,6 +96,10 @@ pub struct Revision {
     pub apis: SetHash,
     /// Over the selected `DoormanRole` objects, rejected ones included.
     pub roles: SetHash,
+    /// Over the Secrets that selected APIs name and the gateway may use, whatever is in them. A pod of an older version
+    /// knows of none.
+    #[serde(default)]
+    pub secrets: SetHash,
 }
 
 /// Body of `GET /revision` on a pod's admin port, and each line of `GET /revision?watch=true`.
@@ -99,6 +111,13 @@ pub struct RevisionReport {
     pub rejected: Vec<Rejection>,
     /// How many objects are rejected in all.
     pub rejected_total: usize,
+    /// APIs whose Secrets hold something else than what is needed: served with the last ones that did, or rejected. The
+    /// operator reads no Secrets and learns it here. At most [`MAX_UNUSABLE`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<Rejection>,
+    /// How many they are in all.
+    #[serde(default)]
+    pub unusable_total: usize,
     /// Which stores this pod reaches; absent when everything is in its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stores: Option<Stores>,
@@ -140,6 +159,8 @@ pub struct Rejection {
 
 /// Cap of [`RevisionReport::rejected`].
 pub const MAX_REJECTED: usize = 20;
+/// Cap of [`RevisionReport::unusable`].
+pub const MAX_UNUSABLE: usize = 500;
 
 #[cfg(test)]
 mod tests {

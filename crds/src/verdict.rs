@@ -16,16 +16,18 @@ pub struct Refusal {
 }
 
 /// Of an API: `winner` is the older object with the same name and version, if there is one; `errors` are those of
-/// [`crate::api::parse`]; `roles` the ones it names, of which `is_role` knows those the gateway takes.
+/// [`crate::api::parse`]; `roles` the ones it names, of which `is_role` knows those the gateway takes; `secrets` what is
+/// wrong with the Secrets it names.
 ///
 /// # Errors
-/// The first that applies, in this order: conflict, invalid, missing role.
+/// The first that applies, in this order: conflict, invalid, missing role, Secrets.
 pub fn of_api<'a>(
     key: &ApiKey,
     winner: Option<&str>,
     errors: &[FieldError],
     roles: impl IntoIterator<Item = &'a str>,
     is_role: impl Fn(&str) -> bool,
+    secrets: &[FieldError],
 ) -> Result<(), Refusal> {
     if let Some(winner) = winner {
         let message = format!("{key} is already defined by the older {winner}; rename or delete one");
@@ -33,7 +35,7 @@ pub fn of_api<'a>(
     }
     all_of(errors)?;
     match roles.into_iter().find(|role| !is_role(role)) {
-        None => Ok(()),
+        None => all_of(secrets),
         Some(role) => {
             let message = format!("spec.access.roles: no DoormanRole is named `{role}`");
             Err(Refusal { reason: Reason::RefNotFound, message })

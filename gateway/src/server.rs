@@ -289,10 +289,18 @@ fn serve(gateway: &Gateway, reports: &watch::Sender<Arc<RevisionReport>>, snapsh
         let Rejection { kind, namespace, name, reason, message } = rejection;
         tracing::error!(kind, namespace, name, reason, "rejected, the rest is served: {message}");
     }
+    let known: HashSet<&Rejection> = before.unusable.iter().collect();
+    for Rejection { namespace, name, message, .. } in snapshot.unusable.iter().filter(|one| !known.contains(one)) {
+        let is_served = !snapshot.rejected.iter().any(|one| one.name == *name && one.namespace == *namespace);
+        if is_served {
+            tracing::error!(namespace, name, "a Secret can't be used, the last one that could is used on: {message}");
+        }
+    }
     tracing::info!(apis = snapshot.served, rejected = snapshot.rejected.len(), "a new snapshot is served");
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     gateway.metrics.apis_served.set(count(snapshot.served));
     gateway.metrics.objects_rejected.set(count(snapshot.rejected.len()));
+    gateway.metrics.secrets_unusable.set(count(snapshot.unusable.len()));
     gateway.metrics.snapshots.inc();
     let mut report = snapshot.report();
     gateway.identity.define_roles(snapshot.roles.clone());

@@ -13,8 +13,8 @@ use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
-use crate::render::{GATEWAY_ANNOTATION, GeneratedSecret, MANAGER, NeededKey, Object};
-use crate::world::{Applied, Event, Job, ObjectId, Outcome, OwnedKey, StatusOf, Target, Version, WriteError};
+use crate::render::{GATEWAY_ANNOTATION, GeneratedSecret, Grant, MANAGER, NeededKey, Object};
+use crate::world::{Applied, Event, Job, Outcome, OwnedKey, StatusOf, Target, Version, WriteError};
 
 /// Random bytes of a generated key.
 const KEY_BYTES: usize = 32;
@@ -103,18 +103,16 @@ impl Writer {
             Err(error) => failures.push(format!("Secrets can't be read: {error}")),
         }
         for object in rendered.objects {
-            let key = OwnedKey {
-                kind: object.kind,
-                id: ObjectId { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() },
-            };
-            let before = applied.remove(&key).filter(|before| before.manifest == object.manifest);
-            let now = match before {
-                Some(before) => Ok(before),
-                None => self.apply(&key, object).await,
-            };
-            match now {
-                Ok(now) => drop(outcome.applied.insert(key, now)),
-                Err(error) => failures.push(format!("{:?} {}: {error:#}", key.kind, key.id.name)),
+            if let Err(failure) = self.keep(object, &mut applied, &mut outcome.applied).await {
+                failures.push(failure);
+            }
+        }
+        for Grant { namespace, objects } in rendered.grants {
+            for object in objects {
+                if let Err(failure) = self.keep(object, &mut applied, &mut outcome.applied).await {
+                    tracing::warn!(%gateway, namespace, failure, "Secrets can't be granted; trying again");
+                    outcome.ungranted.entry(namespace.clone()).or_insert(failure);
+                }
             }
         }
         for key in remove {
@@ -127,6 +125,25 @@ impl Writer {
             outcome.failure = Some(first.clone());
         }
         Event::Reconciled(gateway, outcome)
+    }
+
+    /// Applies what is not applied so already; the error tells of which object.
+    async fn keep(
+        &self,
+        object: Object,
+        before: &mut BTreeMap<OwnedKey, Applied>,
+        now: &mut BTreeMap<OwnedKey, Applied>,
+    ) -> Result<(), String> {
+        let key = OwnedKey::of(&object);
+        let applied = match before.remove(&key).filter(|before| before.manifest == object.manifest) {
+            Some(before) => before,
+            None => match self.apply(&key, object).await {
+                Ok(applied) => applied,
+                Err(error) => return Err(format!("{:?} {}: {error:#}", key.kind, key.id.name)),
+            },
+        };
+        now.insert(key, applied);
+        Ok(())
     }
 
     async fn apply(&self, key: &OwnedKey, object: Object) -> anyhow::Result<Applied> {

@@ -67,7 +67,7 @@ async fn follow(uid: String, address: SocketAddr, events: mpsc::Sender<Event>) {
         let mut is_heard = false;
         let end = listen(address, |report| {
             is_heard = true;
-            events.send(Event::Report(uid.clone(), report.revision, report.stores))
+            events.send(Event::Report(uid.clone(), Box::new(report)))
         });
         if let Err(error) = end.await {
             tracing::debug!(pod = uid, %address, "no word: {error:#}");

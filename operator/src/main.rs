@@ -145,6 +145,6 @@ fn print(installation: &Installation, file: &std::path::Path) -> anyhow::Result<
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
         anyhow::bail!("{}: {}", file.display(), lines.join("; "));
     }
-    print!("{}", render::to_yaml(&render::render(&gateway, installation)));
+    print!("{}", render::to_yaml(&render::render(&gateway, installation, &render::Secrets::new())));
     Ok(())
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
@@ -19,7 +19,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::render::{self, Kind};
-use crate::world::{Change, Event, ObjectId, Owned, OwnedKey, Version};
+use crate::world::{Change, Event, ObjectId, Owned, OwnedKey, SecretMeta, Version};
 
 /// Most events handed over at once.
 const BATCH: usize = 1024;
@@ -152,8 +152,10 @@ pub fn all(client: &Client) -> BoxStream<'static, Vec<Event>> {
         }),
         events::<PartialObjectMeta<Secret>, _>(client, None, "Secret", |news| match news {
             News::Listed => Vec::new(),
-            News::Gone(id) => vec![Event::Secret(id)],
-            News::Put(object) => vec![Event::Secret(ObjectId::of(&object.metadata))],
+            News::Gone(id) => vec![Event::Secret(id, None)],
+            News::Put(object) => {
+                vec![Event::Secret(ObjectId::of(&object.metadata), Some(SecretMeta::of(&object.metadata)))]
+            }
         }),
         events::<Pod, _>(client, Some(&own), "Pod", |news| match news {
             News::Listed => Vec::new(),
@@ -171,6 +173,7 @@ pub fn all(client: &Client) -> BoxStream<'static, Vec<Event>> {
             }
         }),
         metadata::<ServiceAccount>(client, &own, Kind::ServiceAccount),
+        metadata::<Role>(client, &own, Kind::Role),
         metadata::<RoleBinding>(client, &own, Kind::RoleBinding),
         metadata::<ClusterRoleBinding>(client, &own, Kind::ClusterRoleBinding),
         metadata::<ConfigMap>(client, &own, Kind::ConfigMap),

@@ -109,7 +109,18 @@ impl Cluster {
     }
 
     /// Whether this user may do this, as the API server sees it.
-    pub async fn may(&self, user: &str, (verb, group, resource): Deed<'_>, namespace: &str) -> anyhow::Result<bool> {
+    pub async fn may(&self, user: &str, deed: Deed<'_>, namespace: &str) -> anyhow::Result<bool> {
+        self.may_with(user, deed, namespace, None).await
+    }
+
+    /// The same with the object of this name.
+    pub async fn may_with(
+        &self,
+        user: &str,
+        (verb, group, resource): Deed<'_>,
+        namespace: &str,
+        name: Option<&str>,
+    ) -> anyhow::Result<bool> {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let attributes = ResourceAttributes {
             verb: Some(verb.to_owned()),
@@ -117,6 +128,7 @@ impl Cluster {
             resource: Some(resource.to_owned()),
             subresource: Some(subresource.to_owned()),
             namespace: Some(namespace.to_owned()),
+            name: name.map(str::to_owned),
             ..ResourceAttributes::default()
         };
         let review = SubjectAccessReview {

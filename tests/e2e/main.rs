@@ -6,6 +6,7 @@
 
 mod cluster;
 mod scenes;
+mod secrets;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,6 +24,9 @@ const SCENES: &[(&str, Scene)] = &[
     ("what_can_not_work_is_refused_at_once", |c| Box::pin(scenes::what_can_not_work_is_refused_at_once(c))),
     ("what_others_own_is_left_alone", |c| Box::pin(scenes::what_others_own_is_left_alone(c))),
     ("roles_are_written_through_rest", |c| Box::pin(scenes::roles_are_written_through_rest(c))),
+    ("upstreams_are_called_with_secrets_of_their_owners", |c| {
+        Box::pin(secrets::upstreams_are_called_with_secrets_of_their_owners(c))
+    }),
     ("another_operator_takes_over", |c| Box::pin(scenes::another_operator_takes_over(c))),
     ("fleet_scales_and_rolls_under_load", |c| Box::pin(scenes::fleet_scales_and_rolls_under_load(c))),
     ("programmed_means_served_by_every_pod", |c| Box::pin(scenes::programmed_means_served_by_every_pod(c))),

@@ -15,7 +15,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, WatchEvent, WatchParams,
 };
@@ -30,16 +30,16 @@ pub const SYSTEM: &str = "doorman-e2e-system";
 /// Lease of the leading operator.
 const LEASE: &str = "doorman-operator";
 /// A gateway in memory and the examples.
-const FIRST: &str = "doorman-e2e-first";
+pub const FIRST: &str = "doorman-e2e-first";
 /// A gateway of several pods.
 pub const FLEET: &str = "doorman-e2e-fleet";
 /// Many APIs.
 const MANY: &str = "doorman-e2e-many";
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const NAME: &str = "edge";
+pub const NAME: &str = "edge";
 /// The gateway that comes with the chart.
-const OF_CHART: &str = "first";
+pub const OF_CHART: &str = "first";
 /// What the names of all namespaces here begin with.
 const NAMESPACES: &str = "doorman-e2e-";
 /// Of everything that the operator has made.
@@ -196,6 +196,10 @@ pub async fn accounts_may_do_no_more_than_they_need(cluster: &Cluster) -> anyhow
         (&operator, ("delete", "apps", "deployments"), FIRST, false),
         (&operator, ("create", RBAC, "clusterroles"), "", false),
         (&operator, ("bind", RBAC, "clusterroles"), "", false),
+        (&operator, ("create", RBAC, "roles"), FIRST, true),
+        (&operator, ("escalate", RBAC, "roles"), FIRST, false),
+        (&operator, ("escalate", RBAC, "clusterroles"), "", false),
+        (&operator, ("bind", RBAC, "roles"), FIRST, false),
         (&gateway, ("list", "doorman.dev", "doormanapis"), FIRST, true),
         (&gateway, ("list", "doorman.dev", "doormanapis"), SYSTEM, false),
         (&gateway, ("patch", "doorman.dev", "doormanapis"), FIRST, false),
@@ -467,11 +471,11 @@ async fn three_ready(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.wait::<DoormanGateway>(FLEET, NAME, "3 ready pods and Ready=True", is_there).await.map(drop)
 }
 
-async fn pods(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeSet<String>> {
+pub async fn pods(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeSet<String>> {
     Ok(cluster.pods(namespace).await?.into_iter().filter_map(|pod| pod.metadata.name).collect())
 }
 
-async fn patch<K: Resource<DynamicType = ()>>(
+pub async fn patch<K: Resource<DynamicType = ()>>(
     cluster: &Cluster,
     namespace: &str,
     name: &str,
@@ -602,7 +606,7 @@ pub async fn one_invalid_api_of_500(cluster: &Cluster) -> anyhow::Result<()> {
     all_but_one_serve(cluster).await.context("on the cold pod")
 }
 
-async fn new_pods(cluster: &Cluster, namespace: &str, before: &BTreeSet<String>) -> anyhow::Result<()> {
+pub async fn new_pods(cluster: &Cluster, namespace: &str, before: &BTreeSet<String>) -> anyhow::Result<()> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let watch = kube::runtime::watcher(
         api,
@@ -693,6 +697,7 @@ fn written() -> Vec<ApiResource> {
         ApiResource::erase::<ServiceAccount>(&()),
         ApiResource::erase::<NetworkPolicy>(&()),
         ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<Role>(&()),
         ApiResource::erase::<RoleBinding>(&()),
         ApiResource::erase::<ClusterRoleBinding>(&()),
     ]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Api, UpstreamTlsSpec};
+use super::UpstreamTlsSpec;
 use crate::FieldError;
 
 /// How the servers of an API are called over TLS, where that differs from the system's roots and the server's own name.
@@ -38,13 +38,6 @@ impl UpstreamTls {
             server_name: name,
         }
     }
-
-    /// The Secrets it needs, each with the field that names it.
-    pub fn secrets(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let authorities = self.authorities.as_ref().map(|(name, _)| (AUTHORITIES_FIELD, name.as_str()));
-        let certificate = self.certificate.as_ref().map(|name| (CERTIFICATE_FIELD, name.as_str()));
-        authorities.into_iter().chain(certificate)
-    }
 }
 
 /// The field that names the Secret with the authorities.
@@ -61,15 +54,4 @@ fn is_server_name(name: &str) -> bool {
             && !label.ends_with('-')
     };
     name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(is_label))
-}
-
-/// An API as a cluster takes it: there, this version reads no Secrets for APIs.
-///
-/// # Errors
-/// `UnsupportedValue`, each with the field that names a Secret.
-pub fn without_secrets(api: Api) -> Result<Api, Vec<FieldError>> {
-    let message = "in a cluster, this version reads no Secrets of APIs; remove the field";
-    let named = api.tls.iter().flat_map(UpstreamTls::secrets);
-    let errors: Vec<_> = named.map(|(field, _)| FieldError::unsupported(field, message)).collect();
-    if errors.is_empty() { Ok(api) } else { Err(errors) }
 }

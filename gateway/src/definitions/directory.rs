@@ -17,7 +17,7 @@ use notify::{RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
-use super::{Definitions, ObjectId, Secret};
+use super::{Definitions, ObjectId, Secret, Secrets};
 
 /// Quiet time after a change before the folder is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -105,7 +105,7 @@ impl Directory {
 
     fn definitions(&self) -> Definitions {
         let mut definitions = Definitions::default();
-        let secrets = definitions.secrets.get_or_insert_default();
+        let mut secrets = BTreeMap::new();
         for (path, file) in &self.files {
             definitions.unreadable.extend(file.problems.iter().cloned());
             let shown: Arc<str> = path.strip_prefix(&self.root).unwrap_or(path).display().to_string().into();
@@ -135,6 +135,7 @@ impl Directory {
                 }
             }
         }
+        definitions.secrets = Secrets::all(secrets);
         definitions
     }
 
@@ -272,6 +273,8 @@ fn identify(
 
 #[cfg(test)]
 mod tests {
+    use doorman_crds::api::NoSecret;
+
     use super::*;
 
     const GOOD: &str = "apiVersion: doorman.dev/v1alpha1\nkind: DoormanApi\nmetadata: {name: NAME}\nspec: {name: NAME, version: v1, protocol: REST, public: true}\n";
@@ -314,9 +317,10 @@ mod tests {
         let odd = format!("{secret}stringData: geheim\n").replace("NAME", "odd");
         write(folder.path(), "a.yaml", &format!("{good}---\n{bad}---\n{odd}"));
         let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
-        let secrets = definitions.secrets.as_ref().unwrap();
-        let good = &secrets[&(String::new(), "good".to_owned())];
-        assert_eq!((secrets.len(), good.get("a"), good.get("c")), (1, Some(&b"b"[..]), Some(&b"e"[..])));
+        let find = |name: &str| definitions.secrets.get("", name);
+        let good = find("good").unwrap();
+        assert_eq!((good.get("a"), good.get("c")), (Some(&b"b"[..]), Some(&b"e"[..])));
+        assert_eq!((find("bad"), find("odd")), (Err(&NoSecret::NotFound), Err(&NoSecret::NotFound)));
         assert_eq!(definitions.unreadable.len(), 2);
         assert!(!format!("{definitions:?}").contains("geheim"), "{definitions:?}");
     }

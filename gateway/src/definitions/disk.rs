@@ -1,4 +1,5 @@
-//! The last good definitions on disk, for a start while the API server can't be reached. They hold no secrets.
+//! The last good definitions on disk, for a start while the API server can't be reached. They hold no Secrets: an API that
+//! names one is not served before the Secret was read.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -2,9 +2,10 @@
 //!
 //! The first state is published when every kind has been listed once. Later a lost API server only means that the state
 //! grows old: watches are taken up again with growing pauses, and what was served is served on. An object that does
-//! not even have the shape of its kind is set aside and named; the others arrive all the same.
+//! not even have the shape of its kind is set aside and named; the others arrive all the same. Secrets that APIs name are
+//! watched one by one ([`Named`]); a changed API that newly names one comes into force when the Secret is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +29,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::disk::Disk;
+use super::named::Named;
 use super::owner::keep_owner;
-use super::{Definitions, ObjectId};
+use super::{Definitions, ObjectId, Secrets};
 
 /// Most events taken together into one state.
 const BATCH: usize = 4096;
 /// Least time between two writes of the disk copy; a burst of changes is written once.
 const DISK_EVERY: Duration = Duration::from_secs(2);
+/// Longest wait for a first word on each Secret before the first state; a word comes with the first answer.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why no definitions could be had at the start.
 #[derive(Debug, thiserror::Error)]
@@ -271,6 +275,7 @@ impl State {
         }
     }
 
+    /// What the gateway takes, without Secrets.
     fn select(&self, selection: &Selection) -> Definitions {
         let labels = |namespace: &str| self.namespaces.get(namespace);
         let in_reach = |id: &ObjectId| {
@@ -296,9 +301,26 @@ impl State {
                 .filter(|(_, role)| selection.takes(&role.metadata, role.spec.gateway_refs.as_deref(), |n| labels(n)))
                 .map(|(id, role)| (id.clone(), role.clone()))
                 .collect(),
-            secrets: None,
+            secrets: Secrets::default(),
             files: BTreeMap::new(),
             unreadable: problems.filter(|(id, _)| in_reach(id)).map(|(_, problem)| problem.clone()).collect(),
+        }
+    }
+}
+
+/// The Secrets that an API names.
+fn named(api: &DoormanApi) -> impl Iterator<Item = ObjectId> {
+    let namespace = api.metadata.namespace.clone().unwrap_or_default();
+    api.spec.secrets().map(move |(_, name)| (namespace.clone(), name.to_owned()))
+}
+
+/// Leaves an API as it was served before while a Secret that it newly names is awaited; nothing is lost by a change then.
+fn hold_back(new: &mut Definitions, before: &Definitions, is_awaited: impl Fn(&ObjectId) -> bool) {
+    for (id, api) in &mut new.apis {
+        if named(api).any(|secret| is_awaited(&secret))
+            && let Some(old) = before.apis.get(id).filter(|old| old.metadata.uid == api.metadata.uid)
+        {
+            *api = old.clone();
         }
     }
 }
@@ -317,38 +339,101 @@ async fn follow(
     ];
     if selection.namespaces == gateway::Namespaces::Selector {
         state.namespaces_listed = false;
-        let all = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), watcher::Config::default());
+        let all = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default());
         streams.push(
             all.backoff(Pauses::default())
                 .map(|e| e.map(Box::new).map_or_else(|error| Change::Failed("Namespace", error), Change::Namespace))
                 .boxed(),
         );
     }
+    let mut secrets = Named::new(client, &selection.namespace, &selection.name);
     let mut changes = select_all(streams).ready_chunks(BATCH);
     let mut unsaved: Option<Arc<Definitions>> = None;
     let mut next_save = Instant::now();
+    let mut published: Option<Arc<Definitions>> = None;
+    let mut first_words: Option<Instant> = None;
     loop {
-        let batch = tokio::select! {
-            batch = changes.next() => batch,
+        let is_first_due = published.is_none() && first_words.is_some();
+        let mut changed = false;
+        tokio::select! {
+            batch = changes.next() => {
+                let Some(batch) = batch else { return };
+                for change in batch {
+                    if let Change::Api(event) = &change
+                        && let Event::Apply(DeserializeGuard(Ok(api))) = &**event
+                    {
+                        named(api).for_each(|secret| secrets.ask_again(&secret));
+                    }
+                    changed |= state.apply(change);
+                }
+            }
+            is_new = secrets.changed() => changed = is_new,
+            () = sleep_until(first_words.unwrap_or_else(Instant::now)), if is_first_due => changed = true,
             () = sleep_until(next_save), if unsaved.is_some() => {
                 if let (Some(disk), Some(definitions)) = (disk.clone(), unsaved.take()) {
                     let _ = tokio::task::spawn_blocking(move || disk.save(&definitions)).await;
                 }
                 next_save = Instant::now() + DISK_EVERY;
-                continue;
             }
             () = publish.closed() => return,
-        };
-        let Some(batch) = batch else { return };
-        let mut changed = false;
-        for change in batch {
-            changed |= state.apply(change);
         }
         let is_complete = state.apis.is_listed && state.roles.is_listed && state.namespaces_listed;
-        if changed && is_complete {
-            let definitions = Arc::new(state.select(&selection));
-            publish.send_replace(Some(definitions.clone()));
-            unsaved = disk.is_some().then_some(definitions);
+        if !changed || !is_complete {
+            continue;
         }
+        let mut definitions = state.select(&selection);
+        let mut wanted: BTreeSet<_> = definitions.apis.values().flat_map(|api| named(api)).collect();
+        if let Some(before) = &published {
+            hold_back(&mut definitions, before, |secret| secrets.is_awaited(secret));
+            wanted.extend(definitions.apis.values().flat_map(|api| named(api)));
+        }
+        secrets.watch(&wanted);
+        let due = *first_words.get_or_insert_with(|| Instant::now() + FIRST_WORDS);
+        if published.is_none() && !secrets.all_heard() && Instant::now() < due {
+            continue;
+        }
+        definitions.secrets = secrets.known();
+        let definitions = Arc::new(definitions);
+        publish.send_replace(Some(definitions.clone()));
+        unsaved = disk.is_some().then(|| definitions.clone());
+        published = Some(definitions);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn api(uid: &str, generation: i64, secret: Option<&str>) -> Arc<DoormanApi> {
+        let tls = secret.map(|name| json!({ "tls": { "caSecretRef": { "name": name } } }));
+        Arc::new(
+            serde_json::from_value(json!({
+                "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanApi",
+                "metadata": { "name": "a", "namespace": "shop", "uid": uid, "generation": generation },
+                "spec": { "name": "a", "version": "v1", "protocol": "REST", "upstream": tls },
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn only(api: Arc<DoormanApi>) -> Definitions {
+        Definitions { apis: [(identity(&api.metadata), api)].into(), ..Definitions::default() }
+    }
+
+    #[test]
+    fn an_api_waits_for_a_secret_that_it_newly_names_and_others_do_not() {
+        let secret = ("shop".to_owned(), "new".to_owned());
+        let generation = |before: Arc<DoormanApi>, now: Arc<DoormanApi>, awaited: bool| {
+            let mut now = only(now);
+            hold_back(&mut now, &only(before), |id| awaited && *id == secret);
+            now.apis.into_values().next().unwrap().metadata.generation.unwrap()
+        };
+        assert_eq!(generation(api("1", 1, None), api("1", 2, Some("new")), true), 1);
+        assert_eq!(generation(api("1", 1, None), api("1", 2, Some("new")), false), 2);
+        assert_eq!(generation(api("1", 1, None), api("1", 2, Some("other")), true), 2);
+        assert_eq!(generation(api("1", 1, Some("new")), api("1", 2, None), true), 2);
+        // Another object of the same name has nothing to do with the one before.
+        assert_eq!(generation(api("1", 1, None), api("2", 2, Some("new")), true), 2);
     }
 }

@@ -15,13 +15,14 @@ mod disk;
 pub mod documents;
 pub mod fields;
 pub mod kubernetes;
+mod named;
 mod owner;
 mod secret;
 pub mod weights;
 pub mod writer;
 
 pub use owner::{Origin, Owner};
-pub use secret::Secret;
+pub use secret::{Secret, Secrets};
 
 /// Namespace and name of an object; for a folder, file and position.
 pub type ObjectId = (String, String);
@@ -33,8 +34,8 @@ pub struct Definitions {
     pub apis: BTreeMap<ObjectId, Arc<DoormanApi>>,
     /// Roles by identity.
     pub roles: BTreeMap<ObjectId, Arc<DoormanRole>>,
-    /// Secrets that APIs may name, by identity; `None` where none are read, which is in a cluster.
-    pub secrets: Option<BTreeMap<ObjectId, Arc<Secret>>>,
+    /// Secrets that APIs may name.
+    pub secrets: Secrets,
     /// The file of each object of a folder, by uid; empty for a cluster.
     pub files: BTreeMap<String, Arc<str>>,
     /// What could not be read as an object at all.

@@ -2,15 +2,16 @@
 //!
 //! [`Compiler::compile`] is the only way in. An object that did not change keeps its compiled form, so a change costs
 //! its own compilation plus one pass over the names. An object that can't be served harms only itself: calls to it get
-//! 503 with the reason, all others are served, whatever pod compiled when.
+//! 503 with the reason, all others are served, whatever pod compiled when. One thing only is remembered of what was: when
+//! Secrets of an API come to hold what can't be used, it is called with the last ones that could.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use doorman_crds::api::{Access, Api, ApiKey, WeightedServer};
-use doorman_crds::revision::{MAX_REJECTED, ObjectHash, Rejection, Revision, RevisionReport};
+use doorman_crds::api::{Access, Api, ApiKey, NoSecret, UpstreamTls, WeightedServer};
+use doorman_crds::revision::{MAX_REJECTED, MAX_UNUSABLE, ObjectHash, Rejection, Revision, RevisionReport};
 use doorman_crds::verdict::{self, Refusal};
-use doorman_crds::{DoormanApi, FieldError, api, role, selection};
+use doorman_crds::{DoormanApi, DoormanApiSpec, FieldError, Reason, api, role, selection};
 use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use smallvec::SmallVec;
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub revision: Revision,
     /// Every object that is not served, and why.
     pub rejected: Vec<Rejection>,
+    /// Every API whose Secrets hold something else than what is needed; served with the last ones that did, or rejected.
+    pub unusable: Vec<Rejection>,
     /// Number of APIs served.
     pub served: usize,
 }
@@ -239,14 +242,29 @@ impl Snapshot {
             revision: self.revision,
             rejected: self.rejected.iter().take(MAX_REJECTED).cloned().collect(),
             rejected_total: self.rejected.len(),
+            unusable: self.unusable.iter().take(MAX_UNUSABLE).cloned().collect(),
+            unusable_total: self.unusable.len(),
             stores: None,
         }
     }
 }
 
-/// Identity of one state of one object: uid, generation, and the versions of what it refers to.
-type ObjectKey = (String, i64, Vec<String>);
-type Compiled = Result<Arc<CompiledApi>, Arc<[FieldError]>>;
+/// Identity of one state of one object: uid, generation, and the states of the Secrets that it names.
+type ObjectKey = (String, i64, Vec<Result<String, NoSecret>>);
+
+/// What came of an API.
+#[derive(Clone, Debug)]
+enum Compiled {
+    /// It can be called; with errors: by TLS as it was before its Secrets had them.
+    Ready(Arc<CompiledApi>, Arc<[FieldError]>),
+    /// The definition can't be served.
+    Invalid(Arc<[FieldError]>),
+    /// The definition is fine; the Secrets that it names are not.
+    Secretless(Arc<[FieldError]>),
+}
+
+/// How an API was last called over TLS, by its uid, and what it asked for.
+type LastTls = HashMap<String, (UpstreamTls, Arc<Tls>)>;
 
 /// Compiles definitions into snapshots and remembers what did not change.
 #[derive(Debug)]
@@ -254,13 +272,15 @@ pub struct Compiler {
     pools: Pools,
     counters: Arc<PerApi>,
     apis: HashMap<ObjectKey, (Compiled, ObjectHash)>,
+    tls: LastTls,
     stored_roles: BTreeSet<String>,
 }
 
 impl Compiler {
     /// A compiler that hands out connections from these pools.
     pub fn new(pools: Pools) -> Self {
-        Self { pools, counters: Arc::default(), apis: HashMap::new(), stored_roles: BTreeSet::new() }
+        let (apis, tls, stored_roles) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { pools, counters: Arc::default(), apis, tls, stored_roles }
     }
 
     /// The same, with counters that are shown.
@@ -284,38 +304,46 @@ impl Compiler {
             |role: &str| defined.contains_key(role) || built_in.contains(role) || self.stored_roles.contains(role);
 
         let mut before = std::mem::take(&mut self.apis);
+        let mut tls_before = std::mem::take(&mut self.tls);
         let mut ordered: Vec<_> = definitions.apis.values().collect();
         ordered.sort_by(|a, b| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
         let mut owners: BTreeMap<ApiKey, String> = BTreeMap::new();
+        let mut secrets_named: BTreeMap<(&str, &str), ObjectHash> = BTreeMap::new();
         for object in ordered {
             let meta = &object.metadata;
             let secrets = SecretsOf { definitions, namespace: meta.namespace.as_deref().unwrap_or_default() };
-            let key = (
-                meta.uid.clone().unwrap_or_default(),
-                meta.generation.unwrap_or_default(),
-                secrets.versions(&object.spec),
-            );
-            let (compiled, hash) = before.remove(&key).unwrap_or_else(|| {
-                let versions: Vec<_> = key.2.iter().map(String::as_str).collect();
-                let hash = ObjectHash::of("DoormanApi", &key.0, key.1, &versions);
-                (compile_api(&object.spec, &self.pools, &self.counters, &secrets), hash)
-            });
+            secrets_named.extend(secrets.states(&object.spec));
+            let uid = meta.uid.clone().unwrap_or_default();
+            let last = tls_before.remove(&uid);
+            let key = (uid, meta.generation.unwrap_or_default(), secrets.digests(&object.spec));
+            let (compiled, hash, last) = if let Some((compiled, hash)) = before.remove(&key) {
+                (compiled, hash, last)
+            } else {
+                let (compiled, last) = compile_api(&object.spec, &self.pools, &self.counters, &secrets, last);
+                (compiled, ObjectHash::of("DoormanApi", &key.0, key.1, &[]), last)
+            };
             snapshot.revision.apis.insert(hash);
+            self.tls.extend(last.map(|last| (key.0.clone(), last)));
             let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
             let winner = owners.get(&name).cloned();
-            let (roles_named, errors): (&[String], &[FieldError]) = match &compiled {
-                Ok(api) => (&api.api.access.roles, &[]),
-                Err(errors) => (&[], errors),
+            let roles = object.spec.access.as_ref().and_then(|access| access.roles.as_deref()).unwrap_or_default();
+            let named = roles.iter().map(String::as_str);
+            let (errors, secret_errors): (&[FieldError], &[FieldError]) = match &compiled {
+                Compiled::Ready(..) => (&[], &[]),
+                Compiled::Invalid(errors) => (errors, &[]),
+                Compiled::Secretless(errors) => (&[], errors),
             };
-            let named = roles_named.iter().map(String::as_str);
-            let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, is_role);
+            let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, is_role, secret_errors);
+            if winner.is_none() {
+                snapshot.note_unusable(meta, &compiled);
+            }
             let entry = match (&compiled, verdict) {
-                (Ok(api), Ok(())) => Some(Entry::Served(api.clone())),
+                (Compiled::Ready(api, _), Ok(())) => Some(Entry::Served(api.clone())),
                 (_, Err(refusal)) => {
-                    snapshot.reject("DoormanApi", meta, &refusal);
+                    snapshot.rejected.push(rejection("DoormanApi", meta, &refusal));
                     winner.is_none().then(|| Entry::Unservable(refusal.message.into()))
                 }
-                (Err(_), Ok(())) => None,
+                (_, Ok(())) => None,
             };
             if winner.is_some() {
                 snapshot.shadowed.push(object.clone());
@@ -331,22 +359,33 @@ impl Compiler {
             }
             self.apis.insert(key, (compiled, hash));
         }
+        snapshot.revision.secrets = secrets_named.into_values().collect();
         snapshot.roles = Arc::new(defined);
-        drop(before);
+        drop((before, tls_before));
         self.pools.forget_unused();
         snapshot
     }
 }
 
 impl Snapshot {
-    fn reject(&mut self, kind: &str, meta: &ObjectMeta, refusal: &Refusal) {
-        self.rejected.push(Rejection {
-            kind: kind.to_owned(),
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-            reason: refusal.reason.as_str().to_owned(),
-            message: refusal.message.clone(),
-        });
+    /// Says of an API that its Secrets can't be used, where the content is why.
+    fn note_unusable(&mut self, meta: &ObjectMeta, compiled: &Compiled) {
+        let (Compiled::Ready(_, errors) | Compiled::Secretless(errors)) = compiled else { return };
+        if let Err(refusal) = verdict::all_of(errors)
+            && refusal.reason == Reason::InvalidSecret
+        {
+            self.unusable.push(rejection("DoormanApi", meta, &refusal));
+        }
+    }
+}
+
+fn rejection(kind: &str, meta: &ObjectMeta, refusal: &Refusal) -> Rejection {
+    Rejection {
+        kind: kind.to_owned(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        reason: refusal.reason.as_str().to_owned(),
+        message: refusal.message.clone(),
     }
 }
 
@@ -376,7 +415,7 @@ fn roles(definitions: &Definitions, snapshot: &mut Snapshot) -> DefinedRoles {
                 let origin = Origin::of(meta, definitions.files.get(uid));
                 defined.insert(role.name.clone(), DefinedRole { role, origin });
             }
-            Err(refusal) => snapshot.reject("DoormanRole", meta, &refusal),
+            Err(refusal) => snapshot.rejected.push(rejection("DoormanRole", meta, &refusal)),
         }
     }
     defined
@@ -389,42 +428,57 @@ struct SecretsOf<'a> {
 }
 
 impl<'a> SecretsOf<'a> {
-    fn find(&self, name: &str) -> Option<&'a Secret> {
-        let secrets = self.definitions.secrets.as_ref()?;
-        secrets.get(&(self.namespace.to_owned(), name.to_owned())).map(AsRef::as_ref)
+    fn find(&self, name: &str) -> Result<&'a Secret, &'a NoSecret> {
+        self.definitions.secrets.get(self.namespace, name).map(AsRef::as_ref)
     }
 
-    /// Of what an API names, in the order of its fields. Empty where no Secrets are read.
-    fn versions(&self, spec: &doorman_crds::DoormanApiSpec) -> Vec<String> {
-        let tls = spec.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
-        let Some(tls) = tls.filter(|_| self.definitions.secrets.is_some()) else { return Vec::new() };
-        let named = [
-            tls.ca_secret_ref.as_ref().map(|secret| &secret.name),
-            tls.client_certificate_secret_ref.as_ref().map(|secret| &secret.name),
-        ];
-        let version = |name: &String| self.find(name).map(|secret| secret.version().to_owned()).unwrap_or_default();
-        named.into_iter().flatten().map(version).collect()
+    /// Of what an API names, in the order of its fields.
+    fn digests(&self, spec: &DoormanApiSpec) -> Vec<Result<String, NoSecret>> {
+        let found = spec.secrets().map(|(_, name)| self.find(name));
+        found.map(|found| found.map(|secret| secret.digest().to_owned()).map_err(Clone::clone)).collect()
+    }
+
+    /// Of those it names that are there.
+    fn states<'b>(
+        &'b self,
+        spec: &'a DoormanApiSpec,
+    ) -> impl Iterator<Item = ((&'a str, &'a str), ObjectHash)> + use<'a, 'b> {
+        spec.secrets().filter_map(|(_, name)| Some(((self.namespace, name), self.find(name).ok()?.state())))
     }
 }
 
+/// Compiles an API. With Secrets that hold what can't be used, it is called as `last`, if it asks for the same as then; one
+/// that is gone, or may not be used any more, leaves no such way.
 fn compile_api(
-    spec: &doorman_crds::DoormanApiSpec,
+    spec: &DoormanApiSpec,
     pools: &Pools,
     counters: &PerApi,
     secrets: &SecretsOf<'_>,
-) -> Compiled {
-    let mut parsed = api::parse(spec);
-    if secrets.definitions.secrets.is_none() {
-        parsed = parsed.and_then(api::without_secrets);
-    }
-    let api = parsed.map_err(Arc::from)?;
-    let tls = api.tls.as_ref().map(|tls| Tls::new(tls, |name| secrets.find(name))).transpose();
-    let tls = tls.map_err(Arc::from)?.map(Arc::new);
-    let servers = Servers::compile(&api.servers, pools, tls.as_ref());
+    last: Option<(UpstreamTls, Arc<Tls>)>,
+) -> (Compiled, Option<(UpstreamTls, Arc<Tls>)>) {
+    let api = match api::parse(spec) {
+        Ok(api) => api,
+        Err(errors) => return (Compiled::Invalid(errors.into()), None),
+    };
+    let (tls, errors) = match &api.tls {
+        None => (None, Vec::new()),
+        Some(wanted) => match Tls::new(spec, wanted, |name| secrets.find(name)) {
+            Ok(tls) => (Some((wanted.clone(), Arc::new(tls))), Vec::new()),
+            Err(errors) => {
+                let is_content = errors.iter().all(|error| error.reason == Reason::InvalidSecret);
+                match last.filter(|(asked, _)| is_content && asked == wanted) {
+                    Some(last) => (Some(last), errors),
+                    None => return (Compiled::Secretless(errors.into()), None),
+                }
+            }
+        },
+    };
+    let own_tls = tls.as_ref().map(|(_, tls)| tls);
+    let servers = Servers::compile(&api.servers, pools, own_tls);
     let label: Box<str> = api.key.to_string().into();
-    let paths = Paths::compile(&label, &api.endpoints, |own| Servers::compile(own, pools, tls.as_ref()));
+    let paths = Paths::compile(&label, &api.endpoints, |own| Servers::compile(own, pools, own_tls));
     let counter = counters.of(&label);
-    Ok(Arc::new(CompiledApi { api, label, paths, servers, counter }))
+    (Compiled::Ready(Arc::new(CompiledApi { api, label, paths, servers, counter }), errors.into()), tls)
 }
 
 #[cfg(test)]

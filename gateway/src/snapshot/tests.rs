@@ -1,6 +1,8 @@
 use super::*;
+use crate::definitions::Secrets;
 use crate::upstream::PoolOptions;
 use doorman_crds::DoormanRole;
+use doorman_crds::revision::SetHash;
 use serde_json::{Value, json};
 
 fn compiler() -> Compiler {
@@ -50,16 +52,80 @@ fn served<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Arc<CompiledApi>
     }
 }
 
-#[test]
-fn secrets_of_apis_are_refused_where_none_are_read_and_missed_where_they_are() {
+/// A Secret `ca` with this under `ca.crt`.
+fn secret(version: &str, ca: &str) -> Arc<Secret> {
+    let object = json!({"metadata": {"uid": "ca", "resourceVersion": version}, "stringData": {"ca.crt": ca}});
+    Arc::new(serde_json::from_value::<k8s_openapi::api::core::v1::Secret>(object).unwrap().into())
+}
+
+/// One API that names the Secret `ca`, which is so, and one that names none.
+fn with_secret(generation: i64, ca: Result<Arc<Secret>, NoSecret>) -> Definitions {
     let tls = json!({"servers": ["https://up:1"], "upstream": {"tls": {"caSecretRef": {"name": "ca"}}}});
-    let mut definitions = definitions(vec![api("a", 1, tls)], Vec::new());
-    let in_a_cluster = compiler().compile(&definitions);
-    assert_eq!(in_a_cluster.rejected[0].reason, "UnsupportedValue", "{:?}", in_a_cluster.rejected);
-    definitions.secrets = Some(BTreeMap::new());
-    let alone = compiler().compile(&definitions);
-    assert_eq!(alone.rejected[0].reason, "RefNotFound", "{:?}", alone.rejected);
-    assert_eq!(alone.rejected[0].message, "spec.upstream.tls.caSecretRef: no Secret is named `ca`");
+    let mut secure = Arc::unwrap_or_clone(api("secure", 1, tls));
+    secure.metadata.generation = Some(generation);
+    let mut definitions = definitions(vec![Arc::new(secure), api("b", 1, json!({"name": "plain"}))], Vec::new());
+    definitions.secrets = Secrets::known([(("edge".to_owned(), "ca".to_owned()), ca)].into());
+    definitions
+}
+
+fn authority() -> String {
+    rcgen::generate_simple_self_signed(vec!["up".to_owned()]).unwrap().cert.pem()
+}
+
+#[test]
+fn an_api_whose_secret_can_not_be_had_is_closed_and_says_why() {
+    for (why, reason, message) in [
+        (NoSecret::NotFound, "SecretNotFound", "spec.upstream.tls.caSecretRef: no Secret is named `ca`"),
+        (NoSecret::NotRead, "SecretNotRead", "has not been read yet"),
+        (NoSecret::NoConsent, "RefNotPermitted", "doorman.dev/upstream-tls: \"true\""),
+        (NoSecret::Forbidden(None), "RefNotPermitted", "may not read the Secret `ca`"),
+    ] {
+        let snapshot = compiler().compile(&with_secret(1, Err(why)));
+        let Some(Entry::Unservable(told)) = snapshot.find("orders", "v1") else { panic!("it is not refused") };
+        assert_eq!(snapshot.rejected[0].reason, reason);
+        assert!(told.contains(message), "{told}");
+        assert!(served(&snapshot, "plain").is_some());
+        assert_eq!((snapshot.unusable.len(), snapshot.revision.secrets), (0, SetHash::default()));
+    }
+}
+
+#[test]
+fn content_that_can_not_be_used_leaves_what_was_and_is_told() {
+    let mut compiler = compiler();
+    let good = compiler.compile(&with_secret(1, Ok(secret("1", &authority()))));
+    let pool = |snapshot: &Snapshot| served(snapshot, "orders").unwrap().servers.all()[0].pool.clone();
+    assert!(good.unusable.is_empty());
+
+    let bad = compiler.compile(&with_secret(1, Ok(secret("2", "none"))));
+    assert!(Arc::ptr_eq(&pool(&good), &pool(&bad)), "it is called in another way");
+    assert_eq!((bad.rejected.len(), bad.unusable[0].reason.as_str()), (0, "InvalidSecret"));
+    assert!(bad.unusable[0].message.contains("`ca.crt` of the Secret `ca`"), "{:?}", bad.unusable);
+    assert_eq!(bad.revision.secrets, [ObjectHash::of_secret("ca", "2")].into_iter().collect());
+    let report = bad.report();
+    assert_eq!((report.unusable.len(), report.unusable_total), (1, 1));
+    // A change of the API elsewhere leaves it so.
+    assert!(Arc::ptr_eq(&pool(&good), &pool(&compiler.compile(&with_secret(2, Ok(secret("2", "none")))))));
+
+    let new = compiler.compile(&with_secret(2, Ok(secret("3", &authority()))));
+    assert!(!Arc::ptr_eq(&pool(&good), &pool(&new)) && new.unusable.is_empty());
+
+    // A Secret that was gone, or taken back, in between has left nothing to fall back on; a cold gateway has nothing.
+    compiler.compile(&with_secret(2, Err(NoSecret::NoConsent)));
+    for mut compiler in [compiler, self::compiler()] {
+        let closed = compiler.compile(&with_secret(2, Ok(secret("4", "none"))));
+        assert!(matches!(closed.find("orders", "v1"), Some(Entry::Unservable(_))));
+        assert_eq!((closed.rejected[0].reason.as_str(), closed.unusable.len()), ("InvalidSecret", 1));
+    }
+}
+
+#[test]
+fn a_secret_whose_content_stays_costs_no_compilation_and_is_another_state() {
+    let (mut compiler, ca) = (compiler(), authority());
+    let first = compiler.compile(&with_secret(1, Ok(secret("1", &ca))));
+    let second = compiler.compile(&with_secret(1, Ok(secret("2", &ca))));
+    assert!(Arc::ptr_eq(served(&first, "orders").unwrap(), served(&second, "orders").unwrap()));
+    assert_eq!(first.revision.apis, second.revision.apis);
+    assert_ne!(first.revision.secrets, second.revision.secrets);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub apis_served: Gauge,
     /// Objects that are defined but not served.
     pub objects_rejected: Gauge,
+    /// APIs whose Secrets can't be used.
+    pub secrets_unusable: Gauge,
     /// Snapshots put into service.
     pub snapshots: Counter,
     /// What is counted of each API.
@@ -78,6 +80,7 @@ impl Metrics {
             connections: Gauge::default(),
             apis_served: Gauge::default(),
             objects_rejected: Gauge::default(),
+            secrets_unusable: Gauge::default(),
             snapshots: Counter::default(),
             apis: Arc::default(),
         };
@@ -99,6 +102,8 @@ impl Metrics {
         r.register("doorman_connections", "Open connections of clients", self.connections.clone());
         r.register("doorman_apis_served", "APIs that can be called", self.apis_served.clone());
         r.register("doorman_objects_rejected", "Defined objects that are not served", self.objects_rejected.clone());
+        let unusable = "APIs whose Secrets hold something else than what is needed: not served, or as before";
+        r.register("doorman_api_secrets_unusable", unusable, self.secrets_unusable.clone());
         r.register(
             "doorman_limits_without_redis",
             "Limits decided while Redis was away: counted in the process, or refused with DOORMAN_LIMITS_FAIL_MODE=Closed",

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use doorman_crds::FieldError;
-use doorman_crds::api::{AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_CERTIFICATE, TLS_KEY, UpstreamTls};
+use doorman_crds::api::{AUTHORITIES_FIELD, CERTIFICATE_FIELD, NoSecret, TLS_CERTIFICATE, TLS_KEY, UpstreamTls};
+use doorman_crds::{DoormanApiSpec, FieldError};
 use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -29,28 +29,36 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// As an API says; `secret` finds a Secret of the API's namespace.
+    /// As an API says that was read as `tls`; `secret` finds a Secret of the API's namespace.
     ///
     /// # Errors
     /// Each Secret that is missing or can't be used, with the field that names it.
-    pub fn new<'a>(spec: &UpstreamTls, secret: impl Fn(&str) -> Option<&'a Secret>) -> Result<Self, Vec<FieldError>> {
+    pub fn new<'a>(
+        spec: &DoormanApiSpec,
+        tls: &UpstreamTls,
+        secret: impl Fn(&str) -> Result<&'a Secret, &'a NoSecret>,
+    ) -> Result<Self, Vec<FieldError>> {
         let mut material = Material { hasher: Sha256::new(), errors: Vec::new() };
-        let found: BTreeMap<_, _> = spec
-            .secrets()
-            .filter_map(|(field, name)| Some((field, material.found(field, name, secret(name))?)))
-            .collect();
-        let roots = match (&spec.authorities, found.get(AUTHORITIES_FIELD)) {
+        let mut found = BTreeMap::new();
+        for (field, name) in spec.secrets() {
+            match secret(name) {
+                Ok(secret) => drop(found.insert(field, secret)),
+                Err(missing) => material.errors.push(missing.error(field, name)),
+            }
+        }
+        let roots = match (&tls.authorities, found.get(AUTHORITIES_FIELD)) {
             (Some((name, key)), Some(secret)) => Some(material.authorities(name, key, secret)),
             _ => None,
         };
-        let shown = match (&spec.certificate, found.get(CERTIFICATE_FIELD)) {
+        let shown = match (&tls.certificate, found.get(CERTIFICATE_FIELD)) {
             (Some(name), Some(secret)) => material.certificate(name, secret),
             _ => None,
         };
-        let name = spec.server_name.as_ref().and_then(|name| {
+        let name = tls.server_name.as_ref().and_then(|name| {
             material.add(b"name", name.as_bytes());
             let parsed = ServerName::try_from(name.clone());
-            parsed.map_err(|error| material.say("spec.upstream.tls.serverName", error.to_string())).ok()
+            let field = "spec.upstream.tls.serverName";
+            parsed.map_err(|error| material.errors.push(FieldError::invalid(field, error.to_string()))).ok()
         });
         if !material.errors.is_empty() {
             return Err(material.errors);
@@ -113,7 +121,7 @@ fn system_roots() -> &'static RootCertStore {
 }
 
 fn invalid(field: &str, error: &rustls::Error) -> Vec<FieldError> {
-    vec![FieldError::invalid(field, format!("can't be used: {error}"))]
+    vec![FieldError::invalid_secret(field, format!("can't be used: {error}"))]
 }
 
 /// What a way of TLS is made of, and what is wrong with it. Messages name places, never contents.
@@ -131,21 +139,14 @@ impl Material {
     }
 
     fn say(&mut self, field: &str, message: String) {
-        self.errors.push(FieldError::invalid(field, message));
-    }
-
-    fn found<'a>(&mut self, field: &str, name: &str, secret: Option<&'a Secret>) -> Option<&'a Secret> {
-        if secret.is_none() {
-            self.errors.push(FieldError::missing(field, format!("no Secret is named `{name}`")));
-        }
-        secret
+        self.errors.push(FieldError::invalid_secret(field, message));
     }
 
     fn part<'a>(&mut self, field: &str, name: &str, key: &str, secret: &'a Secret) -> Option<&'a [u8]> {
         let bytes = secret.get(key);
         match bytes {
             Some(bytes) => self.add(key.as_bytes(), bytes),
-            None => self.errors.push(FieldError::missing(field, format!("the Secret `{name}` has no key `{key}`"))),
+            None => self.say(field, format!("the Secret `{name}` has no key `{key}`")),
         }
         bytes
     }

@@ -7,7 +7,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use doorman_crds::DoormanGateway;
@@ -15,7 +15,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::Resource;
 use kube::api::ApiResource;
@@ -52,7 +52,9 @@ pub struct Installation {
 pub enum Kind {
     /// Who the pods are.
     ServiceAccount,
-    /// Lets the pods read, and where the spec says so write, definitions in the gateway's namespace.
+    /// What the pods may read of Secrets that APIs name.
+    Role,
+    /// Lets the pods read, and where the spec says so write, definitions in the gateway's namespace; or read such Secrets.
     RoleBinding,
     /// Lets the pods read definitions in all namespaces.
     ClusterRoleBinding,
@@ -73,6 +75,7 @@ impl Kind {
     pub fn resource(self) -> ApiResource {
         match self {
             Self::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
+            Self::Role => ApiResource::erase::<Role>(&()),
             Self::RoleBinding => ApiResource::erase::<RoleBinding>(&()),
             Self::ClusterRoleBinding => ApiResource::erase::<ClusterRoleBinding>(&()),
             Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
@@ -117,6 +120,18 @@ pub struct NeededKey {
     pub key: Option<String>,
 }
 
+/// Names of Secrets that a gateway may read, by namespace.
+pub type Secrets = BTreeMap<String, BTreeSet<String>>;
+
+/// The right to read Secrets of one namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grant {
+    /// The namespace.
+    pub namespace: String,
+    /// Role and binding.
+    pub objects: Vec<Object>,
+}
+
 /// Everything a gateway consists of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rendered {
@@ -126,10 +141,19 @@ pub struct Rendered {
     pub generated: Vec<GeneratedSecret>,
     /// What must be there for the pods to start.
     pub needed: Vec<NeededKey>,
+    /// What APIs need beside; it fails for their namespace only.
+    pub grants: Vec<Grant>,
 }
 
-/// Renders a gateway whose spec is valid (`doorman_crds::gateway::validate`).
-pub fn render(gateway: &DoormanGateway, installation: &Installation) -> Rendered {
+impl Rendered {
+    /// All objects, of the gateway and of its grants.
+    pub fn all(&self) -> impl Iterator<Item = &Object> {
+        self.objects.iter().chain(self.grants.iter().flat_map(|grant| &grant.objects))
+    }
+}
+
+/// Renders a gateway whose spec is valid (`doorman_crds::gateway::validate`), and which may read these Secrets.
+pub fn render(gateway: &DoormanGateway, installation: &Installation, secrets: &Secrets) -> Rendered {
     let own = Own::new(gateway);
     let settings = settings::of(gateway, &own);
     let is_pdb = gateway.spec.pdb.as_ref().and_then(|pdb| pdb.enabled).unwrap_or(true);
@@ -150,7 +174,8 @@ pub fn render(gateway: &DoormanGateway, installation: &Installation) -> Rendered
     }
     objects.push(object(Kind::Deployment, &pods::deployment(gateway, installation, &own, &settings)));
     let Settings { generated, needed, .. } = settings;
-    Rendered { objects, generated, needed }
+    let grants = secrets.iter().map(|(namespace, secrets)| access::grant(&own, namespace, secrets)).collect();
+    Rendered { objects, generated, needed, grants }
 }
 
 /// The objects as one YAML stream; generated Secrets, whose content nobody knows yet, are named in comments.
@@ -161,7 +186,7 @@ pub fn to_yaml(rendered: &Rendered) -> String {
         // Writing to a String can't fail.
         let _ = writeln!(text, "# Secret {name} with a random {} is created when it is absent.", secret.key);
     }
-    for object in &rendered.objects {
+    for object in rendered.all() {
         text.push_str("---\n");
         text.push_str(&serde_yaml::to_string(&object.manifest).unwrap_or_default());
     }
@@ -219,6 +244,19 @@ impl Own {
             namespace: Some(self.namespace.clone()),
             labels: Some(self.labels()),
             owner_references: self.owner.clone().map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// In another namespace, or in none. An owner in a namespace can't own what is outside of it: the annotation tells
+    /// whose it is.
+    fn meta_elsewhere(&self, namespace: Option<&str>) -> ObjectMeta {
+        let whose = format!("{}/{}", self.namespace, self.gateway);
+        ObjectMeta {
+            name: Some(format!("doorman-gateway:{}:{}", self.namespace, self.name)),
+            namespace: namespace.map(str::to_owned),
+            labels: Some(self.labels()),
+            annotations: Some(BTreeMap::from([(GATEWAY_ANNOTATION.to_owned(), whose)])),
             ..ObjectMeta::default()
         }
     }

@@ -37,6 +37,11 @@ fn gateway(name: &str, spec: &Value) -> DoormanGateway {
     serde_json::from_value(object).unwrap()
 }
 
+/// Of a gateway whose APIs name no Secrets.
+fn rendered(gateway: &DoormanGateway) -> Rendered {
+    render(gateway, &installation(), &Secrets::new())
+}
+
 fn find(rendered: &Rendered, kind: Kind) -> &Value {
     &rendered.objects.iter().find(|object| object.kind == kind).unwrap().manifest
 }
@@ -50,13 +55,29 @@ fn gateways_render_as_the_golden_files_say() {
     for (path, gateway) in cases() {
         assert_eq!(validate(&gateway.spec), [], "{}", path.display());
         let golden = PathBuf::from(path.to_string_lossy().replace(".gateway.yaml", ".rendered.yaml"));
-        let text = to_yaml(&render(&gateway, &installation()));
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&golden, &text).unwrap();
-        }
-        let expected = fs::read_to_string(&golden).unwrap_or_default();
-        assert!(text == expected, "{} differs; look at what UPDATE_GOLDEN=1 makes of it", golden.display());
+        is_as_in(&golden, &to_yaml(&rendered(&gateway)));
     }
+}
+
+fn is_as_in(golden: &Path, text: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(golden, text).unwrap();
+    }
+    let expected = fs::read_to_string(golden).unwrap_or_default();
+    assert!(text == expected, "{} differs; look at what UPDATE_GOLDEN=1 makes of it", golden.display());
+}
+
+#[test]
+fn rights_to_secrets_are_by_name_and_in_their_namespace() {
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let secrets =
+        Secrets::from([("shop".to_owned(), names(&["orders", "trust"])), ("team".to_owned(), names(&["trust"]))]);
+    let spec = json!({ "storage": { "mode": "Memory" }, "apis": { "namespaces": "All" } });
+    let mut with = render(&gateway("edge", &spec), &installation(), &secrets);
+    assert_eq!(with.objects, rendered(&gateway("edge", &spec)).objects);
+    (with.objects, with.generated) = (Vec::new(), Vec::new());
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/upstream-tls.grants.yaml");
+    is_as_in(&golden, &to_yaml(&with));
 }
 
 #[test]
@@ -65,7 +86,7 @@ fn every_setting_is_documented_and_can_not_be_said_twice() {
     let free = ["DOORMAN_DRAIN_SECONDS", "DOORMAN_SHUTDOWN_SECONDS"];
     for (_, gateway) in cases() {
         let own = gateway.spec.settings.clone().unwrap_or_default();
-        for name in settings(&render(&gateway, &installation())).into_keys() {
+        for name in settings(&rendered(&gateway)).into_keys() {
             let is_listed = |setting: &str| page.contains(&format!("`{setting}`"));
             let setting = name.strip_suffix("_FILE").filter(|setting| is_listed(setting)).unwrap_or(&name);
             assert!(is_listed(setting), "{setting} is not on the settings page");
@@ -110,7 +131,7 @@ fn a_setting_with_a_place_of_its_own_is_refused_elsewhere() {
 #[test]
 fn everything_in_a_namespace_is_owned_and_every_pod_is_restricted() {
     for (path, gateway) in cases() {
-        let rendered = render(&gateway, &installation());
+        let rendered = rendered(&gateway);
         for object in &rendered.objects {
             let owners = &object.manifest["metadata"]["ownerReferences"];
             if object.kind == Kind::ClusterRoleBinding {
@@ -134,7 +155,7 @@ fn everything_in_a_namespace_is_owned_and_every_pod_is_restricted() {
 #[test]
 fn changed_settings_replace_the_pods_and_nothing_else_does() {
     let hash = |spec: Value| {
-        let rendered = render(&gateway("edge", &spec), &installation());
+        let rendered = rendered(&gateway("edge", &spec));
         find(&rendered, Kind::Deployment)["spec"]["template"]["metadata"]["annotations"][pods::CONFIG_HASH].clone()
     };
     let storage = json!({ "mode": "Memory" });
@@ -147,7 +168,7 @@ fn changed_settings_replace_the_pods_and_nothing_else_does() {
 fn all_keys_of_a_secret_for_tokens_are_mounted_and_nothing_else_is_taken_for_one() {
     let mounted = |keys: Value| {
         let spec = json!({ "storage": { "mode": "Memory" }, "keys": keys });
-        let rendered = render(&gateway("edge", &spec), &installation());
+        let rendered = rendered(&gateway("edge", &spec));
         let volumes = &find(&rendered, Kind::Deployment)["spec"]["template"]["spec"]["volumes"];
         let volume = volumes.as_array().unwrap().iter().find(|volume| volume["name"] == "jwt").unwrap();
         let needed = rendered.needed.iter().find(|needed| needed.field == "spec.keys.jwt").unwrap().clone();
@@ -168,7 +189,7 @@ fn all_keys_of_a_secret_for_tokens_are_mounted_and_nothing_else_is_taken_for_one
 
 #[test]
 fn memory_is_never_in_two_pods() {
-    let rendered = render(&gateway("edge", &json!({ "storage": { "mode": "Memory" } })), &installation());
+    let rendered = rendered(&gateway("edge", &json!({ "storage": { "mode": "Memory" } })));
     let deployment = &find(&rendered, Kind::Deployment)["spec"];
     assert_eq!((&deployment["strategy"]["type"], &deployment["replicas"]), (&json!("Recreate"), &json!(1)));
 }
@@ -177,8 +198,8 @@ proptest! {
     #[test]
     fn any_gateway_name_makes_good_object_names(name in "[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}") {
         let spec = json!({ "storage": { "mode": "Memory" }, "apis": { "namespaces": "All" } });
-        let rendered = render(&gateway(&name, &spec), &installation());
-        prop_assert_eq!(&rendered, &render(&gateway(&name, &spec), &installation()));
+        let rendered = rendered(&gateway(&name, &spec));
+        prop_assert_eq!(&rendered, &self::rendered(&gateway(&name, &spec)));
         let own = rendered.objects.iter().filter(|object| object.kind != Kind::ClusterRoleBinding);
         let secrets = rendered.generated.iter().map(|secret| secret.metadata.name.as_deref().unwrap());
         for object in own.map(|object| object.name.as_str()).chain(secrets) {

@@ -1,11 +1,11 @@
 //! How events change the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use doorman_crds::api::{self, ApiKey};
-use doorman_crds::revision::ObjectHash;
+use doorman_crds::revision::{ObjectHash, Rejection, RevisionReport};
 use doorman_crds::selection::Selection;
 use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole, FieldError, gateway, role, verdict};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -13,9 +13,11 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::status::Rollout;
+use crate::render::Secrets;
+
 use super::{
     ApiRecord, Change, DeploymentRecord, GatewayRecord, MAX_PAUSE, ObjectId, Outcome, Owned, OwnedKey, PAUSE,
-    PodRecord, RoleRecord, StatusOf, Target, World, WriteError, claim,
+    PodRecord, RoleRecord, SecretMeta, StatusOf, Target, World, WriteError, claim,
 };
 
 impl World {
@@ -61,13 +63,14 @@ impl World {
         let record = match change {
             Change::Put(object) => {
                 let meta = trimmed(object.metadata);
-                let errors = api::parse(&object.spec).and_then(api::without_secrets).err().unwrap_or_default();
+                let secrets = object.spec.secrets().map(|(field, name)| (field, name.to_owned())).collect();
                 ApiRecord {
+                    errors: api::parse(&object.spec).err().unwrap_or_default(),
+                    secrets,
                     hash: Some(ObjectHash::of("DoormanApi", uid(&meta), generation(&meta), &[])),
                     refs: object.spec.gateway_refs,
                     key: ApiKey { name: object.spec.name, version: object.spec.version },
                     roles: object.spec.access.and_then(|access| access.roles).unwrap_or_default(),
-                    errors,
                     status: object.status.unwrap_or_default(),
                     changed: now,
                     meta,
@@ -78,6 +81,7 @@ impl World {
                 refs: None,
                 key: ApiKey { name: String::new(), version: String::new() },
                 roles: Vec::new(),
+                secrets: Vec::new(),
                 errors: vec![FieldError::invalid("spec", error)],
                 hash: None,
                 status: doorman_crds::DoormanApiStatus::default(),
@@ -184,17 +188,82 @@ impl World {
             new.hash.is_some() && record.selection.takes(&new.meta, new.refs.as_deref(), |namespace| labels(namespace))
         });
         let was_taken = record.apis.since(id).is_some();
+        let secret = |name: &String| ObjectId { namespace: id.namespace.clone(), name: name.clone() };
+        let mut secrets = BTreeSet::new();
         if let Some(old) = old.filter(|_| was_taken) {
             record.api_claims.remove(&old.key, &claim(&old.meta));
             self.queue.mark_apis(record.api_claims.others(&old.key));
+            secrets.extend(old.secrets.iter().map(|(_, name)| secret(name)));
+            for secret in &secrets {
+                if let Some(users) = record.users.get_mut(secret) {
+                    users.remove(id);
+                    if users.is_empty() {
+                        record.users.remove(secret);
+                    }
+                }
+            }
         }
         if let Some(new) = taken {
             record.api_claims.add(&new.key, claim(&new.meta));
             self.queue.mark_apis(record.api_claims.others(&new.key));
+            for (_, name) in &new.secrets {
+                record.users.entry(secret(name)).or_default().insert(id.clone());
+                secrets.insert(secret(name));
+            }
         }
         if record.apis.set(id, taken.and_then(|new| new.hash)) {
             self.queue.mark(Target::Api(id.clone()));
             self.queue.mark(Target::Gateway(gateway.clone()));
+        }
+        for secret in &secrets {
+            self.place_secret(gateway, secret);
+        }
+    }
+
+    /// Puts a Secret into a gateway's set or takes it out: there are those that its APIs name, whose owners agree, and that
+    /// it has been given the right to read. Asks for that right, or for its end, and marks every API whose answer changes.
+    fn place_secret(&mut self, gateway: &ObjectId, id: &ObjectId) {
+        let Some(record) = self.gateways.get_mut(gateway) else { return };
+        let users = record.users.get(id);
+        let is_ours = |meta: &&SecretMeta| {
+            users.is_some() && meta.consent.covers(&id.namespace, &gateway.namespace, &gateway.name).is_ok()
+        };
+        let usable = self.secrets.get(id).filter(is_ours);
+        let is_in = |secrets: &Secrets| secrets.get(&id.namespace).is_some_and(|names| names.contains(&id.name));
+        if usable.is_some() != is_in(&record.asked) {
+            record.is_reconcile_wanted = true;
+            self.queue.mark(Target::Gateway(gateway.clone()));
+        }
+        let granted = usable.filter(|_| is_in(&record.granted));
+        if record.secrets.set(id, granted.map(|meta| ObjectHash::of_secret(&meta.uid, &meta.version))) {
+            self.queue.mark(Target::Gateway(gateway.clone()));
+        }
+        self.queue.mark_apis(users.into_iter().flatten());
+    }
+
+    pub(super) fn secret(&mut self, id: &ObjectId, meta: Option<SecretMeta>, now: Instant) {
+        for (gateway, record) in &mut self.gateways {
+            if gateway.namespace == id.namespace && record.needed.contains(&id.name) {
+                record.is_reconcile_wanted = true;
+                self.queue.mark(Target::Gateway(gateway.clone()));
+            }
+        }
+        let before = match &meta {
+            Some(meta) => self.secrets.insert(id.clone(), meta.clone()),
+            None => self.secrets.remove(id),
+        };
+        if before == meta {
+            return;
+        }
+        let users = self.gateways.iter().filter_map(|(gateway, record)| Some((gateway.clone(), record.users.get(id)?)));
+        let users: Vec<_> = users.map(|(gateway, apis)| (gateway, apis.clone())).collect();
+        for (gateway, apis) in users {
+            for api in apis {
+                if let Some(record) = self.apis.get_mut(&api) {
+                    record.changed = now;
+                }
+            }
+            self.place_secret(&gateway, id);
         }
     }
 
@@ -242,22 +311,47 @@ impl World {
                     is_ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
                     is_terminating: pod.metadata.deletion_timestamp.is_some(),
                     report: before.as_ref().and_then(|before| before.report),
+                    is_all_told: before.as_ref().is_none_or(|before| before.is_all_told),
                     stores: before.as_ref().and_then(|before| before.stores),
                     is_heard: before.as_ref().is_some_and(|before| before.is_heard),
                     uncertain_since: before.as_ref().and_then(|before| before.uncertain_since),
                     behind_since: before.as_ref().and_then(|before| before.behind_since),
+                    unusable: before.map(|before| before.unusable).unwrap_or_default(),
                     uid,
                 };
+                // What it says against Secrets counts, or no longer does.
+                self.queue.mark_apis(record.unusable.keys());
                 self.pods.insert(id.clone(), record);
                 id
             }
             Change::Unreadable(meta, _) => ObjectId::of(&meta),
             Change::Gone(id) => {
-                self.pods.remove(&id);
+                let gone = self.pods.remove(&id);
+                self.queue.mark_apis(gone.iter().flat_map(|pod| pod.unusable.keys()));
                 id
             }
         };
         self.touch_namespace(&id.namespace);
+    }
+
+    /// What a pod says, with every API marked of which it says something else than before.
+    pub(super) fn reported(&mut self, uid: &str, report: RevisionReport) {
+        let is_all_told = report.unusable_total <= report.unusable.len();
+        let of = |refused: &Rejection| ObjectId { namespace: refused.namespace.clone(), name: refused.name.clone() };
+        let unusable: BTreeMap<_, _> =
+            report.unusable.into_iter().map(|refused| (of(&refused), refused.message)).collect();
+        let (mut changed, mut is_open) = (Vec::new(), false);
+        self.heard(uid, |pod| {
+            let apis = pod.unusable.keys().chain(unusable.keys());
+            changed.extend(apis.filter(|api| pod.unusable.get(api) != unusable.get(api)).cloned());
+            is_open = pod.is_all_told != is_all_told;
+            (pod.report, pod.stores, pod.is_heard) = (Some(report.revision), report.stores, true);
+            (pod.unusable, pod.is_all_told) = (unusable, is_all_told);
+        });
+        self.queue.mark_apis(&changed);
+        if is_open {
+            self.queue.mark_apis(self.apis.iter().filter(|(_, api)| !api.secrets.is_empty()).map(|(id, _)| id));
+        }
     }
 
     pub(super) fn heard(&mut self, uid: &str, change: impl FnOnce(&mut PodRecord)) {
@@ -357,12 +451,26 @@ impl World {
             .applied
             .retain(|key, applied| self.owned.get(key).is_none_or(|owned| !owned.version.is_after(&applied.version)));
         record.missing_keys = outcome.missing_keys.or(record.missing_keys.take());
-        record.failures = if outcome.failure.is_some() { record.failures + 1 } else { 0 };
+        let is_failure = outcome.failure.is_some() || !outcome.ungranted.is_empty();
+        record.failures = if is_failure { record.failures + 1 } else { 0 };
         if outcome.failure.is_none() {
             record.written = record.rendered;
         }
-        record.retry = outcome.failure.is_some().then(|| now + pause(record.failures));
+        record.retry = is_failure.then(|| now + pause(record.failures));
         record.failure = outcome.failure;
+        // Where it failed, what was granted before still is.
+        let was_granted = std::mem::take(&mut record.granted);
+        for (namespace, names) in &record.asked {
+            let is_granted = !outcome.ungranted.contains_key(namespace);
+            let names = if is_granted { Some(names) } else { was_granted.get(namespace) };
+            record.granted.extend(names.map(|names| (namespace.clone(), names.clone())));
+        }
+        let is_as_before = record.granted == was_granted && record.ungranted == outcome.ungranted;
+        record.ungranted = outcome.ungranted;
+        let named: Vec<_> = if is_as_before { Vec::new() } else { record.users.keys().cloned().collect() };
+        for secret in &named {
+            self.place_secret(id, secret);
+        }
         self.queue.mark(Target::Gateway(id.clone()));
     }
 }

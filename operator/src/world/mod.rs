@@ -10,10 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use doorman_crds::api::ApiKey;
+use doorman_crds::api::{ApiKey, Consent};
 use doorman_crds::gateway::ADMIN_PORT;
 use doorman_crds::gateway::GatewayRef;
-use doorman_crds::revision::{ObjectHash, Revision, Stores};
+use doorman_crds::revision::{ObjectHash, Revision, RevisionReport, Stores};
 use doorman_crds::selection::{self, Selection};
 use doorman_crds::verdict::{self, Refusal};
 use doorman_crds::{
@@ -23,7 +23,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::render::{Installation, Kind, Rendered};
+use crate::render::{Installation, Kind, Object, Rendered, Secrets};
 
 mod events;
 mod plan;
@@ -94,6 +94,36 @@ pub struct OwnedKey {
     pub id: ObjectId,
 }
 
+impl OwnedKey {
+    /// Of a rendered object.
+    pub fn of(object: &Object) -> Self {
+        let namespace = object.namespace.clone().unwrap_or_default();
+        Self { kind: object.kind, id: ObjectId { namespace, name: object.name.clone() } }
+    }
+}
+
+/// What is known of a Secret: never what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretMeta {
+    /// Its uid.
+    pub uid: String,
+    /// Its resource version.
+    pub version: String,
+    /// Whom its owner lets APIs use it for.
+    pub consent: Consent,
+}
+
+impl SecretMeta {
+    /// Of a Secret's metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            version: meta.resource_version.clone().unwrap_or_default(),
+            consent: Consent::of(meta),
+        }
+    }
+}
+
 /// Which state of a rendered object this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -153,10 +183,10 @@ pub enum Event {
     Deployment(Change<Deployment>),
     /// To a rendered object.
     Owned(OwnedKey, Option<Owned>),
-    /// To a Secret, maybe one that a gateway uses.
-    Secret(ObjectId),
+    /// To a Secret, maybe one that a gateway or an API uses.
+    Secret(ObjectId, Option<SecretMeta>),
     /// A pod, by uid, says what it serves, and which stores it reaches if it uses any.
-    Report(String, Revision, Option<Stores>),
+    Report(String, Box<RevisionReport>),
     /// A pod, by uid, can't be heard.
     Silent(String),
     /// A status was written, or why not.
@@ -185,6 +215,8 @@ pub struct Outcome {
     pub missing_keys: Option<Vec<String>>,
     /// What went wrong first.
     pub failure: Option<String>,
+    /// Namespaces whose Secrets could not be granted, and why.
+    pub ungranted: BTreeMap<String, String>,
 }
 
 /// An object with a status. Gateways come first: what they say of their pods decides about the others.
@@ -281,6 +313,8 @@ struct ApiRecord {
     refs: Option<Vec<GatewayRef>>,
     key: ApiKey,
     roles: Vec<String>,
+    /// Names of Secrets, each with its field.
+    secrets: Vec<(&'static str, String)>,
     errors: Vec<FieldError>,
     /// `None` when it can't be read, so that no gateway counts it.
     hash: Option<ObjectHash>,
@@ -310,10 +344,19 @@ struct GatewayRecord {
     status_written: Option<Instant>,
     apis: Track,
     roles: Track,
+    /// Those that its APIs name and that it may use and read.
+    secrets: Track,
+    /// The APIs that name a Secret.
+    users: BTreeMap<ObjectId, BTreeSet<ObjectId>>,
     api_claims: Claims<ApiKey>,
     role_claims: Claims<String>,
     apis_acked: Acked,
     roles_acked: Acked,
+    secrets_acked: Acked,
+    /// Secrets to be granted when its objects were last rendered, those that are granted, and namespaces where that failed.
+    asked: Secrets,
+    granted: Secrets,
+    ungranted: BTreeMap<String, String>,
     empty_since: Option<Instant>,
     needed: BTreeSet<String>,
     applied: BTreeMap<OwnedKey, Applied>,
@@ -338,10 +381,16 @@ impl GatewayRecord {
             status_written: None,
             apis: Track::default(),
             roles: Track::default(),
+            secrets: Track::default(),
+            users: BTreeMap::new(),
             api_claims: Claims::default(),
             role_claims: Claims::default(),
             apis_acked: Acked::Undecided,
             roles_acked: Acked::Undecided,
+            secrets_acked: Acked::Undecided,
+            asked: Secrets::new(),
+            granted: Secrets::new(),
+            ungranted: BTreeMap::new(),
             empty_since: None,
             needed: BTreeSet::new(),
             applied: BTreeMap::new(),
@@ -370,6 +419,9 @@ struct PodRecord {
     is_ready: bool,
     is_terminating: bool,
     report: Option<Revision>,
+    /// APIs whose Secrets it can't use, with its words; whether these are all.
+    unusable: BTreeMap<ObjectId, String>,
+    is_all_told: bool,
     stores: Option<Stores>,
     is_heard: bool,
     uncertain_since: Option<Instant>,
@@ -417,6 +469,7 @@ pub struct World {
     gateways: BTreeMap<ObjectId, GatewayRecord>,
     apis: BTreeMap<ObjectId, ApiRecord>,
     roles: BTreeMap<ObjectId, RoleRecord>,
+    secrets: BTreeMap<ObjectId, SecretMeta>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pods: BTreeMap<ObjectId, PodRecord>,
     deployments: BTreeMap<ObjectId, DeploymentRecord>,
@@ -436,6 +489,7 @@ impl World {
             gateways: BTreeMap::new(),
             apis: BTreeMap::new(),
             roles: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
             deployments: BTreeMap::new(),
@@ -457,19 +511,8 @@ impl World {
             Event::Pod(change) => self.pod(change),
             Event::Deployment(change) => self.deployment(change),
             Event::Owned(key, owned) => self.owned(key, owned),
-            Event::Secret(id) => {
-                for (gateway, record) in &mut self.gateways {
-                    if gateway.namespace == id.namespace && record.needed.contains(&id.name) {
-                        record.is_reconcile_wanted = true;
-                        self.queue.mark(Target::Gateway(gateway.clone()));
-                    }
-                }
-            }
-            Event::Report(uid, revision, stores) => self.heard(&uid, |pod| {
-                pod.report = Some(revision);
-                pod.stores = stores;
-                pod.is_heard = true;
-            }),
+            Event::Secret(id, meta) => self.secret(&id, meta, now),
+            Event::Report(uid, report) => self.reported(&uid, *report),
             Event::Silent(uid) => self.heard(&uid, |pod| pod.is_heard = false),
             Event::Written(target, result) => self.written(target, result, now),
             Event::Reconciled(id, outcome) => self.reconciled(&id, outcome, now),

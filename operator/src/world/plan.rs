@@ -1,21 +1,25 @@
 //! What follows from the state.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use doorman_crds::Reason;
+use doorman_crds::api::{Consent, NoSecret, SecretVersion};
+use doorman_crds::conditions::{self, RESOLVED_REFS};
 use doorman_crds::gateway::LaggingPod;
-use doorman_crds::verdict;
+use doorman_crds::verdict::{self, Refusal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::status::{self, Acked, Fleet, Progress, Reached, Rollout, Taker};
 use super::{
-    Action, BEHIND, COUNTS, EMPTY, GatewayRecord, Job, ObjectId, OwnedKey, PodRecord, SILENCE, StatusOf, TAKE_UP,
-    Target, WRITES, World,
+    Action, ApiRecord, BEHIND, COUNTS, EMPTY, GatewayRecord, Job, ObjectId, OwnedKey, PodRecord, SILENCE, StatusOf,
+    TAKE_UP, Target, Track, WRITES, World,
 };
-use crate::render::{self, Kind};
+use crate::render::{self, Kind, Secrets};
 
 /// What a changed spec may leave over; everything else is always rendered.
-const PRUNABLE: [Kind; 4] =
-    [Kind::RoleBinding, Kind::ClusterRoleBinding, Kind::NetworkPolicy, Kind::PodDisruptionBudget];
+const PRUNABLE: [Kind; 5] =
+    [Kind::Role, Kind::RoleBinding, Kind::ClusterRoleBinding, Kind::NetworkPolicy, Kind::PodDisruptionBudget];
 
 /// How far one pod is with one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,36 @@ fn together(before: Acked, pods: &[PodAck]) -> Acked {
         (true, Acked::Undecided | Acked::NoPods, _) => Acked::Undecided,
         (false, _, None) => Acked::NoPods,
     }
+}
+
+/// Takes in how far the pods are with one kind; the objects whose answer that changes.
+fn acknowledge<'a>(track: &'a Track, acked: &mut Acked, pods: &[PodAck]) -> Vec<&'a ObjectId> {
+    let after = together(*acked, pods);
+    match (std::mem::replace(acked, after), after) {
+        (Acked::State(a), Acked::State(b)) => track.changed(a.min(b), a.max(b)).collect(),
+        (before, after) if before == after => Vec::new(),
+        _ => track.members().collect(),
+    }
+}
+
+/// How a Secret stands with a gateway one of whose APIs names it.
+enum Standing {
+    Refused(NoSecret),
+    /// It is about to be granted.
+    Awaited,
+    /// It is in the gateway's set as it is since this state.
+    Since(u64),
+}
+
+/// What the ready pods of a gateway come to with one API.
+#[derive(Default)]
+struct Counted {
+    acked: usize,
+    ready: usize,
+    /// What one that is up to date says against the API's Secrets.
+    unusable: Option<String>,
+    /// Whether one that is up to date may have more to say.
+    is_open: bool,
 }
 
 /// What a gateway's pods come to at one moment.
@@ -180,7 +214,7 @@ impl World {
         let belongs = |pod: &PodRecord| {
             labels.is_some_and(|labels| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
         };
-        let (mut apis, mut roles, mut lagging) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut apis, mut roles, mut secrets, mut lagging) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut is_behind, mut is_unsure) = (false, false);
         let mut stores = Reached::default();
         for (pod_id, pod) in &mut self.pods {
@@ -195,7 +229,8 @@ impl World {
             }
             let api = pod.report.and_then(|report| record.apis.number_of(report.apis));
             let role = pod.report.and_then(|report| record.roles.number_of(report.roles));
-            let is_certain = pod.is_heard && api.is_some() && role.is_some();
+            let secret = pod.report.and_then(|report| record.secrets.number_of(report.secrets));
+            let is_certain = pod.is_heard && api.is_some() && role.is_some() && secret.is_some();
             let since = if is_certain { None } else { Some(pod.uncertain_since.unwrap_or(now)) };
             pod.uncertain_since = since;
             let is_silent = since.is_some_and(|since| now >= since + SILENCE);
@@ -209,7 +244,10 @@ impl World {
             };
             apis.push(ack(api));
             roles.push(ack(role));
-            let is_current = api == Some(record.apis.number()) && role == Some(record.roles.number());
+            secrets.push(ack(secret));
+            let is_current = api == Some(record.apis.number())
+                && role == Some(record.roles.number())
+                && secret == Some(record.secrets.number());
             pod.behind_since = if is_current { None } else { Some(pod.behind_since.unwrap_or(now)) };
             if is_silent {
                 lagging.push(LaggingPod { name: pod_id.name.clone(), reason: "Unreachable".to_owned() });
@@ -233,30 +271,20 @@ impl World {
         if is_held {
             self.queue.at(record.empty_since.unwrap_or(now) + EMPTY, Target::Gateway(id.clone()));
         } else {
-            let apis_acked = together(record.apis_acked, &apis);
-            let roles_acked = together(record.roles_acked, &roles);
-            match (std::mem::replace(&mut record.apis_acked, apis_acked), apis_acked) {
-                (Acked::State(a), Acked::State(b)) => {
-                    self.queue.mark_apis(record.apis.changed(a.min(b), a.max(b)));
-                }
-                (before, after) if before == after => {}
-                _ => self.queue.mark_apis(record.apis.members()),
-            }
-            let before = std::mem::replace(&mut record.roles_acked, roles_acked);
-            if before != roles_acked {
-                match (before, roles_acked) {
-                    (Acked::State(a), Acked::State(b)) => {
-                        self.queue.mark_roles(record.roles.changed(a.min(b), a.max(b)));
-                    }
-                    _ => self.queue.mark_roles(record.roles.members()),
-                }
+            self.queue.mark_apis(acknowledge(&record.apis, &mut record.apis_acked, &apis));
+            let before = record.roles_acked;
+            self.queue.mark_roles(acknowledge(&record.roles, &mut record.roles_acked, &roles));
+            if before != record.roles_acked {
                 let with_roles = |api: &&ObjectId| self.apis.get(*api).is_some_and(|api| !api.roles.is_empty());
                 self.queue.mark_apis(record.apis.members().filter(with_roles));
+            }
+            for secret in acknowledge(&record.secrets, &mut record.secrets_acked, &secrets) {
+                self.queue.mark_apis(record.users.get(secret).into_iter().flatten());
             }
         }
         let progress = if ready == 0 {
             Progress::NoPods
-        } else if record.apis_acked == Acked::Unknown || record.roles_acked == Acked::Unknown {
+        } else if [record.apis_acked, record.roles_acked, record.secrets_acked].contains(&Acked::Unknown) {
             Progress::Unknown
         } else if is_behind {
             Progress::Pending
@@ -283,20 +311,21 @@ impl World {
         }
         (record.is_reconcile_wanted, record.is_reconciling, record.retry) = (false, true, None);
         record.rendered = record.object.metadata.generation;
-        let rendered = render::render(&record.object, &self.installation);
+        record.asked = Secrets::new();
+        for secret in record.users.keys() {
+            let covers = |consent: &Consent| consent.covers(&secret.namespace, &id.namespace, &id.name).is_ok();
+            if self.secrets.get(secret).is_some_and(|meta| covers(&meta.consent)) {
+                record.asked.entry(secret.namespace.clone()).or_default().insert(secret.name.clone());
+            }
+        }
+        let rendered = render::render(&record.object, &self.installation, &record.asked);
         record.needed = rendered.needed.iter().map(|needed| needed.secret.clone()).collect();
         record.needed.extend(rendered.generated.iter().filter_map(|generated| generated.metadata.name.clone()));
-        let wanted = |key: &OwnedKey| {
-            rendered.objects.iter().any(|object| {
-                object.kind == key.kind
-                    && object.name == key.id.name
-                    && object.namespace.as_deref().unwrap_or_default() == key.id.namespace
-            })
-        };
+        let wanted: BTreeSet<_> = rendered.all().map(OwnedKey::of).collect();
         let uid = record.object.metadata.uid.as_deref();
         let remove = self.owned.iter().filter(|(key, owned)| {
             let is_own = (uid.is_some() && owned.owner.as_deref() == uid) || owned.gateway.as_ref() == Some(id);
-            is_own && PRUNABLE.contains(&key.kind) && !wanted(key)
+            is_own && PRUNABLE.contains(&key.kind) && !wanted.contains(key)
         });
         let remove = remove.map(|(key, _)| key.clone()).collect();
         Some(Job { gateway: id.clone(), applied: std::mem::take(&mut record.applied), rendered, remove })
@@ -306,8 +335,8 @@ impl World {
         self.gateways.iter().filter_map(|(id, gateway)| of(id, gateway)).collect()
     }
 
-    /// Ready pods of a gateway that serve at least this state, and all of them.
-    fn counts(&self, gateway: &ObjectId, serves: impl Fn(&PodRecord) -> bool) -> (usize, usize) {
+    /// What a gateway's ready pods say of an API, `serves` being those that are up to date with it.
+    fn counts(&self, gateway: &ObjectId, api: &ObjectId, serves: impl Fn(&PodRecord) -> bool) -> Counted {
         let uid = self.gateways.get(gateway).and_then(|gateway| gateway.object.metadata.uid.as_deref());
         let labels = self.deployments.values().find(|own| own.owner.as_deref() == uid).map(|own| &own.pod_labels);
         let own = self.pods.iter().filter(|(id, pod)| {
@@ -316,28 +345,95 @@ impl World {
                 && !pod.is_terminating
                 && labels.is_some_and(|labels| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
         });
-        own.fold((0, 0), |(acked, all), (_, pod)| (acked + usize::from(serves(pod)), all + 1))
+        own.fold(Counted::default(), |mut counted, (_, pod)| {
+            counted.ready += 1;
+            if serves(pod) {
+                counted.acked += 1;
+                counted.unusable = counted.unusable.or_else(|| pod.unusable.get(api).cloned());
+                counted.is_open |= !pod.is_all_told;
+            }
+            counted
+        })
+    }
+
+    fn standing(&self, gateway_id: &ObjectId, gateway: &GatewayRecord, secret: &ObjectId) -> Standing {
+        let Some(meta) = self.secrets.get(secret) else { return Standing::Refused(NoSecret::NotFound) };
+        if let Err(refused) = meta.consent.covers(&secret.namespace, &gateway_id.namespace, &gateway_id.name) {
+            return Standing::Refused(refused);
+        }
+        match (gateway.secrets.since(secret), gateway.ungranted.get(&secret.namespace)) {
+            (Some(since), _) => Standing::Since(since),
+            (None, Some(said)) => Standing::Refused(NoSecret::Forbidden(Some(said.clone()))),
+            (None, None) => Standing::Awaited,
+        }
+    }
+
+    /// How far a gateway is with an API that it takes.
+    fn taker(&self, id: &ObjectId, api: &ApiRecord, gateway_id: &ObjectId, gateway: &GatewayRecord) -> Option<Taker> {
+        let since = gateway.apis.since(id)?;
+        let winner = gateway.api_claims.winner(&api.key).filter(|winner| *winner != id).map(ToString::to_string);
+        let named = api.roles.iter().map(String::as_str);
+        let roles = api.roles.iter().filter_map(|role| gateway.roles.since(gateway.role_claims.winner(role)?));
+        let mut progress = roles.fold(Progress::of(gateway.apis_acked, since), |progress, since| {
+            progress.and(Progress::of(gateway.roles_acked, since))
+        });
+        let (mut refused, mut secrets_since) = (Vec::new(), 0);
+        for (field, name) in &api.secrets {
+            let secret = ObjectId { namespace: id.namespace.clone(), name: name.clone() };
+            match self.standing(gateway_id, gateway, &secret) {
+                Standing::Refused(why) => refused.push(why.error(field, name)),
+                Standing::Awaited => progress = progress.and(Progress::Undecided),
+                Standing::Since(since) => {
+                    progress = progress.and(Progress::of(gateway.secrets_acked, since));
+                    secrets_since = secrets_since.max(since);
+                }
+            }
+        }
+        let counted = self.counts(gateway_id, id, |pod| {
+            pod.report.is_some_and(|report| {
+                gateway.apis.number_of(report.apis).is_some_and(|state| state >= since)
+                    && gateway.secrets.number_of(report.secrets).is_some_and(|state| state >= secrets_since)
+            })
+        });
+        if counted.is_open && counted.unusable.is_none() && !api.secrets.is_empty() {
+            progress = progress.and(Progress::Unknown);
+        }
+        let is_role = |role: &str| gateway.is_role(role);
+        let verdict = verdict::of_api(&api.key, winner.as_deref(), &api.errors, named, is_role, &refused);
+        // What is in a Secret only the pods can tell; until one does, what was told of it holds.
+        let told = counted.unusable.or_else(|| self.told_before(id, api).filter(|_| counted.acked == 0));
+        let told = told.map(|message| Refusal { reason: Reason::InvalidSecret, message });
+        let verdict = verdict.and_then(|()| told.map_or(Ok(()), Err));
+        let (acked, expected) = (counted.acked, counted.ready);
+        Some(Taker { gateway: gateway_id.clone(), verdict, progress, acked, expected })
+    }
+
+    /// What the status says against the Secrets of an API, if it speaks of them and of the API as they are now.
+    fn told_before(&self, id: &ObjectId, api: &ApiRecord) -> Option<String> {
+        let found = conditions::find(api.status.conditions.as_deref()?, RESOLVED_REFS)?;
+        let is_of_secret = found.reason == Reason::InvalidSecret.as_str();
+        let is_current = found.observed_generation == api.meta.generation
+            && api.status.secrets.as_ref() == Some(&self.secret_versions(id, api));
+        (is_of_secret && is_current).then(|| found.message.clone())
+    }
+
+    /// The Secrets that an API names and may name, as they are now.
+    fn secret_versions(&self, id: &ObjectId, api: &ApiRecord) -> Vec<SecretVersion> {
+        let names: BTreeSet<_> = api.secrets.iter().map(|(_, name)| name).collect();
+        let version = |name: &String| {
+            let secret = ObjectId { namespace: id.namespace.clone(), name: name.clone() };
+            let meta = self.secrets.get(&secret).filter(|meta| meta.consent != Consent::None)?;
+            Some(SecretVersion { name: secret.name, resource_version: meta.version.clone() })
+        };
+        names.into_iter().filter_map(version).collect()
     }
 
     fn plan_api(&mut self, id: &ObjectId, now: Instant, clock: &Time) -> Option<(String, StatusOf)> {
         let api = self.apis.get(id)?;
         let own = verdict::all_of(&api.errors).err();
-        let takers = self.takers(|gateway_id, gateway| {
-            let since = gateway.apis.since(id)?;
-            let winner = gateway.api_claims.winner(&api.key).filter(|winner| *winner != id).map(ToString::to_string);
-            let named = api.roles.iter().map(String::as_str);
-            let roles = api.roles.iter().filter_map(|role| gateway.roles.since(gateway.role_claims.winner(role)?));
-            let progress = roles.fold(Progress::of(gateway.apis_acked, since), |progress, since| {
-                progress.and(Progress::of(gateway.roles_acked, since))
-            });
-            let (acked, expected) = self.counts(gateway_id, |pod| {
-                pod.report.and_then(|report| gateway.apis.number_of(report.apis)).is_some_and(|state| state >= since)
-            });
-            let verdict =
-                verdict::of_api(&api.key, winner.as_deref(), &api.errors, named, |role| gateway.is_role(role));
-            Some(Taker { gateway: gateway_id.clone(), verdict, progress, acked, expected })
-        });
-        let wanted = status::of_api(&api.status, api.meta.generation, own.as_ref(), &takers, clock);
+        let takers = self.takers(|gateway_id, gateway| self.taker(id, api, gateway_id, gateway));
+        let secrets = if takers.is_empty() { Vec::new() } else { self.secret_versions(id, api) };
+        let wanted = status::of_api(&api.status, api.meta.generation, own.as_ref(), &takers, secrets, clock);
         if wanted == api.status {
             return None;
         }

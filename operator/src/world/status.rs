@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use doorman_crds::api::GatewayProgress;
+use doorman_crds::api::{GatewayProgress, SecretVersion};
 use doorman_crds::conditions::{
     self, ACCEPTED, AVAILABLE, KEYS_READY, PROGRAMMED, PROGRESSING, READY, RESOLVED_REFS, STORAGE_REACHABLE, Status,
 };
@@ -194,30 +194,32 @@ impl<'a> Writer<'a> {
 
 fn first_refusal(takers: &[Taker], is_ref: bool) -> Option<&Refusal> {
     let refusals = takers.iter().filter_map(|taker| taker.verdict.as_ref().err());
-    refusals.into_iter().find(|refusal| (refusal.reason == Reason::RefNotFound) == is_ref)
+    refusals.into_iter().find(|refusal| refusal.reason.is_of_reference() == is_ref)
 }
 
 fn say_programmed(writer: &mut Writer<'_>, takers: &[Taker], refusal: Option<&Refusal>) {
     match (refusal, programmed(takers)) {
         (Some(refusal), _) => {
-            writer.say(
-                PROGRAMMED,
-                Status::False,
-                refusal.reason.as_str(),
-                "it is not served: see the other conditions",
-            );
+            let message = match refusal.reason {
+                Reason::InvalidSecret => {
+                    "served with the last Secret that could be used by pods that had one, by others not"
+                }
+                _ => "it is not served: see the other conditions",
+            };
+            writer.say(PROGRAMMED, Status::False, refusal.reason.as_str(), message);
         }
         (None, Some(programmed)) => writer.say(PROGRAMMED, programmed.status, programmed.reason, programmed.message),
         (None, None) => writer.keep(PROGRAMMED),
     }
 }
 
-/// Status of a DoormanApi; `own` is what is wrong with it whoever takes it.
+/// Status of a DoormanApi; `own` is what is wrong with it whoever takes it, `secrets` those that it names as they are.
 pub fn of_api(
     old: &DoormanApiStatus,
     generation: Option<i64>,
     own: Option<&Refusal>,
     takers: &[Taker],
+    secrets: Vec<SecretVersion>,
     now: &Time,
 ) -> DoormanApiStatus {
     let mut writer = Writer::new(old.conditions.as_ref(), generation, now);
@@ -247,6 +249,7 @@ pub fn of_api(
         observed_generation: generation,
         conditions: Some(writer.finish()),
         gateways: (!gateways.is_empty()).then_some(gateways),
+        secrets: (!secrets.is_empty()).then_some(secrets),
     };
     // The counts tell how it was when the conditions were decided; alone they are not worth a write.
     let names = |status: &DoormanApiStatus| -> Vec<(String, String)> {
@@ -255,6 +258,7 @@ pub fn of_api(
     if new.conditions == old.conditions
         && names(&new) == names(old)
         && new.observed_generation == old.observed_generation
+        && new.secrets == old.secrets
     {
         return old.clone();
     }

@@ -13,14 +13,16 @@
 //! | anything else | the request as it arrived: method, path, query, headers, body, and who answered |
 //!
 //! It answers over HTTP/1.1 and over HTTP/2 with prior knowledge, on one thread: cheap enough not to be what a benchmark
-//! of a gateway measures.
+//! of a gateway measures. With [`Tls`] the echo also tells by which name it was called and which certificate it was shown.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,11 +35,19 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use serde::Serialize;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificates::{Certificate, fingerprint};
 
 /// Bodies above this size are refused by the echo; `/upload` takes any size.
 const ECHO_LIMIT: usize = 10 << 20;
@@ -53,16 +63,49 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// What TLS is spoken with.
+#[derive(Clone)]
+pub struct Tls(TlsAcceptor);
+
+impl Tls {
+    /// Shows this certificate. With `clients`, an authority in PEM, only those are let in whose certificate it has signed.
+    pub fn new(own: &Certificate, clients: Option<&str>) -> anyhow::Result<Self> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let chain = CertificateDer::pem_slice_iter(own.chain.as_bytes()).collect::<Result<_, _>>()?;
+        let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(own.key.as_bytes())?)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// As the files of a mounted Secret say: `tls.crt`, `tls.key`, and with `ca.crt` only clients that it has signed.
+    pub fn load(folder: &Path) -> anyhow::Result<Self> {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name));
+        let own = Certificate { chain: read("tls.crt")?, key: read("tls.key")? };
+        let clients = if folder.join("ca.crt").exists() { Some(read("ca.crt")?) } else { None };
+        Self::new(&own, clients.as_deref())
+    }
+}
+
 /// Serves on `listener` with the calling thread until `stop` resolves, then finishes the calls in flight (for at most
 /// 10 s) and returns.
-pub fn run(listener: std::net::TcpListener, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+pub fn run(listener: std::net::TcpListener, tls: Option<Tls>, stop: impl Future<Output = ()>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     // Everything stays on one thread; unlike a `LocalSet`, this runtime wakes a task without a system call.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    runtime.block_on(async { serve(TcpListener::from_std(listener)?, stop).await })
+    runtime.block_on(async { serve(TcpListener::from_std(listener)?, tls, stop).await })
 }
 
-async fn serve(listener: TcpListener, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+async fn serve(listener: TcpListener, tls: Option<Tls>, stop: impl Future<Output = ()>) -> std::io::Result<()> {
     let port = listener.local_addr()?.port();
     let answers =
         Rc::new(Answers { hostname: hostname(), port, sizes: RefCell::default(), failing: RefCell::default() });
@@ -72,7 +115,7 @@ async fn serve(listener: TcpListener, stop: impl Future<Output = ()>) -> std::io
         tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => accept(stream, Rc::clone(&answers), &connections),
+                Ok((stream, _)) => accept(stream, tls.clone(), Rc::clone(&answers), connections.watcher()),
                 // Out of file descriptors or a connection gone before it was taken: the next one may be fine.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
@@ -110,6 +153,15 @@ impl Drop for Running {
 
 /// Starts a sample upstream on `address` (port 0: any free one) on a thread of its own.
 pub fn start(address: SocketAddr) -> std::io::Result<Running> {
+    start_with(address, None)
+}
+
+/// The same over TLS.
+pub fn start_tls(address: SocketAddr, tls: Tls) -> std::io::Result<Running> {
+    start_with(address, Some(tls))
+}
+
+fn start_with(address: SocketAddr, tls: Option<Tls>) -> std::io::Result<Running> {
     let listener = std::net::TcpListener::bind(address)?;
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
@@ -121,7 +173,7 @@ pub fn start(address: SocketAddr) -> std::io::Result<Running> {
             let listener = TcpListener::from_std(listener).expect("a listener on a runtime with I/O");
             // Draining would wait for a test that waits for this thread.
             tokio::select! {
-                served = serve(listener, std::future::pending()) => served.expect("a bound listener has an address"),
+                served = serve(listener, tls, std::future::pending()) => served.expect("a bound listener has an address"),
                 _ = stopped => {}
             }
         });
@@ -129,21 +181,34 @@ pub fn start(address: SocketAddr) -> std::io::Result<Running> {
     Ok(Running { address, stop: Some(stop), thread: Some(thread) })
 }
 
-fn accept(stream: TcpStream, answers: Rc<Answers>, connections: &GracefulShutdown) {
+fn accept(stream: TcpStream, tls: Option<Tls>, answers: Rc<Answers>, connections: Watcher) {
     let _ = stream.set_nodelay(true);
+    tokio::task::spawn_local(async move {
+        // A client that went away in the middle of a call is its own business, and so is one that is not let in.
+        let Some(Tls(acceptor)) = tls else { return talk(stream, None, answers, connections).await };
+        let Ok(stream) = acceptor.accept(stream).await else { return };
+        let session = stream.get_ref().1;
+        let peer = Peer {
+            server_name: session.server_name().map(str::to_owned),
+            certificate: session.peer_certificates().and_then(<[_]>::first).map(fingerprint),
+        };
+        talk(stream, Some(Rc::new(peer)), answers, connections).await;
+    });
+}
+
+async fn talk<S>(stream: S, peer: Option<Rc<Peer>>, answers: Rc<Answers>, connections: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let mut builder = auto::Builder::new(LocalExecutor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(120));
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
     let service = service_fn(move |request| {
-        let answers = Rc::clone(&answers);
-        async move { Ok::<_, Infallible>(answers.answer(request).await) }
+        let (answers, peer) = (Rc::clone(&answers), peer.clone());
+        async move { Ok::<_, Infallible>(answers.answer(request, peer.as_deref()).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = connections.watch(connection);
-    tokio::task::spawn_local(async move {
-        // A client that went away in the middle of a call is its own business.
-        let _ = connection.await;
-    });
+    let _ = connections.watch(connection).await;
 }
 
 /// Spawns HTTP/2 streams beside their connection, so that nothing needs to be `Send`.
@@ -177,6 +242,15 @@ struct Echo<'a> {
     headers: BTreeMap<&'a str, Vec<String>>,
     body: String,
     server: Server<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<&'a Peer>,
+}
+
+/// What a client has told at the start of a TLS connection.
+#[derive(Serialize)]
+struct Peer {
+    server_name: Option<String>,
+    certificate: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -186,7 +260,7 @@ struct Server<'a> {
 }
 
 impl Answers {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Body> {
         let path = request.uri().path();
         let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
         match (first, rest) {
@@ -208,7 +282,7 @@ impl Answers {
                         *calls
                     };
                     if calls > n {
-                        return self.echo(request).await;
+                        return self.echo(request, peer).await;
                     }
                     json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "failed": calls }))
                 }
@@ -227,12 +301,12 @@ impl Answers {
             },
             ("upload", "") if request.method() == Method::POST => count(request.into_body()).await,
             ("headers", "") => {
-                let mut response = self.echo(request).await;
+                let mut response = self.echo(request, peer).await;
                 response.headers_mut().insert("x-upstream", HeaderValue::from_static("sample"));
                 response.headers_mut().insert("x-secret", HeaderValue::from_static("not for clients"));
                 response
             }
-            _ => self.echo(request).await,
+            _ => self.echo(request, peer).await,
         }
     }
 
@@ -249,7 +323,7 @@ impl Answers {
         bytes
     }
 
-    async fn echo(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn echo(&self, request: Request<Incoming>, tls: Option<&Peer>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let Ok(body) = Limited::new(body, ECHO_LIMIT).collect().await else {
             return json(
@@ -265,6 +339,7 @@ impl Answers {
             headers: by_name(&parts.headers),
             body: String::from_utf8_lossy(&body.to_bytes()).into_owned(),
             server: Server { hostname: &self.hostname, port: self.port },
+            tls,
         };
         json(StatusCode::OK, &echo)
     }
