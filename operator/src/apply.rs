@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
-use crate::render::{GATEWAY_ANNOTATION, GeneratedSecret, Grant, MANAGER, NeededKey, Object};
+use crate::render::{GATEWAY_ANNOTATION, GeneratedSecret, Grant, Kind, MANAGER, NeededKey, Object};
 use crate::world::{Applied, Event, Job, Outcome, OwnedKey, StatusOf, Target, Version, WriteError};
 
 /// Random bytes of a generated key.
@@ -102,8 +102,15 @@ impl Writer {
             Ok(missing) => outcome.missing_keys = Some(missing),
             Err(error) => failures.push(format!("Secrets can't be read: {error}")),
         }
+        let mut has_settings = true;
         for object in rendered.objects {
+            let kind = object.kind;
+            // No pod starts with what somebody else has put in the place of its settings.
+            if kind == Kind::Deployment && !has_settings {
+                continue;
+            }
             if let Err(failure) = self.keep(object, &mut applied, &mut outcome.applied).await {
+                has_settings &= kind != Kind::ConfigMap;
                 failures.push(failure);
             }
         }

@@ -293,6 +293,8 @@ pub async fn what_others_own_is_left_alone(cluster: &Cluster) -> anyhow::Result<
     cluster.wait::<DoormanGateway>(FIRST, "taken", "a word about the ConfigMap", says_so).await?;
     let found = cluster.api::<ConfigMap>(FIRST).get("taken").await?;
     ensure!(found.data["data"] == json!({ "theirs": "yes" }), "the ConfigMap was changed: {}", found.data);
+    let deployment = cluster.api::<Deployment>(FIRST).get_opt("taken").await?;
+    ensure!(deployment.is_none(), "pods are started with the settings of others");
     // Out of the way, it is tried again and works.
     kubectl(&["delete", "configmap", "taken", "-n", FIRST]).await?;
     cluster.wait_true::<DoormanGateway>(FIRST, "taken", "Ready").await?;
