@@ -17,13 +17,23 @@ build: ## build the programs (release)
 	@tests/prerequisites build
 	cargo build --release --locked
 
-test: lint unit contract charts e2e ## run every check and test
+# What the tests run. Built so for all of them, it is built once; PROFILE=release tests what is shipped.
+PROFILE = debug
+programs = $${CARGO_TARGET_DIR:-target}/$(PROFILE)
+build_programs = cargo build -q --workspace --bins --locked $(if $(filter release,$(PROFILE)),--release)
+
+test: cluster-programs lint unit contract charts e2e ## run every check and test
+
+# In the background, and only with the time that others leave: it takes minutes, and the charts come late.
+.PHONY: cluster-programs
+cluster-programs:
+	@[ -n "$$KUBECONFIG" ] || nice -n 19 tests/cluster/cluster build >/dev/null 2>&1 </dev/null &
 
 lint: ## formatting and lints, warnings are errors
 	@tests/prerequisites test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy -p doorman-tests --test e2e --locked -- -D warnings
+	cargo clippy --workspace --test e2e --locked -- -D warnings
 	cargo deny --log-level error check bans licenses sources
 	tests/links
 
@@ -37,18 +47,20 @@ unit: ## tests that need no cluster
 
 contract: ## does the platform API do what its description says? schemathesis calls every route of a gateway
 	@tests/prerequisites contract
-	cargo build -q -p doorman-gateway --locked
-	tests/openapi
+	$(build_programs)
+	DOORMAN_GATEWAY=$(programs)/doorman-gateway tests/openapi
 
 charts: ## check the charts; starts the test cluster unless KUBECONFIG names another
 	@tests/prerequisites test
 	charts/reference --check
 	tests/charts
 
-e2e: build ## the product on a real Kubernetes; starts the test cluster unless KUBECONFIG names another
+e2e: ## the product on a real Kubernetes; starts the test cluster unless KUBECONFIG names another
+	@tests/prerequisites build
+	$(build_programs)
 	@exports=$$(tests/cluster/env) && eval "$$exports" && \
-		{ [ -z "$$DOORMAN_TEST_CLUSTER" ] || tests/cluster/images $${CARGO_TARGET_DIR:-target}/release; } && \
-		cargo test -q -p doorman-tests --locked --test e2e
+		{ [ -z "$$DOORMAN_TEST_CLUSTER" ] || tests/cluster/images $(programs); } && \
+		cargo test -q --workspace --locked --test e2e
 
 generate: ## write what is generated from the code: CRD YAML, reference pages
 	cargo run -q -p doorman-crds --locked -- crds/manifests charts/doorman-crds/files
