@@ -169,6 +169,7 @@ impl Stage {
         compiler.set_stored_roles(ROLES.map(|(name, _)| name.to_owned()).into());
         let identity = Arc::new(Identity::new(&settings, store.clone()).unwrap());
         let sealer = Arc::new(settings.keys.sealer().unwrap());
+        let gzip = Gzip::new(&settings.features);
         let security = Security::new(&settings);
         let gateway = Gateway {
             accounts: Arc::new(Accounts::new(&settings, identity.clone(), sealer)),
