@@ -19,7 +19,7 @@ build: ## build the programs (release)
 
 # What the tests run. Built so for all of them, it is built once; PROFILE=release tests what is shipped.
 PROFILE = debug
-programs = $${CARGO_TARGET_DIR:-target}/$(PROFILE)
+programs = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/$(PROFILE)
 build_programs = cargo build -q --workspace --bins --locked $(if $(filter release,$(PROFILE)),--release)
 
 test: cluster-programs lint unit contract charts e2e ## run every check and test
