@@ -16,13 +16,16 @@ pub const CONSENT_LABEL: &str = "doorman.dev/upstream-tls";
 /// commas.
 pub const GATEWAYS_ANNOTATION: &str = "doorman.dev/upstream-tls-gateways";
 
+/// Most bytes of that annotation; a longer one names no gateway.
+const MOST_NAMED: usize = 4_096;
+
 /// What the owner of a Secret allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consent {
     /// No use at all.
     None,
-    /// Use by the gateways of its own namespace and by these, as `namespace/name`.
-    Given(Vec<String>),
+    /// Use by the gateways of its own namespace and by those of this list.
+    Given(Box<str>),
 }
 
 impl Consent {
@@ -32,8 +35,9 @@ impl Consent {
             return Self::None;
         }
         let named = meta.annotations.as_ref().and_then(|annotations| annotations.get(GATEWAYS_ANNOTATION));
-        let named = named.map(String::as_str).unwrap_or_default().split(',').map(str::trim);
-        Self::Given(named.filter(|gateway| !gateway.is_empty()).map(str::to_owned).collect())
+        // Of all Secrets of a cluster this is kept, whoever may write them.
+        let named = named.filter(|named| named.len() <= MOST_NAMED).map(String::as_str).unwrap_or_default();
+        Self::Given(named.into())
     }
 
     /// Whether this gateway may use the Secret, which is in that namespace.
@@ -43,7 +47,8 @@ impl Consent {
     pub fn covers(&self, secret_namespace: &str, namespace: &str, gateway: &str) -> Result<(), NoSecret> {
         let Self::Given(others) = self else { return Err(NoSecret::NoConsent) };
         let full = format!("{namespace}/{gateway}");
-        if secret_namespace == namespace || others.contains(&full) { Ok(()) } else { Err(NoSecret::NotFor(full)) }
+        let is_named = || others.split(',').any(|other| other.trim() == full);
+        if secret_namespace == namespace || is_named() { Ok(()) } else { Err(NoSecret::NotFor(full)) }
     }
 }
 
@@ -133,5 +138,10 @@ mod tests {
             assert_eq!(named.covers("shop", "edge", gateway).is_ok(), wanted, "{gateway}");
         }
         assert_eq!(named.covers("shop", "shop", "any"), Ok(()));
+        let long = consent(
+            json!({ CONSENT_LABEL: "true" }),
+            json!({ GATEWAYS_ANNOTATION: format!("edge/main{}", ",a".repeat(MOST_NAMED)) }),
+        );
+        assert!(long.covers("shop", "edge", "main").is_err(), "nobody can have much kept");
     }
 }

@@ -163,7 +163,7 @@ impl Gateway {
         }
         let (server, leave) = choose(call, routed, self.breaker_rules(call.api))?;
         // Whoever sets a routing need not be who may see an API's secrets.
-        let is_own = || [own_servers(call), &call.api.servers].iter().any(|own| own.have(&server.pool));
+        let is_own = || [own_servers(call), &call.api.servers].iter().any(|own| own.have(server));
         let is_trusted = routed.is_none() || self.settings.upstream.routed_credentials || is_own();
         let charged = self.charge(call).await?;
         Ok(Decided { server, leave, is_trusted, charged })

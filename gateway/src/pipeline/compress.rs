@@ -27,6 +27,8 @@ use crate::settings::Features;
 pub(super) const WINDOW: u8 = 15;
 /// Compressors kept for later, at the most; each holds about 300 KiB.
 const MAX_IDLE: usize = 8;
+/// Answers compressed at the same time, at the most: 40 MiB. Further ones go out plain.
+const MAX_AT_WORK: usize = 128;
 /// Most bytes compressed at once.
 const PIECE: usize = 64 << 10;
 /// Bytes compressed before other tasks get a turn: some milliseconds.
@@ -62,6 +64,12 @@ const APART: [&str; 6] =
 #[derive(Clone, Copy, Debug)]
 pub struct LeftAlone;
 
+#[derive(Debug, Default)]
+struct Compressors {
+    idle: Vec<Compress>,
+    at_work: usize,
+}
+
 /// Compresses answers.
 #[derive(Debug)]
 pub struct Gzip {
@@ -69,7 +77,7 @@ pub struct Gzip {
     /// Least length of an answer, where it is known.
     minimum: u64,
     /// A new one costs about as much as what it does to a small answer.
-    idle: Mutex<Vec<Compress>>,
+    compressors: Mutex<Compressors>,
 }
 
 impl Gzip {
@@ -78,21 +86,29 @@ impl Gzip {
         let gzip = || Self {
             level: Compression::new(features.compression_level.into()),
             minimum: features.compression_minimum.0,
-            idle: Mutex::default(),
+            compressors: Mutex::default(),
         };
         features.compression.then(|| Arc::new(gzip()))
     }
 
-    fn take(&self) -> Compress {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.unwrap_or_else(|| Compress::new_gzip(self.level, WINDOW))
+    /// `None`: too many answers are being compressed; clients may take theirs as slowly as they like.
+    fn take(&self) -> Option<Compress> {
+        let mut compressors = self.compressors.lock().unwrap_or_else(PoisonError::into_inner);
+        if compressors.at_work >= MAX_AT_WORK {
+            return None;
+        }
+        compressors.at_work += 1;
+        let idle = compressors.idle.pop();
+        drop(compressors);
+        Some(idle.unwrap_or_else(|| Compress::new_gzip(self.level, WINDOW)))
     }
 
     fn give_back(&self, mut compress: Compress) {
         compress.reset();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(compress);
+        let mut compressors = self.compressors.lock().unwrap_or_else(PoisonError::into_inner);
+        compressors.at_work -= 1;
+        if compressors.idle.len() < MAX_IDLE {
+            compressors.idle.push(compress);
         }
     }
 }
@@ -111,10 +127,11 @@ pub(super) fn compress(gzip: Option<&Arc<Gzip>>, request: &Parts, mut response: 
     if request.version == Version::HTTP_10 || !takes_gzip(&request.headers) {
         return response;
     }
+    let Some(compress) = gzip.take() else { return response };
     let headers = response.headers_mut();
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     change_bytes(headers);
-    response.map(|body| Body::Compressed(Box::new(Compressed::new(body, gzip.clone()))))
+    response.map(|body| Body::Compressed(Box::new(Compressed::new(body, gzip.clone(), compress))))
 }
 
 /// Takes back what an answer says of its bytes, which are others now; the meaning is the same (RFC 9110 8.8.1).
@@ -128,7 +145,7 @@ pub(super) fn change_bytes(headers: &mut HeaderMap) {
     }
 }
 
-/// Has an answer a whole body, in which nobody forbids to change how it is written?
+/// Is there a whole body?
 pub(super) fn has_a_body(request: &Parts, response: &Response<Body>) -> bool {
     const WITHOUT: [StatusCode; 4] =
         [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED];
@@ -138,13 +155,18 @@ pub(super) fn has_a_body(request: &Parts, response: &Response<Body>) -> bool {
         && !WITHOUT.contains(&response.status())
         && !response.body().is_end_stream()
         && !headers.contains_key(CONTENT_RANGE)
-        && response.extensions().get::<LeftAlone>().is_none()
-        && ![headers, &request.headers].into_iter().any(media::forbids_changes)
+}
+
+/// Does nobody forbid to change how a body is written?
+pub(super) fn may_be_rewritten(request: &Parts, response: &Response<Body>) -> bool {
+    response.extensions().get::<LeftAlone>().is_none()
+        && ![response.headers(), &request.headers].into_iter().any(media::forbids_changes)
 }
 
 fn is_worth_it(gzip: &Gzip, request: &Parts, response: &Response<Body>) -> bool {
     let headers = response.headers();
     has_a_body(request, response)
+        && may_be_rewritten(request, response)
         && response.body().size_hint().exact().is_none_or(|length| length >= gzip.minimum && length > 0)
         && ![CONTENT_ENCODING].iter().chain(&OF_BYTES).any(|name| headers.contains_key(name))
         && headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_some_and(is_compressible)
@@ -209,10 +231,9 @@ pub struct Compressed {
 }
 
 impl Compressed {
-    fn new(body: Body, gzip: Arc<Gzip>) -> Self {
-        let compress = Some(gzip.take());
+    fn new(body: Body, gzip: Arc<Gzip>, compress: Compress) -> Self {
         let (input, output) = (Bytes::new(), Vec::new());
-        Self { body, gzip, compress, input, output, is_read: false, holds_back: false, turn: 0 }
+        Self { body, gzip, compress: Some(compress), input, output, is_read: false, holds_back: false, turn: 0 }
     }
 
     /// Compresses a piece of the input, up to where `flush` asks for.
@@ -307,7 +328,11 @@ mod tests {
     use super::*;
 
     fn gzip(level: u32) -> Arc<Gzip> {
-        Arc::new(Gzip { level: Compression::new(level), minimum: 1, idle: Mutex::default() })
+        Arc::new(Gzip { level: Compression::new(level), minimum: 1, compressors: Mutex::default() })
+    }
+
+    fn compressed(body: Body, gzip: &Arc<Gzip>) -> Compressed {
+        Compressed::new(body, gzip.clone(), gzip.take().unwrap())
     }
 
     /// A body of these pieces, which pauses where there is none.
@@ -384,7 +409,7 @@ mod tests {
     async fn what_was_sent_before_a_pause_can_be_read_in_it() {
         let mut pieces = vec![Some(Bytes::from_static(b"first")), None];
         pieces.extend([Some(Bytes::from_static(b"second")), None]);
-        let mut body = Compressed::new(in_pieces(pieces), gzip(1));
+        let mut body = compressed(in_pieces(pieces), &gzip(1));
         let mut decoder = flate2::write::GzDecoder::new(Vec::new());
         for wanted in ["first", "firstsecond"] {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -399,14 +424,24 @@ mod tests {
         let gzip = gzip(1);
         for round in 0..3 {
             let text = format!("round {round}").repeat(100);
-            let body = Compressed::new(in_pieces(vec![Some(text.clone().into())]), gzip.clone());
+            let body = compressed(in_pieces(vec![Some(text.clone().into())]), &gzip);
             assert_eq!(unpacked(&body.collect().await.unwrap().to_bytes()), text.as_bytes());
             // One that is given up leaves nothing of itself behind.
-            let mut given_up = Compressed::new(in_pieces(vec![Some(text.into()), None]), gzip.clone());
+            let mut given_up = compressed(in_pieces(vec![Some(text.into()), None]), &gzip);
             given_up.frame().await.unwrap().unwrap();
             drop(given_up);
-            assert_eq!(gzip.idle.lock().unwrap().len(), 1);
+            let compressors = gzip.compressors.lock().unwrap();
+            assert_eq!((compressors.idle.len(), compressors.at_work), (1, 0));
         }
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_at_work() {
+        let gzip = gzip(1);
+        let mut at_work: Vec<_> = (0..MAX_AT_WORK).map_while(|_| gzip.take()).collect();
+        assert_eq!((at_work.len(), gzip.take().is_none()), (MAX_AT_WORK, true));
+        gzip.give_back(at_work.pop().unwrap());
+        assert!(gzip.take().is_some() && gzip.take().is_none());
     }
 
     proptest! {
@@ -425,7 +460,7 @@ mod tests {
             let pieces: Vec<Option<Bytes>> = pieces.into_iter().map(|one| one.map(piece)).collect();
             let sent: Vec<u8> = pieces.iter().flatten().flatten().copied().collect();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let packed = runtime.block_on(Compressed::new(in_pieces(pieces), gzip(level)).collect()).unwrap().to_bytes();
+            let packed = runtime.block_on(compressed(in_pieces(pieces), &gzip(level)).collect()).unwrap().to_bytes();
             prop_assert!(unpacked(&packed) == sent);
         }
     }

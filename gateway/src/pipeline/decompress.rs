@@ -15,14 +15,14 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body as HttpBody, Frame};
 
 use super::Body;
-use super::compress::{FRAME, WINDOW, change_bytes, has_a_body, takes_gzip};
+use super::compress::{FRAME, WINDOW, change_bytes, has_a_body, may_be_rewritten, takes_gzip};
 use super::transform::OF_BYTES;
 
 /// Decompresses an answer that must be read: by a client that takes no gzip, or to change it.
 pub(super) fn decompress(request: &Parts, is_to_be_changed: bool, mut response: Response<Body>) -> Response<Body> {
     let is_due = is_gzip(response.headers())
         && has_a_body(request, &response)
-        && (is_to_be_changed || !takes_gzip(&request.headers));
+        && (is_to_be_changed || !takes_gzip(&request.headers) && may_be_rewritten(request, &response));
     if !is_due {
         return response;
     }
@@ -43,11 +43,14 @@ fn is_gzip(headers: &HeaderMap) -> bool {
     codings.next().is_some_and(is_known) && codings.next().is_none()
 }
 
+/// How a member of a gzip file begins (RFC 1952 2.3.1); there may be several, one behind the other.
+const MEMBER: u8 = 0x1f;
+
 /// A body that was gzip.
 #[derive(Debug)]
 pub struct Decompressed {
     body: Body,
-    /// `None` when the end was met.
+    /// `None` behind the end of a member.
     decompress: Option<Decompress>,
     /// What comes next of the body.
     input: Bytes,
@@ -66,13 +69,25 @@ impl HttpBody for Decompressed {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        while let Some(decompress) = &mut this.decompress {
+        loop {
             if this.input.is_empty() && !this.is_read {
                 match ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()? {
                     None => this.is_read = true,
                     Some(frame) => this.input = frame.into_data().unwrap_or_default(),
                 }
             }
+            let Some(decompress) = &mut this.decompress else {
+                if this.input.first() == Some(&MEMBER) {
+                    this.decompress = Some(Decompress::new_gzip(WINDOW));
+                    continue;
+                }
+                // What else follows means nothing, but an upstream that breaks off did not say all.
+                this.input.clear();
+                if this.is_read {
+                    return Poll::Ready(None);
+                }
+                continue;
+            };
             let mut output = Vec::with_capacity(FRAME);
             let before = decompress.total_in();
             let status = decompress.decompress_vec(&this.input, &mut output, FlushDecompress::None)?;
@@ -87,14 +102,9 @@ impl HttpBody for Decompressed {
                 return Poll::Ready(Some(Ok(Frame::data(output.into()))));
             }
         }
-        // What follows the end means nothing, but an upstream that breaks off did not say all.
-        while !this.is_read {
-            this.is_read = ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()?.is_none();
-        }
-        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.decompress.is_none() && self.is_read
+        self.decompress.is_none() && self.is_read && self.input.is_empty()
     }
 }

@@ -178,9 +178,11 @@ impl Servers {
         &self.servers
     }
 
-    /// Is this address called by one of them, in the same way?
-    pub fn have(&self, pool: &Arc<Pool>) -> bool {
-        self.servers.iter().any(|server| Arc::ptr_eq(&server.pool, pool))
+    /// Is this one of them, below the same path?
+    pub fn have(&self, other: &Server) -> bool {
+        self.servers.iter().any(|own| {
+            Arc::ptr_eq(&own.pool, &other.pool) && (&own.base_path, &own.query) == (&other.base_path, &other.query)
+        })
     }
 
     /// Is there none?

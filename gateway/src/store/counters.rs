@@ -120,15 +120,18 @@ struct Entry {
     held: Held,
     /// When it holds nothing any more, in milliseconds of the clock below.
     until: u64,
-    is_of_address: bool,
+    /// The limit, of those that clients can bring about any number of.
+    of_address: Option<u64>,
 }
 
 impl Entry {
-    fn used(&self) -> u64 {
-        match &self.held {
+    /// How much of its limit is used up, in 65536ths.
+    fn share_used(&self) -> u64 {
+        let used: u64 = match &self.held {
             Held::Parts(held, _) => held.iter().map(|(_, count)| count).sum(),
             Held::Total(total) => *total,
-        }
+        };
+        used.saturating_mul(1 << 16) / self.of_address.unwrap_or_default().max(1)
     }
 }
 
@@ -190,7 +193,8 @@ impl Counters {
         if taken.refused.is_none() {
             for (counter, place) in counters.iter().zip(&places).filter(|(counter, _)| counter.add > 0) {
                 let Ok(shard) = order.binary_search(place) else { continue };
-                shards[shard].add(&counter.key, counter.span, counter.add, counter.is_of_address, (millis, now));
+                let of_address = counter.is_of_address.then_some(counter.limit);
+                shards[shard].add(&counter.key, counter.span, counter.add, of_address, (millis, now));
             }
         }
         taken
@@ -199,7 +203,7 @@ impl Counters {
     /// Counts this whatever the limit is.
     pub(super) fn book(&self, key: &Arc<str>, until: u64, add: u64, now: u64) {
         let millis = self.millis();
-        locked(&self.shards[self.place(key)]).add(key, Span::Until(until), add, false, (millis, now));
+        locked(&self.shards[self.place(key)]).add(key, Span::Until(until), add, None, (millis, now));
     }
 
     /// What calendar counters hold.
@@ -276,9 +280,9 @@ impl Shard {
         }
     }
 
-    fn add(&mut self, key: &Arc<str>, span: Span, add: u64, is_of_address: bool, (millis, now): (u64, u64)) {
+    fn add(&mut self, key: &Arc<str>, span: Span, add: u64, of_address: Option<u64>, (millis, now): (u64, u64)) {
         if !self.entries.contains_key(key) {
-            self.make_room(is_of_address, millis);
+            self.make_room(of_address.is_some(), millis);
         }
         let (fresh, until) = match span {
             Span::Until(end) => {
@@ -291,8 +295,8 @@ impl Shard {
             }
         };
         let entry = self.entries.entry(key.clone()).or_insert_with(|| {
-            self.of_addresses += usize::from(is_of_address);
-            Entry { held: Held::Total(0), until, is_of_address }
+            self.of_addresses += usize::from(of_address.is_some());
+            Entry { held: Held::Total(0), until, of_address }
         });
         entry.until = until;
         match (&mut entry.held, fresh) {
@@ -311,7 +315,7 @@ impl Shard {
 
     fn retain(&mut self, mut is_kept: impl FnMut(&Entry) -> bool) {
         self.entries.retain(|_, entry| is_kept(entry));
-        self.of_addresses = self.entries.values().filter(|entry| entry.is_of_address).count();
+        self.of_addresses = self.entries.values().filter(|entry| entry.of_address.is_some()).count();
     }
 
     fn sweep(&mut self, millis: u64) {
@@ -327,12 +331,12 @@ impl Shard {
             self.sweep(millis);
         }
         if is_of_address && self.of_addresses >= MOST_OF_ADDRESSES {
-            let weight = |entry: &Entry| (entry.used(), entry.until);
-            let of_addresses = self.entries.values().filter(|entry| entry.is_of_address);
+            let weight = |entry: &Entry| (entry.share_used(), entry.until);
+            let of_addresses = self.entries.values().filter(|entry| entry.of_address.is_some());
             let mut left = MOST_OF_ADDRESSES / 8;
             let limit = lightest(of_addresses.map(weight).collect(), left);
             self.retain(|entry| {
-                let goes = entry.is_of_address && left > 0 && weight(entry) <= limit;
+                let goes = entry.of_address.is_some() && left > 0 && weight(entry) <= limit;
                 left -= usize::from(goes);
                 !goes
             });
@@ -418,7 +422,9 @@ pub(super) mod tests {
         let attacker = of_address("attacker");
         assert!(is_taken(&counters, &attacker) && is_taken(&counters, &attacker));
         for address in 0..300_000 {
-            assert!(is_taken(&counters, &of_address(&address.to_string())));
+            // Of a higher limit, of which little is used.
+            let other = Counter { add: 5, ..requests(&address.to_string(), MINUTE, 1_000) };
+            assert!(is_taken(&counters, &Counter { is_of_address: true, ..other }));
         }
         assert!(number(&counters) <= 1_000 + SHARDS * MOST_OF_ADDRESSES, "{}", number(&counters));
         assert!(!is_taken(&counters, &attacker));
