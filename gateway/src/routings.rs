@@ -12,7 +12,7 @@ use doorman_crds::api::WeightedServer;
 use mongodb::bson::{Bson, Document};
 
 use crate::{
-    definitions::weights::stored_weights,
+    definitions::{documents::server_url, weights::stored_weights},
     snapshot::Servers,
     store::{
         Change, Collection, Store,
@@ -95,7 +95,7 @@ impl Routings {
 
     fn compile(&self, key: &str, listed: &[(String, u8)]) -> Servers {
         let parse = |(text, weight): &(String, u8)| {
-            let parsed = text.parse();
+            let parsed = server_url(text).parse();
             let parsed =
                 parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called"));
             Some(WeightedServer { address: parsed.ok()?, weight: *weight })

@@ -225,7 +225,7 @@ fn object(file: &str, value: serde_yaml::Value) -> Result<Option<Object>, String
         let id = identify(file, &kind, &mut secret.metadata, 0)?;
         return Ok(Some(Object::Secret(id, Arc::new(secret.into()))));
     }
-    if api_version.split('/').next() != Some(GROUP) {
+    if api_version != format!("{GROUP}/{}", doorman_crds::VERSION) {
         return Err(format!("apiVersion `{api_version}` is not {GROUP}/{}", doorman_crds::VERSION));
     }
     let mut hasher = DefaultHasher::new();
@@ -253,9 +253,21 @@ fn object(file: &str, value: serde_yaml::Value) -> Result<Option<Object>, String
     }
 }
 
-/// Reads an object; the message names the field.
+/// Reads an object; the message names the field. One that is not known is a mistake, as it is to `kubectl`: what it was
+/// meant to say would not be done.
 fn typed<T: serde::de::DeserializeOwned>(value: serde_yaml::Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| format!("{}: {}", error.path(), error.inner()))
+    let (mut track, mut unknown) = (serde_path_to_error::Track::new(), None);
+    let source = serde_path_to_error::Deserializer::new(value, &mut track);
+    let note = |path: serde_ignored::Path<'_>| {
+        let path = path.to_string().replace(".?", "");
+        // Which type it is was read before.
+        if !matches!(path.as_str(), "apiVersion" | "kind") {
+            unknown.get_or_insert(path);
+        }
+    };
+    let read = serde_ignored::deserialize(source, note);
+    let object = read.map_err(|error| format!("{}: {error}", track.path()))?;
+    unknown.map_or(Ok(object), |field| Err(format!("{field}: there is no such field")))
 }
 
 fn identify(
@@ -306,6 +318,27 @@ mod tests {
         write(folder.path(), "a.yaml", &GOOD.replace("NAME", "a").replace("REST", "SMTP"));
         let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
         assert!(definitions.unreadable[0].message.contains("protocol"), "{:?}", definitions.unreadable);
+    }
+
+    #[test]
+    fn a_field_or_version_that_is_not_known_is_a_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        for (from, to, wanted) in [
+            ("public: true", "pubic: true", "spec.pubic: there is no such field"),
+            ("public: true", "access: {ips: {}}", "spec.access.ips: there is no such field"),
+            (
+                "public: true",
+                "servers: [http://a], upstream: {retry: {}}",
+                "spec.upstream.retry: there is no such field",
+            ),
+            ("public: true", "endpoints: [{method: GET, uri: /a, x: 1}]", "spec.endpoints.0.x: there is no such field"),
+            ("v1alpha1", "v99", "apiVersion `doorman.dev/v99` is not doorman.dev/v1alpha1"),
+        ] {
+            write(folder.path(), "a.yaml", &GOOD.replace("NAME", "a").replace(from, to));
+            let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
+            assert!(definitions.apis.is_empty() && definitions.unreadable.len() == 1, "{to}");
+            assert!(definitions.unreadable[0].message.contains(wanted), "{:?}", definitions.unreadable);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! decide about both. What can't be read as one is named among the rejected and harms nobody else. After a change only
 //! the API it belongs to is read again.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use doorman_crds::api::Protocol;
 use doorman_crds::revision::Rejection;
-use doorman_crds::{DoormanApi, DoormanApiSpec};
+use doorman_crds::{DoormanApi, DoormanApiSpec, FieldError};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mongodb::bson::Document;
 use tokio::sync::watch;
@@ -246,8 +247,8 @@ fn object(
 ) -> Result<Arc<DoormanApi>, Rejection> {
     let (name, version) = key(api);
     let id = id(&name, &version);
-    let (mut spec, misfits) = spec(api, endpoints, validations);
-    if let Some(misfit) = misfits.iter().find(|misfit| matches!(misfit, Misfit::Kind { .. })) {
+    let (spec, misfits) = served_spec(api, endpoints, validations);
+    if let Some(misfit) = misfits.first() {
         return Err(Rejection {
             kind: "DoormanApi".into(),
             namespace: id.0,
@@ -255,12 +256,6 @@ fn object(
             reason: "Unreadable".into(),
             message: misfit.to_string(),
         });
-    }
-    // Members that this version does not act on; existing databases are full of them.
-    (spec.soap, spec.graphql, spec.grpc) = (None, None, None);
-    // The stored type is a label, and endpoints may have servers of their own.
-    if spec.servers.is_none() {
-        spec.protocol = Protocol::REST;
     }
     let mut hasher = DefaultHasher::new();
     serde_json::json!(spec).to_string().hash(&mut hasher);
@@ -274,6 +269,45 @@ fn object(
         ..ObjectMeta::default()
     };
     Ok(Arc::new(DoormanApi { metadata, spec, status: None }))
+}
+
+/// The spec by which an API is served that is stored so, and what of it is not of the kind that it must be.
+fn served_spec(
+    api: &Document,
+    endpoints: &[Arc<Document>],
+    validations: &[Arc<Document>],
+) -> (DoormanApiSpec, Vec<Misfit>) {
+    let (mut spec, mut misfits) = spec(api, endpoints, validations);
+    misfits.retain(|misfit| matches!(misfit, Misfit::Kind { .. }));
+    // Members that this version does not act on; existing databases are full of them.
+    (spec.soap, spec.graphql, spec.grpc) = (None, None, None);
+    // The stored type is a label, and endpoints may have servers of their own.
+    if spec.servers.as_ref().is_none_or(Vec::is_empty) {
+        spec.protocol = Protocol::REST;
+    }
+    let of_endpoints = spec.endpoints.iter_mut().flatten().map(|endpoint| &mut endpoint.servers);
+    for server in of_endpoints.chain([&mut spec.servers]).flatten().flatten() {
+        if let Cow::Owned(url) = server_url(server) {
+            *server = url;
+        }
+    }
+    (spec, misfits)
+}
+
+/// The URL that a stored server is called at: without a scheme it speaks HTTP, and the schemes of gRPC stand for what is
+/// below it.
+pub fn server_url(stored: &str) -> Cow<'_, str> {
+    let of_grpc = [("grpc://", "http://"), ("grpcs://", "https://")];
+    let meant = of_grpc.iter().find_map(|(from, to)| Some(format!("{to}{}", stored.strip_prefix(from)?)));
+    let meant = meant.or_else(|| (!stored.contains("://")).then(|| format!("http://{stored}")));
+    meant.map_or(Cow::Borrowed(stored), Cow::Owned)
+}
+
+/// Why an API could not be served that is stored so, with these endpoints; what is not there yet, as roles, is no reason.
+pub fn problems(api: &Document, endpoints: &[Arc<Document>]) -> Vec<FieldError> {
+    let (spec, misfits) = served_spec(api, endpoints, &[]);
+    let misfits = misfits.iter().map(|misfit| FieldError::invalid(misfit.member(), misfit.to_string()));
+    misfits.chain(fields::problems(&spec)).collect()
 }
 
 /// Whether changes that are to be stored can be applied.

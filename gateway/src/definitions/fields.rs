@@ -11,7 +11,7 @@ use doorman_crds::api::{
     AccessSpec, CreditsSpec, EndpointSpec, IpMode, IpSpec, Method, Protocol, RequestTransform, ResponseTransform,
     RetriesSpec, RuleSpec, SoapVersion, TimeoutsSpec, TransformSpec, Validation, ValidationSpec,
 };
-use doorman_crds::{DoormanApiSpec, FieldError};
+use doorman_crds::{DoormanApiSpec, FieldError, Reason};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
@@ -49,6 +49,13 @@ impl Misfit {
 
     fn no_place(member: &str, reason: &'static str) -> Self {
         Self::NoPlace { member: member.to_owned(), reason }
+    }
+
+    /// The member, with the place it is in.
+    pub fn member(&self) -> &str {
+        match self {
+            Self::Kind { member, .. } | Self::NoPlace { member, .. } => member,
+        }
     }
 
     fn within(self, place: &str) -> Self {
@@ -208,9 +215,12 @@ fn ip_mode(spec: &Spec) -> Value {
 fn set_ip_mode(spec: &mut Spec, given: &Value) -> Result<(), Misfit> {
     let given = given.as_str().ok_or_else(|| Misfit::kind("api_ip_mode", TEXT))?;
     let is_whitelist = given.eq_ignore_ascii_case("whitelist");
+    if !is_whitelist && !given.is_empty() && !given.eq_ignore_ascii_case("allow_all") {
+        // Taken for either, it would be a rule that nobody meant.
+        return Err(Misfit::kind("api_ip_mode", "`allow_all` or `whitelist`"));
+    }
     ip(spec).mode = if is_whitelist { IpMode::Whitelist } else { IpMode::AllowAll };
-    let is_held = is_whitelist || given.is_empty() || given.eq_ignore_ascii_case("allow_all");
-    is_held.then_some(()).ok_or_else(|| Misfit::no_place("api_ip_mode", "it must be allow_all or whitelist"))
+    Ok(())
 }
 
 fn soap_version(spec: &Spec) -> Value {
@@ -584,6 +594,12 @@ pub fn blank_endpoint(method: Method, uri: &str) -> EndpointSpec {
         server_weights: None,
         validation: None,
     }
+}
+
+/// Why an API of this spec could not be served; what only a later version can serve, and what may come yet, is no reason.
+pub fn problems(spec: &DoormanApiSpec) -> Vec<FieldError> {
+    let errors = doorman_crds::api::parse(spec).err().unwrap_or_default();
+    errors.into_iter().filter(|error| error.reason == Reason::Invalid).collect()
 }
 
 /// Sets members of an endpoint; those of null stay as they are.

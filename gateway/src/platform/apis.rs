@@ -14,8 +14,8 @@ use super::{
     Platform,
     answer::{Answer, Message, Refusal, refused},
     definitions::{
-        Adoption, Place, adopt as adopt_object, must_fit, must_weigh, not_written, release as release_object,
-        until_served,
+        Adoption, Place, adopt as adopt_object, must_be_servable, must_fit, must_weigh, not_written,
+        release as release_object, until_served,
     },
     known::{self, Known, called},
     request::{ApiPath, Asked, At, Caller, MaybeSent, PAGE_SIZE, PageQuery, Sent, invalid_as},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     definitions::{
-        documents::check_transforms,
+        documents::{check_transforms, problems},
         fields::{self, Members},
     },
     identity::Denied,
@@ -260,6 +260,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     document.extend(members);
     document.insert("api_id", Uuid::new_v4().to_string());
     document.insert("api_path", format!("/{}/{}", key.name, key.version));
+    must_be_servable(&[], problems(&document, &[]))?;
     match store.insert(Collection::Apis, document.clone()).await {
         Ok(()) => {}
         Err(StoreError::Taken) => return Ok(exists()),
@@ -352,6 +353,9 @@ async fn update(
     if members.is_empty() {
         return Err(no_data());
     }
+    let mut changed = (*stored).clone();
+    changed.extend(members.clone());
+    must_be_servable(&problems(&stored, &[]), problems(&changed, &[]))?;
     if !store.set(Collection::Apis, &key, members).await? {
         return Err(unknown());
     }

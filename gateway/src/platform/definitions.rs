@@ -1,5 +1,6 @@
 //! Where definitions are written, how, and what is answered when one can't be written from here.
 
+use doorman_crds::FieldError;
 use http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -7,6 +8,7 @@ use utoipa::ToSchema;
 use super::{
     Platform,
     answer::{Refusal, bad_because},
+    request::invalid_as,
     wire::Flag,
 };
 use crate::{
@@ -158,6 +160,13 @@ pub(super) fn unfit(misfit: &Misfit) -> Refusal {
     // A name in it may be of any length.
     let message: String = misfit.to_string().chars().take(255).collect();
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "VAL001", message).into()
+}
+
+/// Refuses what would take an API out of service. What had done so before stands in nobody's way.
+pub(super) fn must_be_servable(before: &[FieldError], after: Vec<FieldError>) -> Result<(), Refusal> {
+    // Another member of a list may have moved it.
+    let is_new = |problem: &FieldError| before.iter().all(|before| before.message != problem.message);
+    after.into_iter().find(is_new).map_or(Ok(()), |problem| Err(invalid_as(problem.to_string()).into()))
 }
 
 /// Refuses what an object has no place for.

@@ -1,5 +1,7 @@
 //! Endpoints of APIs: `/platform/endpoint` (reference: platform API 9).
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use doorman_crds::{DoormanApiSpec, api::ApiKey, role::Permission};
 use serde::{Deserialize, Serialize};
@@ -10,13 +12,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Message, Refusal, bad, bad_because},
-    definitions::{Place, must_fit, must_weigh},
+    definitions::{Place, must_be_servable, must_fit, must_weigh},
     known::{self, is_at},
     request::{ApiPath, At, Caller, Sent},
     wire::{AnyText, Int, Text, given},
 };
 use crate::{
-    definitions::fields::{self, Members},
+    definitions::{
+        documents::problems,
+        fields::{self, Members},
+    },
     store::{Collection, plain_document},
 };
 
@@ -253,6 +258,11 @@ async fn update(
     must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(no_data());
+    }
+    if let Some(api) = store.find(Collection::Apis, &[key[1], key[2]]).await? {
+        let mut changed = (*stored).clone();
+        changed.extend(members.clone());
+        must_be_servable(&problems(&api, &[stored]), problems(&api, &[Arc::new(changed)]))?;
     }
     if !store.set(Collection::Endpoints, &key, members).await? {
         return Err(unknown("END008"));

@@ -15,13 +15,13 @@ use uuid::Uuid;
 use super::{
     Platform,
     answer::Refusal,
-    definitions::{self, Place, must_fit, until_served, write_object},
+    definitions::{self, Place, must_be_servable, must_fit, until_served, write_object},
     request::Page,
 };
 use crate::{
     definitions::{
         Origin, documents,
-        fields::{self, Members},
+        fields::{self, Members, problems},
         writer::{Writer, api_object_name},
     },
     snapshot::Definition,
@@ -224,6 +224,13 @@ pub(super) async fn write(
     key: &ApiKey,
     make: impl Fn(Option<&DoormanApiSpec>) -> Result<Option<DoormanApiSpec>, Refusal>,
 ) -> Result<bool, Refusal> {
+    let make = |found: Option<&DoormanApiSpec>| {
+        let made = make(found)?;
+        if let Some(made) = &made {
+            must_be_servable(&found.map(problems).unwrap_or_default(), problems(made))?;
+        }
+        Ok(made)
+    };
     let Some(written) = write_object::<DoormanApi>(writer, object, &called(key), make).await? else {
         return Ok(false);
     };

@@ -19,7 +19,7 @@ use super::{
     wire::{AnyText, Int, Text, given},
 };
 use crate::{
-    definitions::fields::Members,
+    definitions::{documents::server_url, fields::Members},
     store::{Collection, StoreError, plain_document},
 };
 
@@ -103,10 +103,7 @@ pub(super) fn unusable_key(key: &str) -> Option<&'static str> {
 
 /// Why a server could not be called. A routing serves APIs of every protocol, so addresses of gRPC servers are fine.
 pub(super) fn unusable_server(server: &str) -> Option<String> {
-    let of_grpc = [("grpc://", "http://"), ("grpcs://", "https://")];
-    let meant = of_grpc.iter().find_map(|(from, to)| Some(format!("{to}{}", server.strip_prefix(from)?)));
-    let meant = meant.or_else(|| (!server.contains("://")).then(|| format!("http://{server}")));
-    meant.as_deref().unwrap_or(server).parse::<UpstreamAddress>().err()
+    server_url(server).parse::<UpstreamAddress>().err()
 }
 
 /// The servers can be called, or the refusal tells which one can't.

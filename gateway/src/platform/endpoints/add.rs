@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use doorman_crds::{
@@ -20,11 +20,14 @@ use uuid::Uuid;
 
 use super::NewEndpoint;
 use crate::{
-    definitions::fields::{self, Members},
+    definitions::{
+        documents::problems,
+        fields::{self, Members},
+    },
     platform::{
         Platform,
         answer::Refusal,
-        definitions::{Place, must_fit, unfit},
+        definitions::{Place, must_be_servable, must_fit, unfit},
         known,
         wire::given,
     },
@@ -166,6 +169,7 @@ pub(in crate::platform) async fn add_all(
     let api_id = api.get_str("api_id").unwrap_or_default();
     let stored = known::endpoints(platform, key).await?;
     let (mut outcome, chosen) = choose(&mut Taken::by_documents(&stored))?;
+    let before = problems(&api, &[]);
     for (place, endpoint) in chosen.into_iter().filter_map(|place| Some((place, new.get(place)?))) {
         let mut document = given(endpoint);
         for member in ["endpoint_servers", "client_uri"] {
@@ -173,6 +177,7 @@ pub(in crate::platform) async fn add_all(
         }
         document.insert("api_id", api_id);
         document.insert("endpoint_id", Uuid::new_v4().to_string());
+        must_be_servable(&before, problems(&api, &[Arc::new(document.clone())]))?;
         match store.insert(Collection::Endpoints, document).await {
             Ok(()) => {}
             // Somebody else was faster.

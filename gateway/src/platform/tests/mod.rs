@@ -43,6 +43,7 @@ mod reload;
 mod roles_and_groups;
 mod routings;
 mod security;
+mod servable;
 mod telemetry;
 mod tiers;
 mod tools;
