@@ -4,19 +4,19 @@
 
 use std::fmt;
 
-/// An endpoint URI such as `/items/{id}`, parsed.
+/// An endpoint URI such as `/items/{id}`, parsed: its segments, each behind a slash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathTemplate {
-    segments: Vec<Segment>,
+    text: Box<str>,
 }
 
 /// One segment of a [`PathTemplate`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Segment {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Segment<'a> {
     /// Matches exactly this text, case-sensitively.
-    Literal(String),
+    Literal(&'a str),
     /// Matches any one non-empty segment and names it.
-    Parameter(String),
+    Parameter(&'a str),
 }
 
 /// What a [`PathTemplate`] matches, whatever its parameters are called.
@@ -29,33 +29,33 @@ impl PathTemplate {
         if !text.starts_with('/') {
             return Err(format!("`{text}` must start with `/`"));
         }
-        let mut segments = Vec::new();
+        let mut own = String::with_capacity(text.len());
         let mut names = Vec::new();
         for part in text.split('/').filter(|part| !part.is_empty()) {
-            let segment = Segment::parse(part)?;
-            if let Segment::Parameter(name) = &segment {
-                if names.contains(name) {
+            if let Segment::Parameter(name) = Segment::parse(part)? {
+                if names.contains(&name) {
                     return Err(format!("parameter `{{{name}}}` is used twice"));
                 }
-                names.push(name.clone());
+                names.push(name);
             }
-            segments.push(segment);
+            own.push('/');
+            own.push_str(part);
         }
-        Ok(Self { segments })
+        Ok(Self { text: own.into() })
     }
 
     /// The segments in order; none for the root `/`.
-    pub fn segments(&self) -> &[Segment] {
-        &self.segments
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        self.text.split('/').skip(1).map(Segment::of)
     }
 
     /// What it matches. Two templates of one shape answer the same calls.
     pub fn shape(&self) -> Shape {
-        let part = |segment: &Segment| match segment {
-            Segment::Literal(text) => Some(text.clone()),
+        let part = |segment| match segment {
+            Segment::Literal(text) => Some(str::to_owned(text)),
             Segment::Parameter(_) => None,
         };
-        Shape(self.segments.iter().map(part).collect())
+        Shape(self.segments().map(part).collect())
     }
 
     /// The first parameter that this path of an upstream needs and `client`, the path that clients call, does not give.
@@ -65,19 +65,26 @@ impl PathTemplate {
 
     /// Names of the parameters in order.
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(|segment| match segment {
-            Segment::Parameter(name) => Some(name.as_str()),
+        self.segments().filter_map(|segment| match segment {
+            Segment::Parameter(name) => Some(name),
             Segment::Literal(_) => None,
         })
     }
 }
 
-impl Segment {
-    fn parse(part: &str) -> Result<Self, String> {
-        if let Some(name) = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+impl<'a> Segment<'a> {
+    /// A part as [`Self::parse`] takes it.
+    fn of(part: &'a str) -> Self {
+        let name = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        name.map_or(Self::Literal(part), Self::Parameter)
+    }
+
+    fn parse(part: &'a str) -> Result<Self, String> {
+        let segment = Self::of(part);
+        if let Self::Parameter(name) = segment {
             let ok = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             return if ok {
-                Ok(Self::Parameter(name.to_owned()))
+                Ok(segment)
             } else {
                 Err(format!("`{part}` is not a parameter: use letters, digits, `_` and `-` between the braces"))
             };
@@ -91,22 +98,13 @@ impl Segment {
         if let Some(bad) = part.chars().find(|c| c.is_control() || c.is_whitespace() || "\\;#?%".contains(*c)) {
             return Err(format!("`{part}` holds {bad:?}, which never reaches matching; write the path decoded"));
         }
-        Ok(Self::Literal(part.to_owned()))
+        Ok(segment)
     }
 }
 
 impl fmt::Display for PathTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.segments.is_empty() {
-            return f.write_str("/");
-        }
-        for segment in &self.segments {
-            match segment {
-                Segment::Literal(text) => write!(f, "/{text}")?,
-                Segment::Parameter(name) => write!(f, "/{{{name}}}")?,
-            }
-        }
-        Ok(())
+        f.write_str(if self.text.is_empty() { "/" } else { &self.text })
     }
 }
 

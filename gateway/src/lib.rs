@@ -8,6 +8,7 @@ pub mod crypt;
 pub mod definitions;
 pub mod discovery;
 pub mod dump;
+pub mod folder;
 pub mod identity;
 pub mod listen;
 pub mod networks;

@@ -69,9 +69,9 @@ pub struct Api {
     /// How its `https` servers are called, where that differs from the usual.
     pub tls: Option<UpstreamTls>,
     /// What is changed of requests.
-    pub request_transform: Option<RequestTransform>,
+    pub request_transform: Option<Box<RequestTransform>>,
     /// What is changed of answers.
-    pub response_transform: Option<ResponseTransform>,
+    pub response_transform: Option<Box<ResponseTransform>>,
     /// Whether JSON answers are wrapped.
     pub envelope: bool,
 }
@@ -329,8 +329,8 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
         breaker,
         credits,
         tls,
-        request_transform,
-        response_transform,
+        request_transform: request_transform.map(Box::new),
+        response_transform: response_transform.map(Box::new),
         envelope: spec.envelope.unwrap_or(false),
     })
 }

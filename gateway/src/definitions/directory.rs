@@ -4,25 +4,20 @@
 //! object of ours is named in the log and left out; a file that can't be parsed keeps what it last held, so that a
 //! half-written edit takes nothing down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use doorman_crds::revision::Rejection;
 use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole, GROUP};
 use kube::ResourceExt;
-use notify::{RecursiveMode, Watcher};
+use notify::RecursiveMode;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{Definitions, ObjectId, Secret, Secrets};
-
-/// Quiet time after a change before the folder is read: editors write in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often the folder is looked at even without a notice; mounted volumes don't always send one.
-const RESCAN: Duration = Duration::from_secs(5);
+use crate::folder::Watch;
 
 /// The folder can't be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +69,7 @@ impl Directory {
     /// # Errors
     /// [`FolderError`] when the folder itself can't be listed; single files never fail the read.
     pub fn read(&mut self) -> Result<Option<Definitions>, FolderError> {
-        let mut found = Vec::new();
+        let mut found = BTreeSet::new();
         list(&self.root, &mut found).map_err(|source| FolderError { path: self.root.clone(), source })?;
         let mut changed = self.files.keys().any(|path| !found.contains(path));
         self.files.retain(|path, _| found.contains(path));
@@ -141,23 +136,20 @@ impl Directory {
 
     /// Follows the folder until the receiver is gone.
     pub async fn follow(mut self, publish: watch::Sender<Arc<Definitions>>) {
-        let (notice, mut notices) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            // One pending notice is enough: the whole folder is looked at.
-            let _ = notice.try_send(());
-        })
-        .and_then(|mut watcher| watcher.watch(&self.root, RecursiveMode::Recursive).map(|()| watcher));
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "no change notices for the manifest folder; it is read every {RESCAN:?}");
-        }
+        let mut folder = Watch::new(&self.root, RecursiveMode::Recursive, "the manifests");
         loop {
             tokio::select! {
                 () = publish.closed() => return,
-                _ = notices.recv(), if watcher.is_ok() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(RESCAN) => {}
+                () = folder.changed() => {}
             }
-            while notices.try_recv().is_ok() {}
-            match self.read() {
+            // With many files, calls on this thread would wait for it.
+            let look = tokio::task::spawn_blocking(move || {
+                let outcome = self.read();
+                (self, outcome)
+            });
+            let Ok((directory, outcome)) = look.await else { return };
+            self = directory;
+            match outcome {
                 Ok(Some(definitions)) => {
                     publish.send_replace(Arc::new(definitions));
                 }
@@ -168,10 +160,9 @@ impl Directory {
     }
 }
 
-fn list(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let mut entries: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
+fn list(folder: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
         // Editors' swap files and the `..data` links of mounted volumes.
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
@@ -180,7 +171,7 @@ fn list(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         if path.is_dir() {
             list(&path, found)?;
         } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
-            found.push(path);
+            found.insert(path);
         }
     }
     Ok(())
@@ -285,6 +276,8 @@ fn identify(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use doorman_crds::api::NoSecret;
 
     use super::*;

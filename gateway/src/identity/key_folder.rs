@@ -11,14 +11,15 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use notify::{RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use notify::RecursiveMode;
 
 use super::keys::{KeyError, KeyRing, LEGACY};
-use crate::crypt::{SHORTEST_SECRET, TokenKey};
+use crate::{
+    crypt::{SHORTEST_SECRET, TokenKey},
+    folder::Watch,
+};
 
 /// Names the key that signs.
 const ACTIVE: &str = "active";
@@ -26,10 +27,6 @@ const ACTIVE: &str = "active";
 const LEGACY_FILES: [&str; 2] = ["JWT_SECRET_KEY", "jwt-secret-key"];
 /// No key is near this long.
 const LONGEST_FILE: u64 = 65_536;
-/// Quiet time after a notice: a mounted Secret changes in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often the folder is looked at even without a notice; mounted volumes don't always send one.
-const RESCAN: Duration = Duration::from_secs(5);
 
 /// A folder of keys, and what it held last.
 pub(super) struct KeyFolder {
@@ -119,15 +116,7 @@ impl KeyFolder {
 
     /// Follows the folder until it is dropped.
     pub(super) async fn follow(mut self, replace: impl Fn(KeyRing)) {
-        let (notice, mut notices) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            // One pending notice is enough: the whole folder is looked at.
-            let _ = notice.try_send(());
-        })
-        .and_then(|mut watcher| watcher.watch(&self.path, RecursiveMode::NonRecursive).map(|()| watcher));
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "no change notices for the token keys; they are read every {RESCAN:?}");
-        }
+        let mut folder = Watch::new(&self.path, RecursiveMode::NonRecursive, "the token keys");
         let mut complaint = None;
         loop {
             // The first look is at once: a change since the start sent no notice.
@@ -145,11 +134,7 @@ impl KeyFolder {
                 }
                 Err(_) => {}
             }
-            tokio::select! {
-                _ = notices.recv(), if watcher.is_ok() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(RESCAN) => {}
-            }
-            while notices.try_recv().is_ok() {}
+            folder.changed().await;
         }
     }
 }
@@ -206,6 +191,7 @@ fn content(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
 
     use tempfile::TempDir;
 
@@ -321,7 +307,7 @@ mod tests {
         };
         publish("..1", &[("JWT_SECRET_KEY", OLD)]);
         let (keys, _) = KeyFolder::open(folder.path(), true).unwrap();
-        let (send, mut rings) = mpsc::unbounded_channel();
+        let (send, mut rings) = tokio::sync::mpsc::unbounded_channel();
         let following = tokio::spawn(keys.follow(move |ring| {
             let kids: Vec<_> = ring.kids().into_iter().map(str::to_owned).collect();
             send.send((kids, ring.signs().unwrap().to_owned())).unwrap();

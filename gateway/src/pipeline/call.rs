@@ -336,8 +336,7 @@ fn may_be_repeated(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bo
 
 /// Those of the endpoint, else those of the API.
 fn own_servers<'a>(call: &Call<'a>) -> &'a Servers {
-    let own = call.endpoint.servers();
-    if own.is_empty() { &call.api.servers } else { own }
+    call.endpoint.servers().unwrap_or(&call.api.servers)
 }
 
 /// The server whose turn it is, of those that are called at the moment.

@@ -34,7 +34,7 @@ use turns::Turns;
 /// One consistent state of everything that decides about requests.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    apis: HashMap<Box<str>, Vec<Version>>,
+    apis: HashMap<Box<str>, SmallVec<[Version; 1]>>,
     /// Objects that define what an older one defines already.
     shadowed: Vec<Arc<DoormanApi>>,
     /// The roles that are defined.
@@ -90,7 +90,7 @@ pub enum Entry {
 /// An API ready to be called.
 #[derive(Debug)]
 pub struct CompiledApi {
-    /// Its definition.
+    /// Its definition, but for what is compiled of it: the endpoints and the servers.
     pub api: Api,
     /// `name/version`, as metrics and logs show it.
     pub label: Box<str>,
@@ -458,7 +458,7 @@ fn compile_api(
     secrets: &SecretsOf<'_>,
     last: Option<(UpstreamTls, Arc<Tls>)>,
 ) -> (Compiled, Option<(UpstreamTls, Arc<Tls>)>) {
-    let api = match api::parse(spec) {
+    let mut api = match api::parse(spec) {
         Ok(api) => api,
         Err(errors) => return (Compiled::Invalid(errors.into()), None),
     };
@@ -476,9 +476,10 @@ fn compile_api(
         },
     };
     let own_tls = tls.as_ref().map(|(_, tls)| tls);
-    let servers = Servers::compile(&api.servers, pools, own_tls);
+    let servers = Servers::compile(&std::mem::take(&mut api.servers), pools, own_tls);
     let label: Box<str> = api.key.to_string().into();
-    let paths = Paths::compile(&label, &api.endpoints, |own| Servers::compile(own, pools, own_tls));
+    let endpoints = std::mem::take(&mut api.endpoints);
+    let paths = Paths::compile(&label, endpoints, |own| Servers::compile(own, pools, own_tls));
     let counter = counters.of(&label);
     (Compiled::Ready(Arc::new(CompiledApi { api, label, paths, servers, counter }), errors.into()), tls)
 }

@@ -14,7 +14,7 @@ use redis::{
 };
 use smallvec::SmallVec;
 
-use super::{Connection, Question, Shared, within};
+use super::{Connection, Shared, within};
 use crate::{
     settings::FailMode,
     store::{
@@ -30,55 +30,97 @@ const AFTER: u64 = 86_400;
 
 /// Looks at all counters; counts all or none. Answers which refuses (0: none), the time, and for each counter what it held
 /// and in how many milliseconds enough of that has left.
-const TAKE: &str = r"
+///
+/// Beside its parts, the hash of a window has their sum in `t` and the number of the oldest in `o`: so a counter costs
+/// one command to look at and one to count, whatever it holds. All parts are read only when some have left the window,
+/// which is once in a part's length, and where it must be told when enough is free for what is refused.
+pub(super) const TAKE: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local answer = {0, now}
+local whole = function(number) return string.format('%.0f', number) end
+
+local parts_of = function(key)
+  local fields, counted = redis.call('HGETALL', key), {}
+  for f = 1, #fields, 2 do
+    local number = tonumber(fields[f])
+    if number then counted[#counted + 1] = {number, tonumber(fields[f + 1]), fields[f]} end
+  end
+  return counted
+end
+
+local without_those_before = function(key, first)
+  local total, oldest, gone = 0, nil, {}
+  for _, one in ipairs(parts_of(key)) do
+    if one[1] < first then
+      gone[#gone + 1] = one[3]
+    else
+      total = total + one[2]
+      oldest = math.min(oldest or one[1], one[1])
+    end
+  end
+  if not oldest then
+    redis.call('DEL', key)
+  elseif #gone > 0 then
+    redis.call('HDEL', key, unpack(gone))
+    redis.call('HSET', key, 't', whole(total), 'o', whole(oldest))
+  end
+  return total, oldest
+end
+
+local calendar, totals = {}, {}
+for i, key in ipairs(KEYS) do
+  if ARGV[i * 6 - 5] == '0' then calendar[#calendar + 1] = key end
+end
+if #calendar > 0 then totals = redis.call('MGET', unpack(calendar)) end
+
+local answer, held, next_total = {0, now}, {}, 1
 for i, key in ipairs(KEYS) do
   local at = (i - 1) * 6
   local part, parts = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local limit, need = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   local used, frees = 0, 0
   if part == 0 then
-    used = tonumber(redis.call('GET', key) or '0')
+    used = tonumber(totals[next_total] or '0')
+    next_total = next_total + 1
   else
-    local fields, counted, gone = redis.call('HGETALL', key), {}, {}
-    local oldest = math.floor(now / part) - parts
-    for f = 1, #fields, 2 do
-      local number, count = tonumber(fields[f]), tonumber(fields[f + 1])
-      if number < oldest then
-        gone[#gone + 1] = fields[f]
-      else
-        used = used + count
-        counted[#counted + 1] = {number, count}
-      end
-    end
-    if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
-    table.sort(counted, function(a, b) return a[1] < b[1] end)
+    local current = math.floor(now / part)
+    local seen = redis.call('HMGET', key, 't', 'o', whole(current))
+    local total, oldest, here = tonumber(seen[1] or '0'), tonumber(seen[2] or ''), tonumber(seen[3] or '')
+    if oldest and oldest < current - parts then total, oldest = without_those_before(key, current - parts) end
+    used = total
+    held[key] = {total = total, oldest = oldest or current, here = here}
     frees = (parts + 1) * part
-    local left = used
-    for _, one in ipairs(counted) do
-      left = left - one[2]
-      frees = (one[1] + parts + 1) * part - now
-      if left + need <= limit then break end
+    if oldest then frees = (oldest + parts + 1) * part - now end
+    if used + need > limit then
+      local counted, left = parts_of(key), used
+      table.sort(counted, function(a, b) return a[1] < b[1] end)
+      for _, one in ipairs(counted) do
+        left = left - one[2]
+        frees = (one[1] + parts + 1) * part - now
+        if left + need <= limit then break end
+      end
     end
   end
   if used + need > limit and answer[1] == 0 then answer[1] = i end
   answer[#answer + 1] = used
   answer[#answer + 1] = frees
 end
+
 if answer[1] == 0 then
   for i, key in ipairs(KEYS) do
     local at = (i - 1) * 6
     local part, add, life = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 5]), ARGV[at + 6]
-    if add > 0 then
-      if part == 0 then
-        redis.call('INCRBY', key, add)
-      else
-        redis.call('HINCRBY', key, string.format('%.0f', math.floor(now / part)), add)
-      end
-      redis.call('PEXPIRE', key, life)
+    -- The end is set with the first that is counted in a part or stretch: it outlives the last of it.
+    local is_first = false
+    if add > 0 and part == 0 then
+      is_first = redis.call('INCRBY', key, add) == add
+    elseif add > 0 then
+      local own, current = held[key], math.floor(now / part)
+      is_first = not own.here
+      own.total, own.oldest, own.here = own.total + add, math.min(own.oldest, current), (own.here or 0) + add
+      redis.call('HSET', key, 't', whole(own.total), 'o', whole(own.oldest), whole(current), whole(own.here))
     end
+    if is_first then redis.call('PEXPIRE', key, life) end
   end
 end
 return answer
@@ -94,9 +136,20 @@ for i, key in ipairs(KEYS) do
       if redis.call('EXISTS', key) == 1 then redis.call('DECRBY', key, add) end
     else
       local field = string.format('%.0f', math.floor(now / part))
-      if redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -add) end
+      if redis.call('HEXISTS', key, field) == 1 then
+        redis.call('HINCRBY', key, field, -add)
+        redis.call('HINCRBY', key, 't', -add)
+      end
     end
   end
+end
+return 0
+";
+
+/// Counts on calendar counters whatever their limits are: how much, then when each ends.
+const BOOK: &str = r"
+for i, key in ipairs(KEYS) do
+  if redis.call('INCRBY', key, ARGV[1]) == tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[i + 1]) end
 end
 return 0
 ";
@@ -122,6 +175,7 @@ struct Known {
 
 static KNOWN_TAKE: Known = Known { code: TAKE, script: LazyLock::new(|| Script::new(TAKE)) };
 static KNOWN_GIVE_BACK: Known = Known { code: GIVE_BACK, script: LazyLock::new(|| Script::new(GIVE_BACK)) };
+static KNOWN_BOOK: Known = Known { code: BOOK, script: LazyLock::new(|| Script::new(BOOK)) };
 
 /// Length of the parts, 0 for a calendar counter.
 fn part_millis(span: Span) -> u64 {
@@ -265,15 +319,20 @@ impl Shared {
         }
     }
 
-    /// Counts this on calendar counters whatever their limits are; in this process while Redis is away.
+    /// Counts this on calendar counters of one user, whatever their limits are; in this process while Redis is away.
     pub(in crate::store) async fn book(&self, booked: &[(Arc<str>, u64)], add: u64, now: u64) {
-        let counts = booked.iter().map(async |(key, until)| {
-            let life = until.saturating_sub(now) + AFTER;
-            let mut both = redis::pipe();
-            both.atomic().incr(&**key, add).ignore().cmd("EXPIRE").arg(&**key).arg(life).ignore();
-            self.ask::<()>(Question::Several(&both)).await
+        // Names with a user in braces lie on one node.
+        let counted = self.script::<u64>(&KNOWN_BOOK, |command| {
+            command.arg(booked.len());
+            for (key, _) in booked {
+                command.arg(&**key);
+            }
+            command.arg(add);
+            for (_, until) in booked {
+                command.arg(until.saturating_sub(now) + AFTER);
+            }
         });
-        if let Err(error) = try_join_all(counts).await {
+        if let Err(error) = counted.await {
             tracing::debug!(%error, "bytes are counted in this process while Redis is away");
             self.meanwhile.book(booked, add, now);
         }

@@ -1,6 +1,6 @@
 //! The ways to Redis, against real servers: one, behind Sentinels, a cluster; with passwords and over TLS.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures::FutureExt;
 
@@ -565,6 +565,97 @@ mod limits {
         store.reset_counters().await.unwrap();
         assert_eq!(store.take(&counter).await.unwrap().refused, None);
         assert_eq!(store.totals(&[bytes, "none".into()]).await.unwrap(), [15, 0]);
+    }
+
+    /// Parts of a window by their numbers.
+    type Parts = BTreeMap<u64, u64>;
+
+    /// What a window holds, and when enough of it has left for `need`, as the law says it: a part counts until all of it
+    /// has left.
+    fn look(held: &mut Parts, now: u64, [part, parts, limit, need]: [u64; 4]) -> [u64; 2] {
+        held.retain(|number, _| number + parts >= now / part);
+        let used: u64 = held.values().sum();
+        let (mut left, mut frees) = (used, (parts + 1) * part);
+        for (number, count) in held {
+            left -= *count;
+            frees = (*number + parts + 1) * part - now;
+            if left + need <= limit {
+                break;
+            }
+        }
+        [used, frees]
+    }
+
+    #[tokio::test]
+    async fn windows_hold_what_their_law_says_however_time_goes() {
+        const PARTS: u64 = 4;
+        // The server's clock can't be set, so the script is told the time.
+        let code = super::super::limits::TAKE.replace("redis.call('TIME')", "{ARGV[#ARGV], 0}");
+        assert!(!code.contains("TIME"));
+        let server = Server::redis(&[]);
+        let mut connection = client(server.port);
+        let (mut model, mut now) = (BTreeMap::<u64, Parts>::new(), 1_700_000_000_u64);
+        for step in 0..3_000 {
+            // Mostly on, sometimes far, sometimes back.
+            now = match fastrand::u32(0..20) {
+                0 => now + fastrand::u64(0..60),
+                1 => now - fastrand::u64(0..15),
+                _ => now + fastrand::u64(0..3),
+            };
+            let counters: Vec<_> = (0..fastrand::u64(1..4))
+                .map(|_| {
+                    let window = fastrand::u64(1..5);
+                    let (limit, need, add) = (10 + window, fastrand::u64(1..4), fastrand::u64(0..4));
+                    (window, [window * 1_000, PARTS, limit, need], add)
+                })
+                .collect();
+            let mut command = ::redis::cmd("EVAL");
+            command.arg(&code).arg(counters.len());
+            for (window, ..) in &counters {
+                command.arg(format!("{{w}}{window}"));
+            }
+            for (_, numbers, add) in &counters {
+                command.arg(numbers).arg(add).arg(3_600_000);
+            }
+            let answer: Vec<u64> = command.arg(now).query(&mut connection).unwrap();
+            let millis = now * 1_000;
+            let readings: Vec<_> = counters
+                .iter()
+                .map(|(window, numbers, _)| look(model.entry(*window).or_default(), millis, *numbers))
+                .collect();
+            let refuses =
+                |(counter, reading): (&(u64, [u64; 4], u64), &[u64; 2])| reading[0] + counter.1[3] > counter.1[2];
+            let refused = counters.iter().zip(&readings).position(refuses).map_or(0, |place| place as u64 + 1);
+            let expected: Vec<_> = [refused, millis].into_iter().chain(readings.into_iter().flatten()).collect();
+            assert_eq!(answer, expected, "step {step}: {counters:?} {model:?}");
+            if refused == 0 {
+                for (window, [part, ..], add) in counters.iter().filter(|(_, _, add)| *add > 0) {
+                    *model.entry(*window).or_default().entry(millis / part).or_default() += add;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_counter_costs_a_command_to_look_at_and_one_to_count() {
+        let server = Server::redis(&[]);
+        let store = with_redis(&external(server.port, NOBODY, &[])).await;
+        let calendar = |key: &str, add| Counter { add, ..Counter::of_requests(key, Span::Until(now() + 60), 99) };
+        let counters = [per_minute("a", 99), per_minute("b", 99), calendar("c", 1), calendar("d", 0)];
+        store.take(&counters).await.unwrap();
+        command(server.port, &["CONFIG", "RESETSTAT"]);
+        store.take(&counters).await.unwrap();
+        let info: String = asked(server.port, &["INFO", "commandstats"]).unwrap();
+        let calls = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+            line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
+        };
+        let named = ["evalsha", "time", "hmget", "mget", "hset", "incrby"].map(calls);
+        // A part of a minute may end between the two calls.
+        let beginnings = calls("pexpire");
+        assert!(beginnings <= 2, "{info}");
+        assert_eq!(named, [1, 1, 2, 1, 2, 1], "{info}");
+        assert_eq!(calls("hgetall") + calls("get"), 0, "{info}");
     }
 
     /// What one process decides is what all decide.
