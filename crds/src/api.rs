@@ -80,7 +80,7 @@ pub struct DoormanApiSpec {
     /// Version of the API, the second path segment, e.g. `v1`; up to 8 characters.
     #[schemars(length(min = 1, max = 8), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._~-]*$"))]
     pub version: String,
-    /// Protocol the upstream speaks. A label for people and tools: any API may be called by any protocol prefix.
+    /// Protocol the upstream speaks. A label for people and tools: this version serves every API under `/api/rest`.
     pub protocol: Protocol,
     /// What the API is for, up to 127 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +109,8 @@ pub struct DoormanApiSpec {
     #[schemars(length(max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["method".into(), "uri".into()]))]
     pub endpoints: Option<Vec<EndpointSpec>>,
-    /// Who may call the API. Absent: every signed-in user, or anyone when `public`.
+    /// Who may call the API, of those who have subscribed to it. Absent: every signed-in user, or anyone when `public`.
+    /// Users who registered themselves count: name groups or roles where that is too many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<AccessSpec>,
     /// Cross-origin rules for browsers. Absent: any origin, no credentials.
@@ -322,7 +323,8 @@ pub struct AccessSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 50)), extend("x-kubernetes-list-type" = "set"))]
     pub roles: Option<Vec<String>>,
-    /// Groups of which the caller must have one. Absent: no group is asked for. Empty: nobody may call.
+    /// Groups of which the caller must have one; registering gives none. Absent: no group is asked for. Empty: nobody may
+    /// call.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 50)), extend("x-kubernetes-list-type" = "set"))]
     pub groups: Option<Vec<String>>,
@@ -620,7 +622,7 @@ pub struct TransformSpec {
     /// pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<BodyChanges>,
-    /// Other status codes for the client, by the upstream's; JSON responses only.
+    /// Other status codes for the client, by the upstream's; JSON responses only. In `requestTransform` it is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status_map: Option<BTreeMap<String, i32>>,
 }

@@ -303,7 +303,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Nobody is signed in, or that can't be looked up now.",
         "Sign in again; see to the stores.",
     ),
-    ("GTW999", "500, 503", "Something went wrong in the gateway.", "Look at the gateway's log under the request id."),
+    (
+        "GTW999",
+        "500, 503",
+        "Something went wrong in the gateway, or a store is away. With 503 and `Upstream circuit open`: the circuit breakers of all servers that the call could go to are open.",
+        "Look at the gateway's log under the request id; see to the stores. With an open breaker, see to the upstream and try again after `Retry-After`.",
+    ),
     (
         "IP_RATE_LIMIT",
         "429",
@@ -459,7 +464,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("USR021", "403", "The user `admin` can't be deleted.", "Revoke its tokens, if need be."),
     ("USR022", "403", "The password of the user `admin` is that of the settings.", "See `DOORMAN_ADMIN_PASSWORD`."),
     ("USR023", "403", "Some members only `manage_users` may change.", "Leave out the members that the message names."),
-    ("VAL001", "422", "The body does not have the expected fields.", "The message names the field."),
+    (
+        "VAL001",
+        "422",
+        "The body or the query does not have the expected form, or a value can't be applied or kept.",
+        "The message names the member where a value can't be applied or kept. It is `Validation Error` alone where a member is missing or of the wrong kind: compare with `GET /platform/openapi.json`; with `LOG_LEVEL=DEBUG` the log tells which.",
+    ),
     ("WSDL001", "404", "The API does not say where its WSDL is.", "Set `api_wsdl_url`, or `spec.soap.wsdlUrl`."),
     ("WSDL002", "404", "The API has no servers that could be asked.", "Give the API servers, or the WSDL a URL."),
     (
@@ -476,6 +486,80 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("VAULT004", "409", "The caller has an entry of this name.", "Choose another name, or delete the entry."),
     ("VAULT005", "500", "The value could not be encrypted.", "Look at the gateway's log under the request id."),
     ("VAULT007", "404", "The caller has no entry of this name.", "See `GET /platform/vault`."),
+];
+
+/// What stands in the place of a code where a refusal has none, statuses, when, and what to do.
+const TEXTS: &[(&str, &str, &str, &str)] = &[
+    (
+        "Unauthorized",
+        "401",
+        "There is no token, or one that does not count: expired, revoked, of an unknown key, of a user who is gone or inactive.",
+        "Sign in, and send the token. A cookie `access_token_cookie` comes before the header `Authorization`.",
+    ),
+    (
+        "Invalid CSRF token",
+        "401",
+        "A call of `/platform` over https does not repeat the CSRF token of the sign-in.",
+        "Send the value of the cookie `csrf_token` as `X-CSRF-Token`.",
+    ),
+    (
+        "You are not subscribed to this resource",
+        "403",
+        "The caller has not subscribed to the API; administrators need to as well.",
+        "Call `POST /platform/subscription/subscribe`; see `ENFORCE_ADMIN_SUBSCRIPTION`.",
+    ),
+    (
+        "You do not have the correct group for this",
+        "401",
+        "The caller has none of the API's groups. An API added over REST without `api_allowed_groups` has none, so nobody has.",
+        "Give the user a group of `spec.access.groups` or `api_allowed_groups`, or add the group there.",
+    ),
+    (
+        "Rate limit exceeded",
+        "429",
+        "The user's own rate (`rate_limit_duration`) is used up.",
+        "Wait as long as `Retry-After` says, or change the user.",
+    ),
+    (
+        "Throttle queue limit exceeded",
+        "429",
+        "The user has made `throttle_queue_limit` calls in the window, or the call would wait more than a minute.",
+        "Wait as long as `Retry-After` says, or change the user.",
+    ),
+    (
+        "Bandwidth limit exceeded",
+        "429",
+        "The user's bytes, or those of the tier, are used up, or the body is larger than what is left of them.",
+        "Wait as long as `Retry-After` says, or change the user or the tier.",
+    ),
+    ("Database unavailable", "500", "The document store is away and the caller is not known.", "See to MongoDB."),
+    (
+        "Service temporarily unavailable",
+        "503",
+        "Redis is away, so nobody can tell whether the token is revoked.",
+        "See to Redis; try again.",
+    ),
+];
+
+/// Refusals in another form than the usual one.
+const FORMS: &[(&str, &str)] = &[
+    (
+        r#"{"detail": "..."}"#,
+        "Paths and methods that there are not; nobody signed in, on routes that give it no code; tiers (but for their list and statistics), assignments, rate-limit rules, reloading of settings.",
+    ),
+    (r#"{"errors": ["..."]}"#, "A `target_identifier` that does not fit the `rule_type` of a rate-limit rule."),
+    (
+        r#"{"error_message": "..."}"#,
+        "404 for users and roles that the caller may not know of, and for the statistics of a tier that there is not.",
+    ),
+    (
+        r#"{"error": "Rate limit exceeded", "error_code": "RATE_LIMIT_EXCEEDED", "message": "...", "limit": 2, "remaining": 0, "reset_at": 1795914106, "retry_after": 61}"#,
+        "`RATE_LIMIT_EXCEEDED`, whose `message` names limit and window.",
+    ),
+    (
+        r#"{"status_code": 403, "error_code": "...", "error_message": "..."}"#,
+        "`SEC010` and `SEC011`; all of APIs with `spec.envelope`; all of `/platform` with `STRICT_RESPONSE_ENVELOPE`. Not where the body is `detail`, `errors` or that of `RATE_LIMIT_EXCEEDED`.",
+    ),
 ];
 
 /// Method, path, port, who may call, what it does; the routes of the platform API say so themselves.
@@ -523,6 +607,17 @@ fn pages() -> [(&'static str, String); 3] {
     let sorted: BTreeSet<_> = CODES.iter().collect();
     for (code, status, when, what) in sorted {
         let _ = writeln!(errors, "| `{code}` | {status} | {when} | {what} |");
+    }
+    errors.push_str(
+        "\n## Refusals without a code\n\nUnder `/api` these texts are both `error_code` and `error_message`. Under `/platform` the route gives 401, 500 and 503 its own\n\
+         code, or answers `{\"detail\": \"...\"}`.\n\n| Text | Status | When | What to do |\n|---|---|---|---|\n",
+    );
+    for (text, status, when, what) in TEXTS {
+        let _ = writeln!(errors, "| `{text}` | {status} | {when} | {what} |");
+    }
+    errors.push_str("\n## Other forms\n\n| Body | Of what |\n|---|---|\n");
+    for (body, what) in FORMS {
+        let _ = writeln!(errors, "| `{body}` | {what} |");
     }
     let mut routes = page(
         "Routes",

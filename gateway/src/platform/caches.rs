@@ -17,7 +17,9 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default().routes(routes!(clear))
 }
 
-/// Forgets what is cached, on every gateway of the store, and starts all counters of limits again.
+/// Forgets what is cached and starts the counters of requests again; what bytes and quotas have used up stays.
+///
+/// On every gateway of the store. The counters are those of rates, throttles, tiers, rules and the sign-ins of an address.
 #[utoipa::path(delete, path = "/api/caches", tag = "Caches",
     responses((status = 200, description = "It is forgotten.", body = Message)),
     security(("token" = ["manage_gateway"])), extensions(("x-error-codes" = json!(["403 GTW008"]))))]

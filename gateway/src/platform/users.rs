@@ -74,43 +74,62 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 #[schema(examples(json!({ "username": "amy", "email": "amy@example.com", "password": "Correct-Horse-9-Battery",
     "role": "user", "groups": ["ALL"], "rate_limit_duration": 100, "rate_limit_duration_type": "minute" })))]
 struct NewUser {
+    /// Unique, and for ever.
     username: Text<3, 50>,
+    /// Unique too; sign-in takes either.
     email: Text<3, 127>,
-    /// Replaced by its hash before anything is stored.
+    /// With upper and lower case letters, digits and others. Replaced by its hash before anything is stored.
     password: Text<16, 50>,
+    /// The name of the one role; where there is none of it, the user has no permission.
     role: Text<2, 50>,
+    /// Names of groups.
     #[serde(default)]
     groups: Vec<AnyText>,
     #[serde(flatten)]
     limits: Limits,
+    /// `false`: the user is refused everywhere.
     #[serde(default = "Flag::yes")]
     active: Flag,
+    /// Kept for web interfaces; nothing here asks for it.
     #[serde(default = "Flag::no")]
     ui_access: Flag,
 }
 
-/// What a user may use, and what others note about the user.
+/// What a user may use, and what others note about the user. The limits count calls of APIs that ask who calls. Windows
+/// and waits are told in `second`, `minute`, `hour`, `day`, `week`, `month` (30 days) or `year` (365), also in the
+/// plural; another word is a minute.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 struct Limits {
-    /// Requests in one window.
+    /// Requests in one window; more are answered 429. 0 or absent: no limit, unless `rate_limit_enabled` is true. The
+    /// first administrator begins with 1 a second.
     rate_limit_duration: Option<Int<0>>,
-    /// The window: `second`, `minute`, `hour`, `day`, `week`, `month`, `year`.
+    /// The window of `rate_limit_duration`; absent: a minute.
     rate_limit_duration_type: Option<Text<1, 7>>,
+    /// `true`: there is a limit, of 60 requests where `rate_limit_duration` gives none. `false` switches nothing off:
+    /// set `rate_limit_duration` to 0.
     rate_limit_enabled: Option<Flag>,
-    /// Requests in one window before throttling starts.
+    /// Requests in one window that go on at once; further ones wait. 0 or absent: 10, where anything else switches
+    /// throttling on. The first administrator begins with 1 a second.
     throttle_duration: Option<Int<0>>,
+    /// The window of `throttle_duration` and `throttle_queue_limit`; absent: a second.
     throttle_duration_type: Option<Text<1, 7>>,
-    /// How long a throttled request waits.
+    /// How long a request waits for each one beyond `throttle_duration`, itself included; 0 or absent: half a second.
     throttle_wait_duration: Option<Int<0>>,
+    /// The unit of `throttle_wait_duration`; absent: seconds.
     throttle_wait_duration_type: Option<Text<1, 7>>,
-    /// Requests of one window that may come in at all.
+    /// The most requests in one window, those that wait and those that don't; more are answered 429, and so are those
+    /// that would wait more than a minute. 0 or absent: 10, where anything else switches throttling on.
     throttle_queue_limit: Option<Int<0>>,
+    /// `true` switches throttling on, as a `throttle_duration` or `throttle_queue_limit` above 0 does. `false` switches
+    /// nothing off: set both to 0.
     throttle_enabled: Option<Flag>,
-    /// Up to ten members of any kind.
+    /// Up to ten members of any kind, kept for others.
     custom_attributes: Option<Map<String, Value>>,
-    /// Bytes in one window.
+    /// Bytes of requests and answers in one window; 0 or absent: no limit.
     bandwidth_limit_bytes: Option<Int<0>>,
+    /// The window of `bandwidth_limit_bytes`; absent: a day.
     bandwidth_limit_window: Option<Text<1, 10>>,
+    /// `false` switches the limit off.
     bandwidth_limit_enabled: Option<Flag>,
 }
 
@@ -119,14 +138,20 @@ struct Limits {
 struct UserUpdate {
     /// Can't be changed.
     username: Option<Text<3, 50>>,
+    /// Unique; sign-in takes it.
     email: Option<Text<3, 127>>,
+    /// 16 characters or more, with upper and lower case letters, digits and others.
     #[serde(skip_serializing)]
     password: Option<Text<6, 50>>,
+    /// With `manage_users` only, as the next two.
     role: Option<Text<2, 50>>,
+    /// All groups that the user is to have.
     groups: Option<Vec<AnyText>>,
+    /// `false`: the user is refused everywhere.
     active: Option<Flag>,
+    /// Kept for web interfaces; nothing here asks for it.
     ui_access: Option<Flag>,
-    /// The user can't sign in until the password is changed.
+    /// The user can't sign in until the password is changed. With `manage_users` only.
     force_password_reset: Option<Flag>,
     #[serde(flatten)]
     limits: Limits,
@@ -368,7 +393,7 @@ async fn read_by_email(
     readable(&platform, &caller, user, is_own).await
 }
 
-/// Changes a user: oneself, or with `manage_users` anyone.
+/// Changes a user: oneself, one's own limits too, or with `manage_users` anyone.
 #[utoipa::path(put, path = "/platform/user/{username}", tag = "Users", params(Username), request_body = UserUpdate,
     responses((status = 200, description = "The user was changed.", body = Message)),
     security(("token" = ["manage_users"])),

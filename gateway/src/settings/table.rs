@@ -314,7 +314,7 @@ settings! {
 
     admin: Admin, "First administrator" {
         email: String = "DOORMAN_ADMIN_EMAIL", "admin@doorman.dev", Doorman Used:
-            "E-mail address of the user `admin`.";
+            "E-mail address of the user `admin`, who may make one call a second until its limits are changed.";
         password: Option<Secret> = "DOORMAN_ADMIN_PASSWORD", "", Doorman Used:
             "Password of the user `admin`, 12 or more characters. Required.";
     }

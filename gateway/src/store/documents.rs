@@ -58,7 +58,7 @@ pub struct User {
     /// Unit of the window.
     #[serde(default)]
     pub rate_limit_duration_type: Option<String>,
-    /// Is the limit on? Absent: not said.
+    /// `true`: there is a limit. Else `rate_limit_duration` alone says so.
     #[serde(default)]
     pub rate_limit_enabled: Option<bool>,
     /// Requests in one window before throttling starts.
@@ -73,10 +73,10 @@ pub struct User {
     /// Unit of the wait.
     #[serde(default)]
     pub throttle_wait_duration_type: Option<String>,
-    /// Requests that may wait at once.
+    /// The most requests in one window, those that wait and those that don't.
     #[serde(default, deserialize_with = "count")]
     pub throttle_queue_limit: Option<i64>,
-    /// Is throttling on? Absent: not said.
+    /// `true`: throttling is on. Else `throttle_duration` and `throttle_queue_limit` alone say so.
     #[serde(default)]
     pub throttle_enabled: Option<bool>,
     /// Up to ten members of any kind.
@@ -88,7 +88,7 @@ pub struct User {
     /// Unit of the window.
     #[serde(default)]
     pub bandwidth_limit_window: Option<String>,
-    /// Is the limit on? Absent: not said.
+    /// `false`: the limit is off.
     #[serde(default)]
     pub bandwidth_limit_enabled: Option<bool>,
 }

@@ -161,7 +161,10 @@ async fn list_balances(
     Ok(Answer::data(page.of("user_credits", shown?, total)))
 }
 
-/// Gives the caller a new key of their own in a group they have credits of; the one before it is gone.
+/// Gives callers a random key of their own, which upstreams are sent in place of the group's; the one before it is gone.
+///
+/// It is for a group that the caller has credits of, and for the caller's calls only. They carry it at once: an upstream
+/// that does not know it refuses them.
 #[utoipa::path(post, path = "/platform/credit/rotate-key", tag = "Credits", request_body = Rotation,
     responses((status = 200, description = "The new key.", body = NewKey)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 CRD009", "400 CRD020", "404 CRD017"]))))]

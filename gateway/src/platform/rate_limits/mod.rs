@@ -69,7 +69,7 @@ struct NewRule {
     /// Calls in one window.
     limit: Int<1>,
     target_identifier: Option<AnyText>,
-    /// Further calls that may come at once.
+    /// Kept, without effect: a window never lets more through than its limit.
     #[serde(default = "none")]
     burst_allowance: Int<0>,
     /// Rules with a larger one come first.
@@ -95,6 +95,7 @@ struct RuleUpdate {
     limit: Option<Int<1>>,
     /// In the form that the type of the rule asks for.
     target_identifier: Option<AnyText>,
+    /// Kept, without effect.
     burst_allowance: Option<Int<0>>,
     priority: Option<Int<{ i64::MIN }>>,
     enabled: Option<Flag>,

@@ -88,7 +88,7 @@ struct TierUpdate {
     enabled: Option<Flag>,
 }
 
-/// What users of a tier may use; null: as much as they like.
+/// What users of a tier may use; null or 0: as much as they like. So are 999999 and more requests in a window.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 struct TierLimits {
     requests_per_second: Option<Int<0>>,
@@ -96,6 +96,7 @@ struct TierLimits {
     requests_per_hour: Option<Int<0>>,
     requests_per_day: Option<Int<0>>,
     requests_per_month: Option<Int<0>>,
+    /// Kept, without effect, as the next two: a window never lets more through than its limit.
     #[serde(default = "none")]
     burst_per_second: Int<0>,
     #[serde(default = "none")]
@@ -109,6 +110,7 @@ struct TierLimits {
     /// Let calls wait instead of refusing them.
     #[serde(default = "Flag::no")]
     enable_throttling: Flag,
+    /// The longest wait, in milliseconds.
     #[serde(default = "usual_wait")]
     max_queue_time_ms: Int<0>,
 }
