@@ -862,7 +862,6 @@ mod tests {
             ("api_is_crud", json!(true), json!(false)),
             ("api_allowed_retry_count", json!(99), json!(10)),
             ("api_allowed_retry_count", json!(-1), json!(0)),
-            ("api_ip_mode", json!("blacklist"), json!("allow_all")),
             ("api_soap_version", json!("2"), Value::Null),
             (
                 "api_response_transform",
@@ -878,6 +877,8 @@ mod tests {
         let mut spec = blank("orders", "v1");
         let misfits = set(&mut spec, &Members::from_iter([("api_public".to_owned(), "yes".into())]));
         assert_eq!(misfits[0].to_string(), "api_public must be true or false");
+        let misfits = set(&mut spec, &Members::from_iter([("api_ip_mode".to_owned(), "blacklist".into())]));
+        assert_eq!(misfits[0].to_string(), "api_ip_mode must be `allow_all` or `whitelist`");
         let labelled = set(&mut spec, &Members::from_iter([("api_type".to_owned(), "WEBSOCKET".into())]));
         assert_eq!((labelled, spec.protocol), (vec![], Protocol::REST));
     }
