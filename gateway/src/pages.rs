@@ -51,6 +51,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Give each server one weight, 0 to 100, not all 0; or `[]` to have all called alike.",
     ),
     (
+        "API015",
+        "400",
+        "What was sent would take the API out of service: a server, address, name, header or path in it means nothing.",
+        "The message names the field, as a manifest has it, and what is right.",
+    ),
+    (
         "API_AUTH",
         "401, 500, 503",
         "Nobody is signed in, or that can't be looked up now.",

@@ -226,7 +226,7 @@ fn must_have_payers(spec: &DoormanApiSpec) -> Result<(), Refusal> {
 #[utoipa::path(post, path = "/platform/api", tag = "APIs", request_body = NewApi,
     responses((status = 201, description = "The API was added.", body = Created),
         (status = 200, description = "It exists; nothing was changed.", body = Message)),
-    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "400 API014", "403 API007", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
+    security(("token" = ["manage_apis"])), extensions(("x-error-codes" = json!(["400 API013", "400 API014", "400 API015", "403 API007", "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageApis, NO_CREATE).await?;
@@ -310,7 +310,7 @@ async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, _caller: C
 #[utoipa::path(put, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(ApiPath),
     request_body = ApiUpdate, responses((status = 200, description = "The API was changed.", body = Message)),
     security(("token" = ["manage_apis"])),
-    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "400 API014", "403 API008",
+    extensions(("x-error-codes" = json!(["400 API003", "400 API005", "400 API006", "400 API013", "400 API014", "400 API015", "403 API008",
         "409 DEF409", "503 DEF503", "504 DEF504"]))))]
 async fn update(
     State(platform): State<Platform>,

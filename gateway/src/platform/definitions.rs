@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 use super::{
     Platform,
     answer::{Refusal, bad_because},
-    request::invalid_as,
     wire::Flag,
 };
 use crate::{
@@ -26,6 +25,8 @@ use crate::{
 const OWNED: &str = "DEF409";
 /// The API server is away, or allows nothing.
 const AWAY: &str = "DEF503";
+/// What was sent would take the API out of service.
+const UNSERVABLE: &str = "API015";
 /// It is written, and not yet served here.
 const NOT_YET: &str = "DEF504";
 
@@ -166,7 +167,7 @@ pub(super) fn unfit(misfit: &Misfit) -> Refusal {
 pub(super) fn must_be_servable(before: &[FieldError], after: Vec<FieldError>) -> Result<(), Refusal> {
     // Another member of a list may have moved it.
     let is_new = |problem: &FieldError| before.iter().all(|before| before.message != problem.message);
-    after.into_iter().find(is_new).map_or(Ok(()), |problem| Err(invalid_as(problem.to_string()).into()))
+    after.into_iter().find(is_new).map_or(Ok(()), |problem| Err(bad_because(UNSERVABLE, problem.to_string())))
 }
 
 /// Refuses what an object has no place for.

@@ -146,7 +146,7 @@ fn must_be_free<'a>(
 #[utoipa::path(post, path = "/platform/endpoint", tag = "Endpoints", request_body = NewEndpoint,
     responses((status = 201, description = "The endpoint was added.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "400 END003", "400 END024", "403 END010", "409 DEF409", "503 DEF503",
+    extensions(("x-error-codes" = json!(["400 END001", "400 END002", "400 END003", "400 END024", "400 API015", "403 END010", "409 DEF409", "503 DEF503",
         "504 DEF504"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
@@ -199,7 +199,7 @@ async fn read_root(state: State<Platform>, At(key): At<RootKey>, caller: Caller)
     params(Key), request_body = EndpointUpdate,
     responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END003", "400 END006", "400 END007", "400 END008", "400 END024", "403 END011", "409 DEF409", "503 DEF503",
+    extensions(("x-error-codes" = json!(["400 END003", "400 END006", "400 END007", "400 END008", "400 END024", "400 API015", "403 END011", "409 DEF409", "503 DEF503",
         "504 DEF504"]))))]
 async fn update(
     State(platform): State<Platform>,
@@ -275,7 +275,7 @@ async fn update(
 #[utoipa::path(put, path = "/platform/endpoint/{method}/{api_name}/{api_version}", tag = "Endpoints", params(RootKey),
     request_body = EndpointUpdate, responses((status = 200, description = "The endpoint was changed.", body = Message)),
     security(("token" = ["manage_endpoints"])),
-    extensions(("x-error-codes" = json!(["400 END003", "400 END006", "400 END007", "400 END008", "400 END024", "403 END011", "409 DEF409", "503 DEF503",
+    extensions(("x-error-codes" = json!(["400 END003", "400 END006", "400 END007", "400 END008", "400 END024", "400 API015", "403 END011", "409 DEF409", "503 DEF503",
         "504 DEF504"]))))]
 async fn update_root(
     state: State<Platform>,

@@ -22,26 +22,25 @@ async fn keeps_apis_servable(fixture: &Fixture, token: &str) {
         (json!({ "api_servers": ["ftp://a"] }), "use http or https"),
         (json!({ "api_servers": ["http://169.254.169.254"] }), "169.254.169.254"),
         (json!({ "api_ip_whitelist": ["nonsense"] }), "nonsense"),
-        (json!({ "api_ip_mode": "whitelst" }), "api_ip_mode must be `allow_all` or `whitelist`"),
         (json!({ "api_allowed_headers": ["bad header"] }), "`bad header` is not a header name"),
         (json!({ "api_cors_allow_methods": ["BAD METHOD"] }), "`BAD METHOD` is not an HTTP method"),
     ];
     for (more, why) in &unusable {
-        refused(&fixture.send("POST", "/platform/api", token, api(more.clone())).await, 422, "VAL001", why);
+        refused(&fixture.send("POST", "/platform/api", token, api(more.clone())).await, 400, "API015", why);
     }
     for name in ["..", "a/b", "a b"] {
         let seen = fixture.send("POST", "/platform/api", token, api(json!({ "api_name": name }))).await;
-        refused(&seen, 422, "VAL001", "must be 1 to 64 characters");
+        refused(&seen, 400, "API015", "must be 1 to 64 characters");
     }
     fixture.does("POST", "/platform/api", token, api(json!({ "api_allowed_roles": ["not-there-yet"] }))).await;
     fixture.does("POST", "/platform/endpoint", token, endpoint("/a", Value::Null)).await;
     for (more, why) in unusable {
-        refused(&fixture.send("PUT", API, token, more).await, 422, "VAL001", why);
+        refused(&fixture.send("PUT", API, token, more).await, 400, "API015", why);
     }
     let seen = fixture.send("POST", "/platform/endpoint", token, endpoint("/b", json!(["ftp://b"]))).await;
-    refused(&seen, 422, "VAL001", "use http or https");
+    refused(&seen, 400, "API015", "use http or https");
     let seen = fixture.send("PUT", ENDPOINT, token, json!({ "endpoint_servers": ["ftp://b"] })).await;
-    refused(&seen, 422, "VAL001", "use http or https");
+    refused(&seen, 400, "API015", "use http or https");
     assert_eq!(fixture.found(API, token).await["api_servers"], json!(["http://a"]));
 }
 
@@ -50,6 +49,8 @@ async fn documents_that_can_not_be_served_are_not_kept() {
     let fixture = Fixture::with(&[]).await;
     let token = fixture.token().await;
     keeps_apis_servable(&fixture, &token).await;
+    let wrong = json!({ "api_ip_mode": "whitelst" });
+    refused(&fixture.send("PUT", API, &token, wrong).await, 400, "API015", "must be `allow_all` or `whitelist`");
     // Hosts alone and addresses of gRPC servers stay as clients of existing installations wrote them.
     let servers = json!(["a:8080", "grpc://b:50051", "grpcs://c"]);
     fixture.does("PUT", API, &token, json!({ "api_servers": servers })).await;
@@ -80,5 +81,5 @@ async fn what_was_unusable_before_can_be_mended_bit_by_bit() {
     ] {
         fixture.does("PUT", API, &token, mended).await;
     }
-    refused(&fixture.send("PUT", API, &token, json!({ "api_servers": ["ftp://a"] })).await, 422, "VAL001", "ftp");
+    refused(&fixture.send("PUT", API, &token, json!({ "api_servers": ["ftp://a"] })).await, 400, "API015", "ftp");
 }
