@@ -1,10 +1,11 @@
 //! Bodies that are checked, changed and wrapped: a real gateway process between real sockets.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use doorman_tests::gateway::{GatewayProcess, Start};
+use doorman_tests::raw::{answer_of, fixed};
 use doorman_tests::upstream;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -73,28 +74,6 @@ impl Stage {
 async fn read(answer: Response) -> Result<(u16, Value)> {
     let status = answer.status().as_u16();
     Ok((status, answer.json().await.unwrap_or_default()))
-}
-
-/// An upstream that answers each request with these bytes, and closes.
-fn fixed(answer: &[u8]) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let (address, answer) = (listener.local_addr()?, answer.to_vec());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-                head.push(byte[0]);
-            }
-            let _ = stream.write_all(&answer);
-        }
-    });
-    Ok(address)
-}
-
-fn answer_of(head: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    [head.as_bytes(), body].concat()
 }
 
 fn user_rules() -> Value {

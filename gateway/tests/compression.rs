@@ -1,11 +1,12 @@
 //! Answers as gzip: a real gateway process between real sockets.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result, ensure};
 use doorman_tests::gateway::{GatewayProcess, Start};
+use doorman_tests::raw::{answer_of, fixed, serve};
 use doorman_tests::upstream;
 use flate2::read::GzDecoder;
 use reqwest::{Client, Response};
@@ -53,30 +54,6 @@ impl Stage {
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
         self.send("GET", &format!("/api/rest/a/v1{path}"), headers).await
     }
-}
-
-/// An upstream that answers each request with this head and body.
-fn fixed(head: &str, body: &[u8]) -> Result<SocketAddr> {
-    let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    let answer = [head.as_bytes(), body].concat();
-    serve(move |stream| drop(stream.write_all(&answer)))
-}
-
-/// An upstream that answers each request, once it has read its head, in this way.
-fn serve(mut answer: impl FnMut(&mut std::net::TcpStream) + Send + 'static) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?;
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-                head.push(byte[0]);
-            }
-            answer(&mut stream);
-        }
-    });
-    Ok(address)
 }
 
 /// What gzip tells of its own effort (RFC 1952 2.3.1, XFL).
@@ -194,7 +171,7 @@ async fn what_gains_nothing_or_must_stay_as_it_is_is_left_alone() -> Result<()> 
         ("200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: br", false),
         ("200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip", false),
     ] {
-        let stage = Stage::before(fixed(head, body.as_bytes())?, &[], &seen)?;
+        let stage = Stage::before(fixed(&answer_of(head, body.as_bytes()))?, &[], &seen)?;
         let answer = stage.get("/fixed", &[GZIP]).await?;
         let is_encoded = head.contains("Content-Encoding");
         assert_eq!(answer.headers().contains_key("content-encoding"), is_packed || is_encoded, "{head}");
@@ -213,7 +190,7 @@ async fn what_gains_nothing_or_must_stay_as_it_is_is_left_alone() -> Result<()> 
     }
     let tagged =
         "200 OK\r\nContent-Type: text/plain\r\nETag: \"x\"\r\nAccept-Ranges: bytes\r\nVary: X-Own, accept-encoding";
-    let stage = Stage::before(fixed(tagged, body.as_bytes())?, &[], &seen)?;
+    let stage = Stage::before(fixed(&answer_of(tagged, body.as_bytes()))?, &[], &seen)?;
     let of = |answer: &Response| [list(answer, "etag"), list(answer, "accept-ranges"), list(answer, "vary")];
     assert_eq!(of(&stage.get("/fixed", &[GZIP]).await?), ["W/\"x\"", "", "X-Own, accept-encoding"]);
     assert_eq!(of(&stage.get("/fixed", &[]).await?), ["\"x\"", "bytes", "X-Own, accept-encoding"]);
@@ -310,7 +287,7 @@ async fn changed_and_wrapped_answers_are_compressed_last() -> Result<()> {
     let body = format!("{{\"a\":\"{}\"}}", "x".repeat(1_000));
     let more = json!({ "envelope": true, "responseTransform": { "body": { "set": { "$.b": 1 } } },
         "cors": { "allowOrigins": ["http://a.example"] } });
-    let upstream = fixed("200 OK\r\nContent-Type: application/json", body.as_bytes())?;
+    let upstream = fixed(&answer_of("200 OK\r\nContent-Type: application/json", body.as_bytes()))?;
     let stage = Stage::before(upstream, &[], &more)?;
     let answer = stage.get("/fixed", &[GZIP, ("origin", "http://a.example")]).await?;
     assert_eq!((is_gzip(&answer), list(&answer, "vary").as_str()), (true, "Origin, Accept-Encoding"));
@@ -331,7 +308,7 @@ async fn what_an_upstream_compressed_is_plain_for_clients_that_take_no_gzip() ->
     let seen = json!({ "headers": { "allowed": ["etag", "repr-digest"] } });
     let head =
         "200 OK\r\nContent-Type: text/plain\r\nETag: \"x\"\r\nRepr-Digest: sha-256=:AA==:\r\nContent-Encoding: gzip";
-    let stage = Stage::before(fixed(head, &packed(&body)?)?, &[], &seen)?;
+    let stage = Stage::before(fixed(&answer_of(head, &packed(&body)?))?, &[], &seen)?;
     for taken in [&[][..], &[("accept-encoding", "br")], &[("accept-encoding", "gzip;q=0")]] {
         let answer = stage.get("/fixed", taken).await?;
         let of = ["content-encoding", "content-length", "x-body-length", "repr-digest", "etag", "vary"];
@@ -345,11 +322,11 @@ async fn what_an_upstream_compressed_is_plain_for_clients_that_take_no_gzip() ->
     // A file of several members, and what is no member behind it.
     let (one, other) = body.split_at(1_000);
     let members = [packed(one)?, packed(other)?, vec![0; 512]].concat();
-    let stage = Stage::before(fixed(head, &members)?, &[], &seen)?;
+    let stage = Stage::before(fixed(&answer_of(head, &members))?, &[], &seen)?;
     assert!(stage.get("/fixed", &[]).await?.bytes().await? == body);
 
     let held = "200 OK\r\nContent-Type: text/plain\r\nCache-Control: no-transform\r\nContent-Encoding: gzip";
-    let stage = Stage::before(fixed(held, &packed(&body)?)?, &[], &seen)?;
+    let stage = Stage::before(fixed(&answer_of(held, &packed(&body)?))?, &[], &seen)?;
     assert!(unpacked(stage.get("/fixed", &[]).await?).await? == body);
     Ok(())
 }
@@ -359,7 +336,7 @@ async fn what_is_no_gzip_or_not_all_of_it_has_no_good_end() -> Result<()> {
     let head = "200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip";
     let whole = packed(&b"much of it ".repeat(10_000))?;
     for sent in [&whole[..whole.len() - 9], b"plain text", &whole[..5]] {
-        let stage = Stage::before(fixed(head, sent)?, &[], &json!({}))?;
+        let stage = Stage::before(fixed(&answer_of(head, sent))?, &[], &json!({}))?;
         let read = async { anyhow::Ok(stage.get("/fixed", &[]).await?.bytes().await?) };
         assert!(read.await.is_err(), "{} bytes", sent.len());
     }
@@ -370,7 +347,7 @@ async fn what_is_no_gzip_or_not_all_of_it_has_no_good_end() -> Result<()> {
 async fn what_an_upstream_compressed_unasked_is_changed_all_the_same() -> Result<()> {
     let more = json!({ "envelope": true, "responseTransform": { "body": { "set": { "$.b": 1 } } } });
     let head = "200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip";
-    let upstream = fixed(head, &packed(br#"{"a":2}"#)?)?;
+    let upstream = fixed(&answer_of(head, &packed(br#"{"a":2}"#)?))?;
     let stage = Stage::before(upstream, &[], &more)?;
     // What a client says about compression is not about what an API takes out of its answers.
     for more in [&[][..], &[("cache-control", "no-transform")]] {

@@ -159,10 +159,7 @@ async fn what_an_upstream_has_seen_stays_paid_for() -> Result<()> {
 async fn a_credit_whose_taking_is_not_heard_of_is_given_back() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (redis, mongo) = (Neighbour::redis(&[])?, Neighbour::mongo(folder.path())?);
-    let start = Start::new(BINARY)?
-        .with("MEM_OR_EXTERNAL", "REDIS")
-        .with("REDIS_HOST", redis.address().to_string())
-        .with("MONGO_DB_HOSTS", mongo.address().to_string());
+    let start = Start::new(BINARY)?.stores(redis.address(), mongo.address());
     let (stage, amy) = charged(json!({}), start).await?;
     assert_eq!(amy.get(ECHO).await?.status(), 200);
     // One client waits for the answer, another one goes away.

@@ -172,10 +172,7 @@ async fn scripts(redis: &redis::Client) -> Result<u64> {
 async fn calls_that_wait_for_their_turn_ask_the_store_little() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (redis, mongo) = (Neighbour::redis(&[])?, Neighbour::mongo(folder.path())?);
-    let start = Start::new(BINARY)?
-        .with("MEM_OR_EXTERNAL", "REDIS")
-        .with("REDIS_HOST", redis.address().to_string())
-        .with("MONGO_DB_HOSTS", mongo.address().to_string());
+    let start = Start::new(BINARY)?.stores(redis.address(), mongo.address());
     let stage = Stage::set_with(json!({}), start).await?;
     let amy = stage.user("amy", json!({})).await?;
     let tier = json!({ "tier_id": "queue", "name": "custom", "display_name": "Queue",
@@ -336,9 +333,7 @@ impl Fleet {
         );
         let start = || {
             Start::new(BINARY)?
-                .with("MEM_OR_EXTERNAL", "REDIS")
-                .with("REDIS_HOST", redis.address().to_string())
-                .with("MONGO_DB_HOSTS", mongo.address().to_string())
+                .stores(redis.address(), mongo.address())
                 .with("DOORMAN_LIMITS_FAIL_MODE", fail_mode)
                 .manifest("orders.yaml", &api)?
                 .run()

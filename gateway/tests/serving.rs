@@ -432,9 +432,7 @@ async fn without_its_stores_a_gateway_stays_ready_and_serves_what_needs_none() -
 
     let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     let gateway = Start::new(BINARY)?
-        .with("MEM_OR_EXTERNAL", "REDIS")
-        .with("REDIS_HOST", redis.address().to_string())
-        .with("MONGO_DB_HOSTS", mongo.address().to_string())
+        .stores(redis.address(), mongo.address())
         .manifest("a.yaml", &api("a", upstream.address(), ""))?
         .run()?;
     let reaches = async |mongodb: bool, redis: bool| {

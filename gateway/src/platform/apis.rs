@@ -260,7 +260,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     document.extend(members);
     document.insert("api_id", Uuid::new_v4().to_string());
     document.insert("api_path", format!("/{}/{}", key.name, key.version));
-    must_be_servable(&[], problems(&document, &[]))?;
+    must_be_servable(Vec::new, problems(&document, &[]))?;
     match store.insert(Collection::Apis, document.clone()).await {
         Ok(()) => {}
         Err(StoreError::Taken) => return Ok(exists()),
@@ -355,7 +355,7 @@ async fn update(
     }
     let mut changed = (*stored).clone();
     changed.extend(members.clone());
-    must_be_servable(&problems(&stored, &[]), problems(&changed, &[]))?;
+    must_be_servable(|| problems(&stored, &[]), problems(&changed, &[]))?;
     if !store.set(Collection::Apis, &key, members).await? {
         return Err(unknown());
     }

@@ -164,7 +164,14 @@ pub(super) fn unfit(misfit: &Misfit) -> Refusal {
 }
 
 /// Refuses what would take an API out of service. What had done so before stands in nobody's way.
-pub(super) fn must_be_servable(before: &[FieldError], after: Vec<FieldError>) -> Result<(), Refusal> {
+pub(super) fn must_be_servable(
+    before: impl FnOnce() -> Vec<FieldError>,
+    after: Vec<FieldError>,
+) -> Result<(), Refusal> {
+    if after.is_empty() {
+        return Ok(());
+    }
+    let before = before();
     // Another member of a list may have moved it.
     let is_new = |problem: &FieldError| before.iter().all(|before| before.message != problem.message);
     after.into_iter().find(is_new).map_or(Ok(()), |problem| Err(bad_because(UNSERVABLE, problem.to_string())))

@@ -262,7 +262,7 @@ async fn update(
     if let Some(api) = store.find(Collection::Apis, &[key[1], key[2]]).await? {
         let mut changed = (*stored).clone();
         changed.extend(members.clone());
-        must_be_servable(&problems(&api, &[stored]), problems(&api, &[Arc::new(changed)]))?;
+        must_be_servable(|| problems(&api, &[stored]), problems(&api, &[Arc::new(changed)]))?;
     }
     if !store.set(Collection::Endpoints, &key, members).await? {
         return Err(unknown("END008"));

@@ -227,7 +227,7 @@ pub(super) async fn write(
     let make = |found: Option<&DoormanApiSpec>| {
         let made = make(found)?;
         if let Some(made) = &made {
-            must_be_servable(&found.map(problems).unwrap_or_default(), problems(made))?;
+            must_be_servable(|| found.map(problems).unwrap_or_default(), problems(made))?;
         }
         Ok(made)
     };

@@ -56,6 +56,14 @@ impl Start {
         self
     }
 
+    /// With Redis and MongoDB there instead of memory.
+    #[must_use]
+    pub fn stores(self, redis: SocketAddr, mongo: SocketAddr) -> Self {
+        self.with("MEM_OR_EXTERNAL", "REDIS")
+            .with("REDIS_HOST", redis.to_string())
+            .with("MONGO_DB_HOSTS", mongo.to_string())
+    }
+
     /// Adds a manifest.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! - [`gateway`]: a gateway process with a folder of manifests of its own;
 //! - [`load`]: a fixed-rate load generator that counts every request without a correct answer, as the binary `loadgen`;
 //! - [`mongo`]: where the stand-in for MongoDB is;
+//! - [`raw`]: servers that write bytes as a test says;
 //! - [`scripted`]: a server that answers what a test says;
 //! - [`stores`]: Redis and that stand-in beside a gateway.
 //!
@@ -14,6 +15,7 @@ pub mod certificates;
 pub mod gateway;
 pub mod load;
 pub mod mongo;
+pub mod raw;
 pub mod scripted;
 pub mod stores;
 pub mod upstream;

@@ -169,16 +169,20 @@ pub(in crate::platform) async fn add_all(
     let api_id = api.get_str("api_id").unwrap_or_default();
     let stored = known::endpoints(platform, key).await?;
     let (mut outcome, chosen) = choose(&mut Taken::by_documents(&stored))?;
-    let before = problems(&api, &[]);
-    for (place, endpoint) in chosen.into_iter().filter_map(|place| Some((place, new.get(place)?))) {
-        let mut document = given(endpoint);
+    let document = |place: usize| {
+        let mut document = given(new.get(place)?);
         for member in ["endpoint_servers", "client_uri"] {
             document.entry(member).or_insert(Bson::Null);
         }
         document.insert("api_id", api_id);
         document.insert("endpoint_id", Uuid::new_v4().to_string());
-        must_be_servable(&before, problems(&api, &[Arc::new(document.clone())]))?;
-        match store.insert(Collection::Endpoints, document).await {
+        Some((place, Arc::new(document)))
+    };
+    let (places, documents): (Vec<_>, Vec<_>) = chosen.into_iter().filter_map(document).unzip();
+    // Before any of them is kept.
+    must_be_servable(|| problems(&api, &[]), problems(&api, &documents))?;
+    for (place, document) in places.into_iter().zip(documents) {
+        match store.insert(Collection::Endpoints, Arc::unwrap_or_clone(document)).await {
             Ok(()) => {}
             // Somebody else was faster.
             Err(StoreError::Taken) => {
