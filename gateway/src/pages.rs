@@ -301,7 +301,7 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "GTW503",
         "503",
         "The API is defined, and can't be served: invalid, in conflict with an older one, or a role or Secret it names is missing.",
-        "The message names the field; so do the object's conditions.",
+        "The object's conditions and the gateway's log name the field; callers are not told, since anybody may call.",
     ),
     (
         "GTW998",

@@ -5,10 +5,14 @@
 //! connections get GOAWAY, and calls in flight may finish within a bound. In this order, so that a client that is asked
 //! to go finds the port closed and does not come back; a connection that was let in before is served.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response, Version};
+use http_body_util::Either;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -24,12 +28,14 @@ use tokio_util::task::TaskTracker;
 
 use guard::Guarded;
 pub use guard::TAKE_TIME;
+use patience::{Held, Patient};
 
 use crate::client::Scheme;
-use crate::pipeline::{Gateway, Peer};
+use crate::pipeline::{Body, Gateway, Peer};
 use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
 mod guard;
+mod patience;
 pub mod tls;
 
 /// Longest time a TLS handshake may take.
@@ -169,30 +175,40 @@ async fn connection(
     closing: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    let handle = |request| gateway.clone().handle(request, peer);
     match acceptor {
-        None => exchange(stream, gateway, builder, peer, closing).await,
+        None => exchange(stream, handle, builder, peer.address, closing).await,
         Some(acceptor) => match timeout(TLS_ACCEPT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => exchange(stream, gateway, builder, peer, closing).await,
+            Ok(Ok(stream)) => exchange(stream, handle, builder, peer.address, closing).await,
             Ok(Err(error)) => tracing::debug!(client_ip = %peer.address, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(client_ip = %peer.address, "TLS handshake took too long"),
         },
     }
 }
 
-async fn exchange<S>(
+async fn exchange<S, H, A>(
     stream: S,
-    gateway: Arc<Gateway>,
+    handle: H,
     builder: &auto::Builder<TokioExecutor>,
-    peer: Peer,
+    client: IpAddr,
     closing: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> A,
+    A: Future<Output = Response<Body>> + Send + 'static,
 {
-    let called = Notify::new();
+    let (called, held) = (Notify::new(), Arc::<Held>::default());
     let service = service_fn(|request| {
         called.notify_one();
-        let gateway = gateway.clone();
-        async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, peer).await) }
+        let held = (request.version() == Version::HTTP_2).then(|| held.clone());
+        let answer = handle(request);
+        async move {
+            let answer = answer.await;
+            Ok::<_, Infallible>(match held {
+                Some(held) => answer.map(|body| Either::Right(Patient::new(body, held))),
+                None => answer.map(Either::Left),
+            })
+        }
     });
     let stream = TokioIo::new(Guarded::new(stream));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
@@ -201,14 +217,63 @@ async fn exchange<S>(
         // A first call may be on its way; cut, nobody would know whether it was begun.
         let _ = timeout(FIRST_CALL, called.notified()).await;
     };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = close => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let end = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = close => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(client_ip = %peer.address, error, "a connection ended");
+    tokio::select! {
+        ended = end => if let Err(error) = ended {
+            tracing::debug!(client_ip = %client, error, "a connection ended");
+        },
+        () = held.too_long() => {
+            tracing::info!(client_ip = %client, "a client takes nothing of its answers; its connection is closed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use hyper::client::conn::http2;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Asks for an answer of so many bytes and takes none of them; how long the connection lives.
+    async fn life_of_a_client_that_takes_nothing(bytes: usize, body: fn(Bytes) -> Body) -> Duration {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let handle = move |_| std::future::ready(Response::new(body(vec![b'a'; bytes].into())));
+        let closing = CancellationToken::new();
+        let serving = tokio::spawn(async move {
+            exchange(far, handle, &protocol(), IpAddr::from([192, 0, 2, 1]), closing).await;
+        });
+        let (mut calls, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(100)
+            .handshake(TokioIo::new(near))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let start = Instant::now();
+        let request = Request::get("http://gateway.example/").body(String::new()).unwrap();
+        let answer = calls.send_request(request).await.unwrap();
+        // A client that has gone away without a word ends by pings, this one is there.
+        let _ = timeout(TAKE_TIME * 20, serving).await;
+        drop(answer);
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_with_answers_that_nobody_takes_is_closed() {
+        let own = |bytes| Body::Own(Some(bytes));
+        let life = life_of_a_client_that_takes_nothing(1000, own).await;
+        assert!((TAKE_TIME * 4..=TAKE_TIME * 5).contains(&life), "{life:?}");
+        // What was taken is waited for by nobody.
+        let life = life_of_a_client_that_takes_nothing(100, own).await;
+        assert_eq!(life.as_secs(), TAKE_TIME.as_secs() * 20);
     }
 }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 use super::compress::Compressed;
 use super::decompress::Decompressed;
-use super::patience::Patient;
 use crate::accounting::{self, Meter};
 use crate::upstream::ResponseBody;
 
@@ -22,8 +20,6 @@ pub enum Body {
     Own(Option<Bytes>),
     /// Streamed from an upstream.
     Upstream(ResponseBody),
-    /// Streamed from an upstream to a client that may stop taking it without closing its connection.
-    Patient(Patient<ResponseBody>),
     /// One of the others with something around it.
     Framed(Box<Framed>),
     /// From the management API.
@@ -111,13 +107,6 @@ impl HttpBody for Metered {
     }
 }
 
-impl Body {
-    /// What an upstream answers to a request of this version.
-    pub fn streamed(body: ResponseBody, version: Version) -> Self {
-        if version == Version::HTTP_2 { Self::Patient(Patient::new(body)) } else { Self::Upstream(body) }
-    }
-}
-
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -126,7 +115,6 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
-            Self::Patient(body) => Pin::new(body).poll_frame(cx),
             Self::Framed(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Compressed(body) => Pin::new(&mut **body).poll_frame(cx),
@@ -139,7 +127,6 @@ impl HttpBody for Body {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Upstream(body) => body.is_end_stream(),
-            Self::Patient(body) => body.is_end_stream(),
             Self::Framed(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
             Self::Compressed(body) => body.is_end_stream(),
@@ -152,7 +139,6 @@ impl HttpBody for Body {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Upstream(body) => body.size_hint(),
-            Self::Patient(body) => body.size_hint(),
             Self::Framed(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
             Self::Compressed(body) => body.size_hint(),

@@ -43,7 +43,6 @@ mod call;
 mod compress;
 mod cors;
 mod decompress;
-mod patience;
 mod respond;
 mod scrape;
 mod transform;
@@ -498,10 +497,11 @@ impl Gateway {
 fn find(snapshot: &Snapshot, name: &str, version: &str) -> Result<Arc<CompiledApi>, Problem> {
     match snapshot.find(name, version) {
         Some(Entry::Served(api)) => Ok(api.clone()),
-        Some(Entry::Unservable(reason)) => Err(Problem::new(
+        // The reason may name servers and Secrets, and anybody may have asked.
+        Some(Entry::Unservable(_)) => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "GTW503",
-            format!("The API is defined but can't be served: {reason}"),
+            "The API is defined but can't be served; its status and the gateway's log say why",
         )),
         None => Err(unknown_api()),
     }

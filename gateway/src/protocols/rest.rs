@@ -199,7 +199,7 @@ pub fn client_response(
     if let Some(length) = body.size_hint().exact().filter(|_| !media::is_compressed(&headers)) {
         headers.insert(X_BODY_LENGTH, number(u128::from(length)));
     }
-    let mut response = Response::new(Body::streamed(body, request.version));
+    let mut response = Response::new(Body::Upstream(body));
     *response.status_mut() = parts.status;
     *response.headers_mut() = headers;
     // The field itself may not be for the client.

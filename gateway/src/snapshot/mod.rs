@@ -83,7 +83,7 @@ impl Definition {
 pub enum Entry {
     /// It can be called.
     Served(Arc<CompiledApi>),
-    /// It exists but can't be served; calls get 503 with this reason.
+    /// It exists but can't be served, for this reason; calls get 503.
     Unservable(Arc<str>),
 }
 

@@ -1,28 +1,83 @@
 //! Answers over HTTP/2 to clients that stop taking them.
 //!
 //! A client may open a window for the beginning of an answer and never again. The HTTP library then asks the body for
-//! nothing, so the body can't end by itself, and holds its connection to the upstream. Here the upstream's part is
-//! given up after [`TAKE_TIME`]; should the client come back, its stream is reset.
+//! nothing, so the body can't end by itself, and holds its connection to the upstream. Here the body is given up after
+//! [`TAKE_TIME`]; should the client come back, its stream is reset. The end of an answer is held by the library alone, and
+//! no stream is left to reset: of a client that does not take it the connection is closed, after some minutes.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::listen::TAKE_TIME;
+use super::TAKE_TIME;
 
 /// Boxed error of a body.
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// For how many spans of [`TAKE_TIME`] the ends of answers are counted apart. One that was there for two fewer is not waited
+/// for; these are several, since a slow client may have all its streams end at once.
+const SPANS: usize = 6;
+
+/// The ends of answers that one connection holds.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// How many spans are over.
+    now: AtomicUsize,
+    /// How many ends are held, by the span in which they came.
+    ends: [AtomicU32; SPANS],
+}
+
+impl Held {
+    /// The end of an answer, which counts until it is dropped.
+    fn hold(self: &Arc<Self>, data: Bytes) -> Bytes {
+        let span = self.now.load(Ordering::Relaxed) % SPANS;
+        self.ends[span].fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(End { data, span, held: self.clone() })
+    }
+
+    /// Returns when an end has been held for too long.
+    pub(super) async fn too_long(&self) {
+        loop {
+            sleep(TAKE_TIME).await;
+            let oldest = (self.now.fetch_add(1, Ordering::Relaxed) + 2) % SPANS;
+            if self.ends[oldest].load(Ordering::Relaxed) > 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// The end of an answer.
+struct End {
+    data: Bytes,
+    span: usize,
+    held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for End {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.held.ends[self.span].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A body that is given up when nobody asks for more of it.
 #[derive(Debug)]
-pub struct Patient<B> {
+pub(super) struct Patient<B> {
     shared: Arc<Mutex<Shared<B>>>,
     /// Whether somebody looks at the clock; short answers are gone before that is worth it.
     is_watched: bool,
+    held: Arc<Held>,
 }
 
 #[derive(Debug)]
@@ -39,8 +94,10 @@ fn lock<B>(shared: &Mutex<Shared<B>>) -> MutexGuard<'_, Shared<B>> {
 }
 
 impl<B: Send + 'static> Patient<B> {
-    pub(super) fn new(body: B) -> Self {
-        Self { shared: Arc::new(Mutex::new(Shared { body: Some(body), idle_since: None })), is_watched: false }
+    /// A body of an answer over this connection.
+    pub(super) fn new(body: B, held: Arc<Held>) -> Self {
+        let shared = Arc::new(Mutex::new(Shared { body: Some(body), idle_since: None }));
+        Self { shared, is_watched: false, held }
     }
 
     fn watch(&mut self) {
@@ -62,7 +119,7 @@ async fn give_up_when_idle<B>(shared: Weak<Mutex<Shared<B>>>) {
         next = shared.idle_since.unwrap_or(now) + TAKE_TIME;
         if next <= now {
             shared.body = None;
-            tracing::info!("a client takes nothing of its answer; the upstream's connection is closed");
+            tracing::info!("a client takes nothing of its answer; it is given up");
             return;
         }
     }
@@ -87,8 +144,9 @@ where
         drop(shared);
         if has_more {
             this.watch();
+            return polled;
         }
-        polled
+        polled.map_ok(|frame| frame.map_data(|data| this.held.hold(data)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -121,7 +179,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_nobody_takes_is_given_up() {
         let (sender, pieces) = mpsc::unbounded_channel();
-        let mut patient = Patient::new(body(pieces));
+        let mut patient = Patient::new(body(pieces), Arc::default());
         sender.send("a").unwrap();
         patient.frame().await.unwrap().unwrap();
         let start = Instant::now();
@@ -133,7 +191,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_and_a_slow_upstream_have_their_time() {
         let (sender, pieces) = mpsc::unbounded_channel();
-        let mut patient = Patient::new(body(pieces));
+        let mut patient = Patient::new(body(pieces), Arc::default());
         for _ in 0..5 {
             sender.send("a").unwrap();
             patient.frame().await.unwrap().unwrap();
