@@ -607,8 +607,16 @@ const AUTHORIZATIONS: [&str; 32] = [
     "",
     "",
 ];
+/// Longer than what is sent of a value.
+const LONG: &str = {
+    const BYTES: [u8; 8_200] = [b'a'; 8_200];
+    match std::str::from_utf8(&BYTES) {
+        Ok(text) => text,
+        Err(_) => unreachable!(),
+    }
+};
 /// Further headers. Of several with one name, the first counts.
-const HEADERS: [(&str, &str); 49] = [
+const HEADERS: [(&str, &str); 54] = [
     ("cookie", "access_token_cookie={1}"),
     ("cookie", "a=b; access_token_cookie=\"{0}\""),
     ("cookie", "access_token_cookie="),
@@ -640,8 +648,12 @@ const HEADERS: [(&str, &str); 49] = [
     ("client-key", "k3"),
     ("x-custom", "custom"),
     ("x-custom", "other"),
+    ("x-custom", "1 <b>2</b> <> < 3"),
+    ("x-custom", "<b>"),
+    ("x-custom", LONG),
     ("x-up-auth", "Bearer S"),
     ("x-up-auth", "Bearer T"),
+    ("x-up-auth", "Bearer <S>"),
     ("x-up-auth", ""),
     ("x_user_email", "root"),
     ("x-user-email", "root"),
@@ -653,6 +665,7 @@ const HEADERS: [(&str, &str); 49] = [
     ("upgrade", "WebSocket"),
     ("upgrade", "WebSocket"),
     ("user-agent", "curl"),
+    ("user-agent", "crawler <http://a.example/>"),
     ("accept-encoding", "gzip"),
     ("x-api-key", "guess"),
     ("te", "trailers"),

@@ -165,7 +165,7 @@ const NO_SUBSCRIPTION: &str = "You are not subscribed to this resource";
 const NO_GROUP: &str = "You do not have the correct group for this";
 
 /// What the requests together must have shown.
-const MUST_HAPPEN: [&str; 86] = [
+const MUST_HAPPEN: [&str; 88] = [
     // Refusals.
     "API010",
     "API011",
@@ -246,6 +246,8 @@ const MUST_HAPPEN: [&str; 86] = [
     "a listed header that is never sent",
     "a swap that a routing's servers don't see",
     "a swapped authorization",
+    "a value that is cut",
+    "a value without its tags",
     "no encoding of what is changed",
     "servers of a client key",
     "servers of an API",
