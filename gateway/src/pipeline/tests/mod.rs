@@ -165,7 +165,7 @@ const NO_SUBSCRIPTION: &str = "You are not subscribed to this resource";
 const NO_GROUP: &str = "You do not have the correct group for this";
 
 /// What the requests together must have shown.
-const MUST_HAPPEN: [&str; 88] = [
+const MUST_HAPPEN: [&str; 99] = [
     // Refusals.
     "API010",
     "API011",
@@ -235,6 +235,17 @@ const MUST_HAPPEN: [&str; 88] = [
     "used up: requests_per_hour",
     "used up: requests_per_minute",
     "used up: requests_per_second",
+    "told: a user's rate",
+    "told: per_ip",
+    "told: per_user",
+    "told: per_user_api",
+    "told: per_user_endpoint",
+    "told: requests of a day",
+    "told: requests of a month",
+    "told: requests_per_day",
+    "told: requests_per_hour",
+    "told: requests_per_minute",
+    "told: requests_per_second",
     "a wait for a tier's window",
     "a wait for the throttle",
     // What is sent, where to, and who pays.

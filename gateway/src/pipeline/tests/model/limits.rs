@@ -371,8 +371,15 @@ impl Model<'_> {
                 seen.limit = limit;
                 return Err(No(429, code));
             }
-            // What is told is how the shortest window of the tier stands.
-            if let Some((limit, (used, frees_in))) = all.clone().next().filter(|(limit, _)| limit.kind == Kind::Tier) {
+            // What is told is how the shortest window of the tier stands, else the tightest that nobody else uses.
+            let own = all.clone().filter(|(limit, _)| match limit.kind {
+                Kind::Rule => limit.what.starts_with("per_user") || limit.what.starts_with("per_ip"),
+                kind => [Kind::Quota, Kind::Rate].contains(&kind),
+            });
+            let of_tier = all.clone().next().filter(|(limit, _)| limit.kind == Kind::Tier);
+            let own = own.min_by_key(|(limit, (used, _))| limit.most - used);
+            if let Some((limit, (used, frees_in))) = of_tier.or(own) {
+                self.hit(format!("told: {}", limit.what));
                 seen.limit = Some([limit.most, limit.most - used - 1, reset(*frees_in)]);
             }
             let before = all.find(|(limit, _)| limit.kind == Kind::Throttle).map(|(_, (used, _))| *used);
