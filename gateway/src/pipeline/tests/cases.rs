@@ -98,6 +98,8 @@ pub type Limits = Vec<(&'static str, i64)>;
 pub struct Tier {
     pub id: &'static str,
     pub is_default: bool,
+    /// Stored only if it is said.
+    pub enabled: Option<bool>,
     pub limits: Limits,
     /// `max_queue_time_ms`, where throttling is on.
     pub queue: Option<i64>,
@@ -403,8 +405,8 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     let tier = |id: &'static str| {
-        (flag(0.2), limits(), weighted(0.3, select(&[100, 1_100, 62_000][..])))
-            .prop_map(move |(is_default, limits, queue)| Tier { id, is_default, limits, queue })
+        (flag(0.2), weighted(0.4, flag(0.6)), limits(), weighted(0.3, select(&[100, 1_100, 62_000][..])))
+            .prop_map(move |(is_default, enabled, limits, queue)| Tier { id, is_default, enabled, limits, queue })
     };
     subsequence(vec!["free", "pro", "trial"], 0..=3)
         .prop_flat_map(move |ids| ids.into_iter().map(tier).collect::<Vec<_>>())

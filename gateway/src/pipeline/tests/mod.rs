@@ -165,7 +165,7 @@ const NO_SUBSCRIPTION: &str = "You are not subscribed to this resource";
 const NO_GROUP: &str = "You do not have the correct group for this";
 
 /// What the requests together must have shown.
-const MUST_HAPPEN: [&str; 99] = [
+const MUST_HAPPEN: [&str; 101] = [
     // Refusals.
     "API010",
     "API011",
@@ -212,7 +212,9 @@ const MUST_HAPPEN: [&str; 99] = [
     "an API that asks nobody",
     "an administrator needs no subscription",
     // What limits.
+    "a default tier that is off",
     "a tier that is assigned",
+    "a tier that is assigned and off",
     "limits of an assignment's own",
     "no tier",
     "the default tier",

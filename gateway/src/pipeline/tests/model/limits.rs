@@ -200,7 +200,14 @@ impl Model<'_> {
         }
         let tiers = &self.world.tiers;
         let assigned = tiers.iter().find(|tier| held.is_some_and(|part| part.tier == tier.id));
-        let usual = tiers.iter().filter(|tier| tier.is_default).min_by_key(|tier| tier.id);
+        let defaults = || tiers.iter().filter(|tier| tier.is_default);
+        let usual = defaults().filter(|tier| tier.enabled != Some(false)).min_by_key(|tier| tier.id);
+        if assigned.is_none() && defaults().any(|tier| tier.enabled == Some(false)) {
+            self.hit("a default tier that is off");
+        }
+        if assigned.is_some_and(|tier| tier.enabled == Some(false)) {
+            self.hit("a tier that is assigned and off");
+        }
         self.hit(match (assigned, usual, &person.assignment) {
             (Some(_), ..) => "a tier that is assigned",
             (None, Some(_), None) => "the default tier",
