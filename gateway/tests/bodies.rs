@@ -347,6 +347,9 @@ async fn requests_reach_the_upstream_changed() -> Result<()> {
 
     let (status, seen) = stage.post("text/plain", "{}").await?;
     assert_eq!((status, &seen["body"]), (200, &json!("{}")), "only JSON is changed");
+    let (status, seen) = stage.post("application/<b>json", body).await?;
+    assert_eq!((status, &seen["headers"]["content-type"]), (200, &json!(["application/json"])));
+    assert_eq!(seen["body"], wanted, "the upstream is told that it is JSON");
     let (status, refused) = stage.post("application/json", "{").await?;
     assert_eq!((status, &refused["error_code"]), (400, &json!("GTW011")));
     let (status, seen) = stage.post("application/json", "").await?;

@@ -189,6 +189,46 @@ async fn calls_that_wait_for_their_turn_ask_the_store_little() -> Result<()> {
     Ok(())
 }
 
+/// Limit and what is left of it, as a call that passes is told.
+async fn told(user: &Session) -> Result<Option<[u64; 2]>> {
+    let answer = user.get(ECHO).await?;
+    ensure!(answer.status() == 200, "{answer:?}");
+    let number = |name: &str| answer.headers().get(name)?.to_str().ok()?.parse().ok();
+    let (limit, remaining) = (number("x-ratelimit-limit"), number("x-ratelimit-remaining"));
+    ensure!(number("x-ratelimit-reset").is_some() == limit.is_some(), "{answer:?}");
+    Ok(limit.zip(remaining).map(Into::into))
+}
+
+#[tokio::test]
+async fn a_call_that_passes_tells_of_the_tightest_limit_that_is_its_callers_own() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (redis, mongo) = (Neighbour::redis(&[])?, Neighbour::mongo(folder.path())?);
+    for start in [Start::new(BINARY)?, Start::new(BINARY)?.stores(redis.address(), mongo.address())] {
+        let stage = Stage::set_with(json!({}), start).await?;
+        let rate = json!({ "rate_limit_duration": 50, "rate_limit_duration_type": "hour" });
+        let (amy, bob) = (stage.user("amy", rate).await?, stage.user("bob", json!({})).await?);
+        assert_eq!(told(&amy).await?, Some([50, 49]));
+        for (rule_type, target, limit) in [("global", None, 10), ("per_api", Some("orders/v1"), 9)] {
+            let rule = json!({ "rule_id": rule_type, "rule_type": rule_type, "target_identifier": target, "limit": limit,
+                "time_window": "hour" });
+            stage.admin.does("POST", "/platform/rate-limits/", rule).await?;
+        }
+        assert_eq!(told(&bob).await?, None, "what others do is not told");
+        assert_eq!(told(&amy).await?, Some([50, 48]));
+        let rule = json!({ "rule_id": "each", "rule_type": "per_user_api", "limit": 20, "time_window": "day" });
+        stage.admin.does("POST", "/platform/rate-limits/", rule).await?;
+        assert_eq!((told(&amy).await?, told(&bob).await?), (Some([20, 19]), Some([20, 19])));
+        let tier = json!({ "tier_id": "wide", "name": "custom", "display_name": "Wide", "is_default": true,
+            "limits": { "daily_request_quota": 5 } });
+        stage.admin.does("POST", "/platform/tiers/", tier).await?;
+        assert_eq!(told(&amy).await?, Some([5, 4]), "a quota");
+        let limits = json!({ "limits": { "daily_request_quota": 5, "requests_per_hour": 100 } });
+        stage.admin.does("PUT", "/platform/tiers/wide", limits).await?;
+        assert_eq!(told(&amy).await?, Some([100, 99]), "a window of the tier is told before all");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn rules_of_the_gateway_hold_for_everybody() -> Result<()> {
     let stage = Stage::set(json!({ "api_public": true })).await?;

@@ -9,8 +9,8 @@ use doorman_tests::gateway::{ADMIN_PASSWORD, GatewayProcess, PATIENCE, Start, fr
 use doorman_tests::load::{self, Plan};
 use doorman_tests::stores::Neighbour;
 use doorman_tests::upstream;
-use reqwest::{Client, StatusCode};
-use serde_json::Value;
+use reqwest::{Client, StatusCode, Version};
+use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_doorman-gateway");
 
@@ -95,6 +95,39 @@ async fn a_call_reaches_the_upstream_as_it_was_meant() -> Result<()> {
         "transfer-encoding",
     ] {
         assert!(headers[hidden].is_null(), "{hidden} passed: {headers}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn values_go_upstream_without_tags_and_cut() -> Result<()> {
+    let (gateway, _upstream) =
+        started("  headers: {allowed: [X-Pass, X-Long, X-Up-Auth, Link], authorizationFieldSwap: X-Up-Auth}\n")?;
+    let long = format!("<b>{}", "a".repeat(8_193));
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let client = match version {
+            Version::HTTP_2 => Client::builder().http2_prior_knowledge().build()?,
+            _ => Client::new(),
+        };
+        let answer = client
+            .post(gateway.url("/api/rest/a/v1/echo"))
+            .header("X-Pass", "1 <script>alert(1)</script>")
+            .header("X-Pass", "1 < 2")
+            .header("X-Long", &long)
+            .header("X-Up-Auth", "Bearer <S>")
+            .header("Link", "<http://a.example/2>; rel=next")
+            .header("User-Agent", "crawler <http://a.example/>")
+            .header("Accept", "text/html")
+            .send()
+            .await?;
+        assert_eq!(answer.version(), version);
+        let seen: Value = answer.json().await?;
+        let of = |name: &str| seen["headers"][name].clone();
+        assert_eq!(of("x-pass"), json!(["1 alert(1)", "1 < 2"]));
+        assert_eq!(of("x-long"), json!(["a".repeat(8_192)]));
+        assert_eq!((of("x-up-auth"), of("authorization")), (json!(["Bearer"]), json!(["Bearer <S>"])));
+        assert_eq!((of("link"), of("user-agent")), (json!(["; rel=next"]), json!(["crawler"])));
+        assert_eq!(of("accept"), json!(["text/html"]));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan, civil, tz::TimeZone};
 use mongodb::bson::{Bson, Document};
 use smallvec::SmallVec;
 
-use crate::store::{Counter, Moment, Span, User, braced};
+use crate::store::{Counter, Family, Moment, Span, User, braced};
 
 /// Tiers of existing installations write this and more where they mean "no limit".
 const OUT_OF_REACH: u64 = 999_999;
@@ -107,7 +107,7 @@ pub struct Allowance {
 
 impl Allowance {
     fn quota(username: &str, what: &str, calendar: Calendar, limit: u64) -> Self {
-        let key = format!("quota:user:{}:{what}:month:", braced(username)).into();
+        let key = Family::Quota.named(format_args!("user:{}:{what}:month:", braced(username))).into();
         Self { key, suffix: ":usage", calendar, limit }
     }
 
@@ -171,7 +171,7 @@ impl Tier {
         let user = braced(username);
         let within_reach = |member: &str| number(limits, member).filter(|limit| *limit < OUT_OF_REACH);
         let window = |(member, length, window): (&str, Duration, &'static str)| {
-            let key = format!("ratelimit:user:{user}:{window}");
+            let key = Family::Window.named(format_args!("user:{user}:{window}"));
             let counter = Counter::of_requests(key, Span::Sliding(length), within_reach(member)?);
             Some(TierLimit { counter, window })
         };
@@ -213,14 +213,14 @@ impl UserLimits {
         let rate = positive(user.rate_limit_duration);
         let rate = (user.rate_limit_enabled == Some(true) || rate.is_some()).then(|| {
             let window = unit_or(user.rate_limit_duration_type.as_deref(), MINUTE);
-            let key = format!("rate_limit:{name}:{}", window.as_secs());
+            let key = Family::Rate.named(format_args!("{name}:{}", window.as_secs()));
             Counter::of_requests(key, Span::Sliding(window), rate.unwrap_or(USUAL_RATE))
         });
         let (at_once, queue) = (positive(user.throttle_duration), positive(user.throttle_queue_limit));
         let throttles = user.throttle_enabled == Some(true) || at_once.is_some() || queue.is_some();
         let throttle = throttles.then(|| {
             let window = unit_or(user.throttle_duration_type.as_deref(), SECOND);
-            let key = format!("throttle_limit:{name}:{}", window.as_secs());
+            let key = Family::Throttle.named(format_args!("{name}:{}", window.as_secs()));
             let wait = positive(user.throttle_wait_duration).and_then(|number| u32::try_from(number).ok());
             let each = unit_or(user.throttle_wait_duration_type.as_deref(), SECOND);
             let wait = wait.map_or(USUAL_WAIT, |number| each.saturating_mul(number));
@@ -232,7 +232,7 @@ impl UserLimits {
         let bytes = positive(user.bandwidth_limit_bytes).filter(|_| user.bandwidth_limit_enabled != Some(false));
         let bandwidth = bytes.map(|limit| {
             let seconds = unit_or(user.bandwidth_limit_window.as_deref(), DAY).as_secs();
-            let key = format!("bandwidth_usage:{name}:{seconds}:").into();
+            let key = Family::Bytes.named(format_args!("{name}:{seconds}:")).into();
             Allowance { key, suffix: "", calendar: Calendar::Epoch(seconds), limit }
         });
         Self { tier: Tier::default(), tier_until: None, rate, throttle, bandwidth }

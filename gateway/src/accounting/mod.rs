@@ -35,6 +35,7 @@ use crate::{
     store::{
         Change, Collection, Counter, Moment, Reading, Store, StoreError, Taken,
         fresh::{CACHE_LIFE, Fresh},
+        rules::Rule,
         tiers::{in_force, next_change},
     },
 };
@@ -109,7 +110,8 @@ pub struct Shown {
 pub struct Admitted {
     /// After this wait.
     pub wait: Duration,
-    /// How the tier's shortest window stands.
+    /// How the tier's shortest window stands; without one, whatever else counts requests of this caller alone, of several
+    /// that of which the least is left.
     pub shown: Option<Shown>,
     /// How the bytes stand of which the least is left, where they are limited.
     pub bytes: Option<Shown>,
@@ -138,8 +140,22 @@ pub struct HeldTier {
     pub limits: Document,
 }
 
-/// A counter and which limit it is.
-type Measure = (Kind, Counter);
+/// One of the limits that a request is measured by.
+#[derive(Clone, Debug)]
+struct Measure {
+    kind: Kind,
+    counter: Counter,
+    /// Does it count requests, and of this caller alone? What others do is nobody's business.
+    is_own: bool,
+}
+
+impl Measure {
+    /// How it stands if `used` is used up of it.
+    fn shown(&self, used: u64, reading: &Reading) -> Shown {
+        let limit = self.counter.limit;
+        Shown { limit, remaining: limit.saturating_sub(used), resets_in: reading.frees_in }
+    }
+}
 
 struct Known {
     users: Fresh<Arc<UserLimits>>,
@@ -322,65 +338,64 @@ impl Accounts {
     }
 }
 
-/// All that is asked about one request.
+/// All that is asked about one request. The tier's shortest window, if it has any, is the first.
 struct Asked {
     measures: SmallVec<[Measure; 6]>,
-    /// The tier's shortest window, if it has any, is the first.
-    shows_first: bool,
 }
 
 impl Asked {
     fn new(limits: Option<&UserLimits>, rules: &Rules, facts: &Facts<'_>, length: u64) -> Self {
         let now = crate::store::now();
         let mut measures: SmallVec<[Measure; 6]> = SmallVec::new();
+        let own = |kind, counter| Measure { kind, counter, is_own: true };
         let tier = limits.map(|limits| &limits.tier);
         if let Some(tier) = tier {
-            measures.extend(tier.windows.iter().map(|limit| (Kind::Tier(limit.window), limit.counter.clone())));
-            measures.extend(tier.quotas.iter().map(|(quota, window)| (Kind::Quota(window), quota.asked(now, 1, 1))));
+            measures.extend(tier.windows.iter().map(|limit| own(Kind::Tier(limit.window), limit.counter.clone())));
+            measures.extend(tier.quotas.iter().map(|(quota, window)| own(Kind::Quota(window), quota.asked(now, 1, 1))));
         }
-        let shows_first = tier.is_some_and(|tier| !tier.windows.is_empty());
         if facts.admission != Admission::NoCall && !rules.is_empty() {
-            let applying = rules.applying(facts).into_iter();
-            measures.extend(applying.map(|(rule, counter)| (Kind::Rule(rule.window.name()), counter)));
+            let measure = |(rule, counter): (&Rule, Counter)| {
+                let kind = Kind::Rule(rule.window.name());
+                Measure { kind, counter, is_own: rule.rule_type.counts_one_caller() }
+            };
+            measures.extend(rules.applying(facts).into_iter().map(measure));
         }
-        let bytes = |allowance: &Allowance| (Kind::Bandwidth, allowance.asked(now, length.max(1), 0));
+        let no_requests = |kind, counter| Measure { kind, counter, is_own: false };
+        let bytes = |allowance: &Allowance| no_requests(Kind::Bandwidth, allowance.asked(now, length.max(1), 0));
         if let Some(limits) = limits.filter(|_| facts.admission == Admission::User) {
-            measures.extend(limits.rate.clone().map(|counter| (Kind::Rate, counter)));
-            measures.extend(limits.throttle.as_ref().map(|throttle| (Kind::Throttle, throttle.counter.clone())));
+            measures.extend(limits.rate.clone().map(|counter| own(Kind::Rate, counter)));
+            // How long its queue may become doesn't tell how many requests are left.
+            let throttle = limits.throttle.as_ref();
+            measures.extend(throttle.map(|throttle| no_requests(Kind::Throttle, throttle.counter.clone())));
             measures.extend(limits.bandwidth.as_ref().map(bytes));
         }
         if let Some(tier) = tier.filter(|_| matches!(facts.admission, Admission::Guest | Admission::User)) {
             measures.extend(tier.bandwidth.as_ref().map(bytes));
         }
-        Self { measures, shows_first }
+        Self { measures }
     }
 
     fn counters(&self) -> SmallVec<[Counter; 6]> {
-        self.measures.iter().map(|(_, counter)| counter.clone()).collect()
+        self.measures.iter().map(|measure| measure.counter.clone()).collect()
     }
 
     fn outcome(&self, taken: &Taken, limits: Option<&UserLimits>) -> Result<Admitted, Refused> {
         let at = |index: usize| Some((self.measures.get(index)?, taken.readings.get(index)?));
-        if let Some(((kind, counter), reading)) = taken.refused.and_then(at) {
-            let shown = Shown { limit: counter.limit, remaining: 0, resets_in: reading.frees_in };
-            return Err(Refused::Limit { kind: kind.clone(), shown });
+        if let Some((measure, reading)) = taken.refused.and_then(at) {
+            let shown = measure.shown(measure.counter.limit, reading);
+            return Err(Refused::Limit { kind: measure.kind.clone(), shown });
         }
-        let shown = at(0).filter(|_| self.shows_first).map(|((_, counter), reading)| Shown {
-            limit: counter.limit,
-            remaining: counter.limit.saturating_sub(reading.used + counter.add),
-            resets_in: reading.frees_in,
-        });
         let measured = || self.measures.iter().zip(&taken.readings);
-        let left = |((_, counter), reading): (&Measure, &Reading)| Shown {
-            limit: counter.limit,
-            remaining: counter.limit.saturating_sub(reading.used),
-            resets_in: reading.frees_in,
-        };
-        let bytes = measured().filter(|((kind, _), _)| *kind == Kind::Bandwidth).map(left);
+        let counted =
+            |(measure, reading): (&Measure, &Reading)| measure.shown(reading.used + measure.counter.add, reading);
+        let of_tier = at(0).filter(|(measure, _)| matches!(measure.kind, Kind::Tier(_))).map(counted);
+        let own = || measured().filter(|(measure, _)| measure.is_own).map(counted).min_by_key(|shown| shown.remaining);
+        let bytes = measured().filter(|(measure, _)| measure.kind == Kind::Bandwidth);
+        let bytes = bytes.map(|(measure, reading)| measure.shown(reading.used, reading));
         let bytes = bytes.min_by_key(|shown| shown.remaining);
-        let mut admitted = Admitted { wait: Duration::ZERO, shown, bytes };
-        let throttled = measured().find(|((kind, _), _)| *kind == Kind::Throttle);
-        if let (Some(((_, counter), Reading { used, .. })), Some(throttle)) =
+        let mut admitted = Admitted { wait: Duration::ZERO, shown: of_tier.or_else(own), bytes };
+        let throttled = measured().find(|(measure, _)| measure.kind == Kind::Throttle);
+        if let (Some((Measure { counter, .. }, Reading { used, .. })), Some(throttle)) =
             (throttled, limits.and_then(|limits| limits.throttle.as_ref()))
         {
             let beyond = (used + counter.add).saturating_sub(throttle.at_once);

@@ -15,7 +15,7 @@ use super::{Admission, Facts};
 use crate::{
     client,
     store::{
-        Counter, Span, braced,
+        Counter, Family, Span, braced,
         rules::{Rule, RuleType, Target},
     },
 };
@@ -68,7 +68,7 @@ fn counter(rule: &Rule, facts: &Facts<'_>) -> Option<Counter> {
     };
     // A rule that gets another window or is about something else counts anew.
     let window = rule.window.length();
-    let key = format!("ratelimit:{}", braced(&format!("rule:{}:{}{whose}", part(&rule.id), window.as_secs())));
+    let key = Family::Window.named(braced(&format!("rule:{}:{}{whose}", part(&rule.id), window.as_secs())));
     let counter = Counter::of_requests(key, Span::Sliding(window), rule.limit);
     Some(Counter { is_of_address: rule.rule_type == RuleType::PerIp, ..counter })
 }

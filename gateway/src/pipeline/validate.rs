@@ -5,12 +5,13 @@
 
 use bytes::Bytes;
 use doorman_crds::api::Validation;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
 
 use super::call::Call;
 use crate::problem::Problem;
 use crate::protocols::rest;
+use crate::request::forwarded::forwarded;
 use crate::request::media::{self, Media, Readable};
 use crate::validation::{self, Content, json, soap};
 
@@ -48,11 +49,22 @@ pub(super) fn reading(call: &Call<'_>, carries_body: bool) -> Result<Reading, Pr
     if has_rules && rest::is_of_connection(headers, &CONTENT_TYPE) {
         return Err(unreadable("Connection names its Content-Type"));
     }
-    match media::readable(headers) {
+    match media::readable(&as_sent(headers)) {
         Ok(body) if has_rules || body.media == Media::Json => Ok(Reading::Body(body)),
         Err(why) if has_rules => Err(unreadable(why)),
         _ => Ok(Reading::Unread),
     }
+}
+
+/// What a body is said to be, as the upstream is told: what is taken away from a value makes no other body of it.
+fn as_sent(headers: &HeaderMap) -> HeaderMap {
+    let mut sent = HeaderMap::with_capacity(2);
+    for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+        for value in headers.get_all(&name) {
+            sent.append(&name, forwarded(value));
+        }
+    }
+    sent
 }
 
 /// Checks a body. One that is absent is a value without fields.

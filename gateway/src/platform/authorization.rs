@@ -27,7 +27,7 @@ use crate::{
     crypt::fingerprint,
     identity::{Busy, Denied, SignedIn, needs_upgrade},
     problem::Problem,
-    store::{Collection, Password, Store, StoreError, User, Window, now},
+    store::{Collection, Family, Password, Store, StoreError, User, Window, now},
 };
 
 /// Sign-in without e-mail or password.
@@ -197,7 +197,7 @@ impl Attempt {
         let (sessions, now) = (&platform.settings.sessions, now());
         let window = Window::at(now, sessions.account_rate_window);
         // People type passwords where names belong; those must not end in a store of counters.
-        let counter = format!("login_failures:{}", fingerprint(login));
+        let counter = Family::Failures.named(fingerprint(login));
         let limit = u64::from(sessions.account_rate_limit.get());
         let count = platform.identity.store().count(&counter, window, now).await;
         if count.map_err(|error| uncounted(&error))? <= limit {
@@ -280,7 +280,7 @@ async fn limit_address(
     }
     let (limit, now) = (u64::from(limit), now());
     let window = Window::at(now, window);
-    let counter = format!("ip_rate_limit:{kind}{}", client::counted(address));
+    let counter = Family::Address.named(format_args!("{kind}{}", client::counted(address)));
     let count = platform.identity.store().count(&counter, window, now).await.map_err(|error| uncounted(&error))?;
     let told = [(LIMIT, limit.into()), (REMAINING, limit.saturating_sub(count).into()), (RESET, window.end().into())];
     if count <= limit {

@@ -19,7 +19,7 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 
 /// Forgets what is cached and starts the counters of requests again; what bytes and quotas have used up stays.
 ///
-/// On every gateway of the store. The counters are those of rates, throttles, tiers, rules and the sign-ins of an address.
+/// On every gateway of the store. The counters are those of rates, throttles, tiers and rules; those of sign-ins go on.
 #[utoipa::path(delete, path = "/api/caches", tag = "Caches",
     responses((status = 200, description = "It is forgotten.", body = Message)),
     security(("token" = ["manage_gateway"])), extensions(("x-error-codes" = json!(["403 GTW008"]))))]

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     accounting::{Allowance, HeldTier},
-    store::{Collection, Moment, plain},
+    store::{Collection, Moment, plain, tiers::is_enabled},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
@@ -256,8 +256,7 @@ async fn tier(State(platform): State<Platform>, caller: Caller) -> Result<Respon
     let held = held(&platform, &caller, NO_TIER).await?;
     let own = text(&held.tier, "tier_id");
     let all = platform.identity.store().all(Collection::Tiers).await?;
-    let is_option =
-        |tier: &&std::sync::Arc<Document>| tier.get_bool("enabled").unwrap_or(true) && text(tier, "tier_id") != own;
+    let is_option = |tier: &&std::sync::Arc<Document>| is_enabled(tier) && text(tier, "tier_id") != own;
     let option = |tier: &std::sync::Arc<Document>| {
         json!({ "tier_id": text(tier, "tier_id"), "display_name": text(tier, "display_name"),
             "price_monthly": member(tier, "price_monthly"),

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::accounting::UpstreamKey;
 use crate::pipeline::{Body, LeftAlone};
 use crate::problem::{Problem, X_BODY_LENGTH};
+use crate::request::forwarded::forwarded;
 use crate::request::media::{self, Media, media};
 use crate::snapshot::{CompiledApi, Match, Server};
 use crate::transform::{change_headers, change_query};
@@ -105,11 +106,13 @@ pub fn upstream_request(
             continue;
         }
         for value in parts.headers.get_all(name) {
-            headers.append(name, value.clone());
+            headers.append(name, forwarded(value));
         }
     }
-    // Only of what passes.
-    let swapped = api.api.headers.authorization_from.as_ref().and_then(|name| headers.get(name)).cloned();
+    // Only of what passes, but as the client sent it.
+    let passes = |name: &&HeaderName| headers.contains_key(*name);
+    let swapped = api.api.headers.authorization_from.as_ref().filter(passes);
+    let swapped = swapped.and_then(|name| parts.headers.get(name)).cloned();
     if let Some(transform) = transform {
         change_headers(&transform.headers, &mut headers);
     }

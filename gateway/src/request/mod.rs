@@ -12,6 +12,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
+pub mod forwarded;
 pub mod media;
 
 /// Largest sum of header name and value lengths, in bytes.

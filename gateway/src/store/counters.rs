@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -18,6 +19,63 @@ use smallvec::SmallVec;
 const PARTS: u64 = 60;
 const PARTS_OF_SHORT: u64 = 20;
 const SHORT: Duration = Duration::from_secs(30);
+
+/// What a counter counts. Its name begins with its family's, so that every store can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Requests, by a user's own rate.
+    Rate,
+    /// Requests, by a user's throttle.
+    Throttle,
+    /// Requests in windows of tiers and rules.
+    Window,
+    /// What a tier's quotas have used up.
+    Quota,
+    /// What a user's bytes have used up.
+    Bytes,
+    /// Sign-ins and registrations of an address.
+    Address,
+    /// Failed sign-ins with a name.
+    Failures,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Rate, Self::Throttle, Self::Window, Self::Quota, Self::Bytes, Self::Address, Self::Failures];
+
+    /// What names of the family begin with, up to a colon: that of existing installations, where they have it.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Rate => "rate_limit",
+            Self::Throttle => "throttle_limit",
+            Self::Window => "ratelimit",
+            Self::Quota => "quota",
+            Self::Bytes => "bandwidth_usage",
+            Self::Address => "ip_rate_limit",
+            Self::Failures => "login_failures",
+        }
+    }
+
+    /// The name of one of its counters.
+    pub fn named(self, rest: impl fmt::Display) -> String {
+        format!("{}:{rest}", self.prefix())
+    }
+
+    /// Does it start again when caches are cleared? What is used up stays so, and nobody has more guesses at a password.
+    pub fn starts_again(self) -> bool {
+        match self {
+            Self::Rate | Self::Throttle | Self::Window => true,
+            Self::Quota | Self::Bytes | Self::Address | Self::Failures => false,
+        }
+    }
+
+    /// Does a counter of this name start again when caches are cleared?
+    pub(super) fn has_one_that_starts_again(name: &str) -> bool {
+        let family = name.split_once(':').map(|(prefix, _)| prefix);
+        Self::ALL.into_iter().any(|own| own.starts_again() && Some(own.prefix()) == family)
+    }
+}
 
 /// In which stretch of time something is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,10 +273,10 @@ impl Counters {
         keys.iter().map(total).collect()
     }
 
-    /// Starts sliding windows again; what the calendar counts stays.
+    /// Starts the counters again whose families do.
     pub(super) fn reset(&self) {
         for shard in &self.shards {
-            locked(shard).retain(|entry| matches!(entry.held, Held::Total(_)));
+            locked(shard).retain(|name, _| !Family::has_one_that_starts_again(name));
         }
     }
 
@@ -313,13 +371,13 @@ impl Shard {
         }
     }
 
-    fn retain(&mut self, mut is_kept: impl FnMut(&Entry) -> bool) {
-        self.entries.retain(|_, entry| is_kept(entry));
+    fn retain(&mut self, mut is_kept: impl FnMut(&str, &Entry) -> bool) {
+        self.entries.retain(|name, entry| is_kept(name, entry));
         self.of_addresses = self.entries.values().filter(|entry| entry.of_address.is_some()).count();
     }
 
     fn sweep(&mut self, millis: u64) {
-        self.retain(|entry| entry.until > millis);
+        self.retain(|_, entry| entry.until > millis);
         self.sweep_at = SWEEP_AT.max(2 * self.entries.len());
     }
 
@@ -335,7 +393,7 @@ impl Shard {
             let of_addresses = self.entries.values().filter(|entry| entry.of_address.is_some());
             let mut left = MOST_OF_ADDRESSES / 8;
             let limit = lightest(of_addresses.map(weight).collect(), left);
-            self.retain(|entry| {
+            self.retain(|_, entry| {
                 let goes = entry.of_address.is_some() && left > 0 && weight(entry) <= limit;
                 left -= usize::from(goes);
                 !goes

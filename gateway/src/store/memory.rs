@@ -12,7 +12,7 @@ use super::{
     StoreError, Window,
     charges::Charge,
     collection::{Collection, Key, Listing},
-    counters::{Counter, Counters, Taken, lightest},
+    counters::{Counter, Counters, Family, Taken, lightest},
     credits::{self, Balance},
 };
 
@@ -410,9 +410,9 @@ impl Shared {
         }
     }
 
-    /// Starts the counters of requests again.
+    /// Starts the counters again whose families do.
     pub(super) fn reset_counters(&self) {
-        *locked(&self.counters) = Expiring::default();
+        locked(&self.counters).entries.retain(|name, _| !Family::has_one_that_starts_again(name));
         self.limits.reset();
     }
 

@@ -41,7 +41,7 @@ pub mod tiers;
 
 pub use charges::{Charge, OPEN_CHARGES};
 pub use collection::{Change, Collection, Listing};
-pub use counters::{Counter, Reading, Span, Taken, braced};
+pub use counters::{Counter, Family, Reading, Span, Taken, braced};
 pub use credits::{BALANCES, Balance, is_group_name};
 pub use documents::{Group, Password, Permissions, Role, User, plain, plain_document};
 pub use moment::Moment;
@@ -792,7 +792,7 @@ impl Store {
         }
     }
 
-    /// Starts every counter of requests again, in all processes; what bytes and quotas have used up stays.
+    /// Starts the counters again whose families do ([`Family::starts_again`]), in all processes.
     pub async fn reset_counters(&self) -> Result<(), StoreError> {
         match self.shared()? {
             Shared::Memory(shared) => {

@@ -59,6 +59,14 @@ fn named<T: for<'de> Deserialize<'de>>(member: &str, text: &str) -> Result<T, St
 }
 
 impl RuleType {
+    /// Does it count the requests of each caller apart from those of others?
+    pub fn counts_one_caller(self) -> bool {
+        match self {
+            Self::PerUser | Self::PerIp | Self::PerUserApi | Self::PerUserEndpoint => true,
+            Self::PerApi | Self::PerEndpoint | Self::Global => false,
+        }
+    }
+
     /// The type of this name.
     pub fn parse(name: &str) -> Result<Self, String> {
         named("rule_type", name)

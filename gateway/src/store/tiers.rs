@@ -32,11 +32,16 @@ pub fn next_change(assignment: &Document, now: Moment) -> Option<Moment> {
     bounds.filter_map(|bound| Moment::of(bound?)).filter(|bound| *bound > now).min()
 }
 
+/// Is the tier on? One that is off binds only whom an assignment gives it.
+pub fn is_enabled(tier: &Document) -> bool {
+    tier.get_bool("enabled").unwrap_or(true)
+}
+
 impl Store {
-    /// The tier of users without an assignment that holds; of several defaults the one with the smallest id.
+    /// The tier of users without an assignment that holds; of several defaults that are on the one with the smallest id.
     pub async fn default_tier(&self) -> Result<Option<Arc<Document>>, StoreError> {
-        let listing = Listing { limit: Some(1), ..Listing::with("is_default", true) };
-        Ok(self.list(Collection::Tiers, &listing).await?.0.pop())
+        let defaults = self.list(Collection::Tiers, &Listing::with("is_default", true)).await?.0;
+        Ok(defaults.into_iter().find(|tier| is_enabled(tier)))
     }
 
     /// The tier of a user at this moment; the default tier also where the assigned one is gone.

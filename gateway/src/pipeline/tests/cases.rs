@@ -98,6 +98,8 @@ pub type Limits = Vec<(&'static str, i64)>;
 pub struct Tier {
     pub id: &'static str,
     pub is_default: bool,
+    /// Stored only if it is said.
+    pub enabled: Option<bool>,
     pub limits: Limits,
     /// `max_queue_time_ms`, where throttling is on.
     pub queue: Option<i64>,
@@ -403,8 +405,8 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     let tier = |id: &'static str| {
-        (flag(0.2), limits(), weighted(0.3, select(&[100, 1_100, 62_000][..])))
-            .prop_map(move |(is_default, limits, queue)| Tier { id, is_default, limits, queue })
+        (flag(0.2), weighted(0.4, flag(0.6)), limits(), weighted(0.3, select(&[100, 1_100, 62_000][..])))
+            .prop_map(move |(is_default, enabled, limits, queue)| Tier { id, is_default, enabled, limits, queue })
     };
     subsequence(vec!["free", "pro", "trial"], 0..=3)
         .prop_flat_map(move |ids| ids.into_iter().map(tier).collect::<Vec<_>>())
@@ -607,8 +609,16 @@ const AUTHORIZATIONS: [&str; 32] = [
     "",
     "",
 ];
+/// Longer than what is sent of a value.
+const LONG: &str = {
+    const BYTES: [u8; 8_200] = [b'a'; 8_200];
+    match std::str::from_utf8(&BYTES) {
+        Ok(text) => text,
+        Err(_) => unreachable!(),
+    }
+};
 /// Further headers. Of several with one name, the first counts.
-const HEADERS: [(&str, &str); 49] = [
+const HEADERS: [(&str, &str); 54] = [
     ("cookie", "access_token_cookie={1}"),
     ("cookie", "a=b; access_token_cookie=\"{0}\""),
     ("cookie", "access_token_cookie="),
@@ -640,8 +650,12 @@ const HEADERS: [(&str, &str); 49] = [
     ("client-key", "k3"),
     ("x-custom", "custom"),
     ("x-custom", "other"),
+    ("x-custom", "1 <b>2</b> <> < 3"),
+    ("x-custom", "<b>"),
+    ("x-custom", LONG),
     ("x-up-auth", "Bearer S"),
     ("x-up-auth", "Bearer T"),
+    ("x-up-auth", "Bearer <S>"),
     ("x-up-auth", ""),
     ("x_user_email", "root"),
     ("x-user-email", "root"),
@@ -653,6 +667,7 @@ const HEADERS: [(&str, &str); 49] = [
     ("upgrade", "WebSocket"),
     ("upgrade", "WebSocket"),
     ("user-agent", "curl"),
+    ("user-agent", "crawler <http://a.example/>"),
     ("accept-encoding", "gzip"),
     ("x-api-key", "guess"),
     ("te", "trailers"),

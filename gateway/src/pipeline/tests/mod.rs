@@ -165,7 +165,7 @@ const NO_SUBSCRIPTION: &str = "You are not subscribed to this resource";
 const NO_GROUP: &str = "You do not have the correct group for this";
 
 /// What the requests together must have shown.
-const MUST_HAPPEN: [&str; 86] = [
+const MUST_HAPPEN: [&str; 101] = [
     // Refusals.
     "API010",
     "API011",
@@ -212,7 +212,9 @@ const MUST_HAPPEN: [&str; 86] = [
     "an API that asks nobody",
     "an administrator needs no subscription",
     // What limits.
+    "a default tier that is off",
     "a tier that is assigned",
+    "a tier that is assigned and off",
     "limits of an assignment's own",
     "no tier",
     "the default tier",
@@ -235,6 +237,17 @@ const MUST_HAPPEN: [&str; 86] = [
     "used up: requests_per_hour",
     "used up: requests_per_minute",
     "used up: requests_per_second",
+    "told: a user's rate",
+    "told: per_ip",
+    "told: per_user",
+    "told: per_user_api",
+    "told: per_user_endpoint",
+    "told: requests of a day",
+    "told: requests of a month",
+    "told: requests_per_day",
+    "told: requests_per_hour",
+    "told: requests_per_minute",
+    "told: requests_per_second",
     "a wait for a tier's window",
     "a wait for the throttle",
     // What is sent, where to, and who pays.
@@ -246,6 +259,8 @@ const MUST_HAPPEN: [&str; 86] = [
     "a listed header that is never sent",
     "a swap that a routing's servers don't see",
     "a swapped authorization",
+    "a value that is cut",
+    "a value without its tags",
     "no encoding of what is changed",
     "servers of a client key",
     "servers of an API",

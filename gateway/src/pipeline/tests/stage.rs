@@ -468,8 +468,9 @@ fn setup(world: &World, start: Timestamp) -> Setup {
         let mut limits = limits(&tier.limits);
         limits.insert("enable_throttling", tier.queue.is_some());
         limits.insert("max_queue_time_ms", tier.queue);
-        documents
-            .push((Collection::Tiers, doc! { "tier_id": tier.id, "is_default": tier.is_default, "limits": limits }));
+        let mut document = doc! { "tier_id": tier.id, "is_default": tier.is_default, "limits": limits };
+        document.extend(tier.enabled.map(|enabled| ("enabled".to_owned(), enabled.into())));
+        documents.push((Collection::Tiers, document));
     }
     for rule in &world.rules {
         let document = doc! { "rule_id": &rule.id, "rule_type": rule.kind, "target_identifier": rule.target,

@@ -232,6 +232,33 @@ async fn of_several_default_tiers_the_one_with_the_smallest_id_counts() {
 }
 
 #[tokio::test]
+async fn a_tier_that_is_off_binds_only_whom_it_is_assigned_to() {
+    let (fixture, token) = with_tiers(&["basic"]).await;
+    let set = async |id: &str, changes: Value| {
+        let seen = fixture.send("PUT", &format!("{TIERS}/{id}"), &token, changes).await;
+        assert_eq!(seen.status, 200, "{seen:?}");
+    };
+    let payment_fails = async || {
+        let body = json!({ "user_id": "amy" });
+        fixture.send("POST", "/platform/tiers/payment/failure", &token, body).await
+    };
+    fixture.send("POST", TIERS, &token, tier("c", json!({ "is_default": true }))).await;
+    set("basic", json!({ "enabled": false })).await;
+    assert_eq!(tier_of(&fixture, &token, "amy").await, "c", "the next default");
+    set("c", json!({ "enabled": false })).await;
+    let none = fixture.send("GET", "/platform/tiers/assignments/amy/tier", &token, Value::Null).await;
+    none.is(404, detail("No tier found for user amy"));
+    payment_fails().await.is(400, detail("No default tier configured for fallback"));
+    let assignment = json!({ "user_id": "amy", "tier_id": "basic" });
+    let assigned = fixture.send("POST", "/platform/tiers/assignments", &token, assignment).await;
+    assert_eq!(assigned.status, 201);
+    assert_eq!(tier_of(&fixture, &token, "amy").await, "basic");
+    set("c", json!({ "enabled": true })).await;
+    assert_eq!(tier_of(&fixture, &token, "bob").await, "c");
+    assert_eq!(payment_fails().await.json()["tier_id"], "c");
+}
+
+#[tokio::test]
 async fn assignments_that_make_no_sense_are_refused() {
     let (fixture, token) = with_tiers(&["basic"]).await;
     let path = |rest: &str| format!("/platform/tiers/{rest}");

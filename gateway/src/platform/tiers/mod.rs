@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     problem::Problem,
-    store::{Collection, Moment, StoreError, plain, plain_document, tiers::in_force},
+    store::{
+        Collection, Moment, StoreError, plain, plain_document,
+        tiers::{in_force, is_enabled},
+    },
 };
 
 mod assignments;
@@ -66,9 +69,10 @@ struct NewTier {
     price_yearly: Option<Amount>,
     #[serde(default)]
     features: Vec<AnyText>,
-    /// Users without an assignment have this tier; of several such, the one with the smallest id.
+    /// Users without an assignment have this tier, if it is enabled; of several such, the one with the smallest id.
     #[serde(default = "Flag::no")]
     is_default: Flag,
+    /// One that is not binds only whom an assignment gives it, and is not told as one to upgrade to.
     #[serde(default = "Flag::yes")]
     enabled: Flag,
 }
@@ -239,7 +243,6 @@ async fn list(
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageTiers, NO_LIST).await?;
     let (slice, search) = (slice.slice()?, searched.search());
-    let is_enabled = |tier: &Document| tier.get_bool("enabled").unwrap_or(true);
     let has_it = |tier: &Document| {
         let members = ["tier_id", "name", "display_name", "description"];
         search.as_ref().is_none_or(|search| search.is_in(members.iter().filter_map(|member| tier.get_str(member).ok())))

@@ -19,7 +19,7 @@ use crate::{
     settings::FailMode,
     store::{
         StoreError,
-        counters::{Counter, Parts, Reading, Span, Taken},
+        counters::{Counter, Family, Parts, Reading, Span, Taken},
     },
 };
 
@@ -154,9 +154,9 @@ end
 return 0
 ";
 
-/// Removes the counters of requests that this node holds.
+/// Removes the counters of these names that this node holds.
 const RESET_COUNTERS: &str = r"
-for _, pattern in ipairs({'rate_limit:*', 'throttle_limit:*', 'ratelimit:*', 'ip_rate_limit:*'}) do
+for _, pattern in ipairs(ARGV) do
   local cursor = '0'
   repeat
     local found = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000)
@@ -343,11 +343,14 @@ impl Shared {
         Ok(try_join_all(totals).await?.into_iter().map(Option::unwrap_or_default).collect())
     }
 
-    /// Starts the counters of requests again, on every node.
+    /// Starts the counters again whose families do, on every node.
     pub(in crate::store) async fn reset_counters(&self) -> Result<(), StoreError> {
         self.meanwhile.reset_counters();
         let mut command = redis::cmd("EVAL");
         command.arg(RESET_COUNTERS).arg(0);
+        for family in Family::ALL.into_iter().filter(|family| family.starts_again()) {
+            command.arg(family.named("*"));
+        }
         match &self.connection {
             Connection::Single(_) => self.run(&command).await,
             Connection::Cluster(connection, _) => {

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     settings::Settings,
     store::{
-        Counter, Span, Store, Taken, now,
+        Counter, Family, Span, Store, Taken, Window, now,
         servers::{Certificates, Server, external, free_port, with_redis},
         thrice,
     },
@@ -554,17 +554,30 @@ mod limits {
     }
 
     #[tokio::test]
-    async fn counters_start_again_when_told_to_and_bytes_do_not() {
+    async fn in_every_store_the_same_counters_start_again_when_told_to() {
         let server = Server::redis(&[]);
-        let store = with_redis(&external(server.port, NOBODY, &[])).await;
-        let counter = [per_minute("rate_limit:{amy}:60", 1)];
-        assert_eq!(store.take(&counter).await.unwrap().refused, None);
-        let bytes: Arc<str> = "bandwidth_usage:{amy}:60:0".into();
-        store.book(&[(bytes.clone(), now() + 60)], 7).await;
-        store.book(&[(bytes.clone(), now() + 60)], 8).await;
-        store.reset_counters().await.unwrap();
-        assert_eq!(store.take(&counter).await.unwrap().refused, None);
-        assert_eq!(store.totals(&[bytes, "none".into()]).await.unwrap(), [15, 0]);
+        let redis = with_redis(&external(server.port, NOBODY, &[])).await;
+        for (what, store) in [("memory", Store::in_memory()), ("Redis", redis)] {
+            let window = Window::at(12_345, Duration::from_secs(300));
+            let mut started = Vec::new();
+            for is_again in [false, true] {
+                for family in Family::ALL {
+                    let name = |rest: &str| family.named(rest);
+                    let counter = [per_minute(&name("{amy}:60"), 1)];
+                    let is_free = store.take(&counter).await.unwrap().refused.is_none();
+                    let is_first = store.count(&name("192.0.2.1"), window, 12_345).await.unwrap() == 1;
+                    let bytes: Arc<str> = name("{amy}:bytes").into();
+                    store.book(&[(bytes.clone(), now() + 60)], 7).await;
+                    let is_new = store.totals(&[bytes]).await.unwrap() == [7];
+                    assert!(is_free == is_first && is_first == is_new, "{what} {family:?}");
+                    if is_again && is_free {
+                        started.push(family);
+                    }
+                }
+                store.reset_counters().await.unwrap();
+            }
+            assert_eq!(started, [Family::Rate, Family::Throttle, Family::Window], "{what}");
+        }
     }
 
     /// Parts of a window by their numbers.

@@ -200,7 +200,14 @@ impl Model<'_> {
         }
         let tiers = &self.world.tiers;
         let assigned = tiers.iter().find(|tier| held.is_some_and(|part| part.tier == tier.id));
-        let usual = tiers.iter().filter(|tier| tier.is_default).min_by_key(|tier| tier.id);
+        let defaults = || tiers.iter().filter(|tier| tier.is_default);
+        let usual = defaults().filter(|tier| tier.enabled != Some(false)).min_by_key(|tier| tier.id);
+        if assigned.is_none() && defaults().any(|tier| tier.enabled == Some(false)) {
+            self.hit("a default tier that is off");
+        }
+        if assigned.is_some_and(|tier| tier.enabled == Some(false)) {
+            self.hit("a tier that is assigned and off");
+        }
         self.hit(match (assigned, usual, &person.assignment) {
             (Some(_), ..) => "a tier that is assigned",
             (None, Some(_), None) => "the default tier",
@@ -371,8 +378,15 @@ impl Model<'_> {
                 seen.limit = limit;
                 return Err(No(429, code));
             }
-            // What is told is how the shortest window of the tier stands.
-            if let Some((limit, (used, frees_in))) = all.clone().next().filter(|(limit, _)| limit.kind == Kind::Tier) {
+            // What is told is how the shortest window of the tier stands, else the tightest that nobody else uses.
+            let own = all.clone().filter(|(limit, _)| match limit.kind {
+                Kind::Rule => limit.what.starts_with("per_user") || limit.what.starts_with("per_ip"),
+                kind => [Kind::Quota, Kind::Rate].contains(&kind),
+            });
+            let of_tier = all.clone().next().filter(|(limit, _)| limit.kind == Kind::Tier);
+            let own = own.min_by_key(|(limit, (used, _))| limit.most - used);
+            if let Some((limit, (used, frees_in))) = of_tier.or(own) {
+                self.hit(format!("told: {}", limit.what));
                 seen.limit = Some([limit.most, limit.most - used - 1, reset(*frees_in)]);
             }
             let before = all.find(|(limit, _)| limit.kind == Kind::Throttle).map(|(_, (used, _))| *used);

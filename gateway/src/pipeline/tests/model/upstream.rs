@@ -1,9 +1,11 @@
 //! What goes where, as what, and who pays for it.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use doorman_crds::DoormanApiSpec;
 use doorman_crds::api::EndpointSpec;
+use regex::Regex;
 
 use super::super::cases::Person;
 use super::super::stage::{Ask, Seen, Sent};
@@ -193,7 +195,7 @@ impl Model<'_> {
         let passing: Vec<String> = usual.into_iter().chain(listed).filter(passes).collect();
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for name in &passing {
-            headers.extend(ask.get(name).map(|value| (name.clone(), value.to_owned())));
+            headers.extend(ask.get(name).map(|value| (name.clone(), self.clean(value))));
         }
         let swap = spec.authorization_field_swap.map(|name| name.to_lowercase()).filter(|name| passing.contains(name));
         if let Some(name) = swap.as_ref().filter(|_| !is_trusted) {
@@ -210,6 +212,23 @@ impl Model<'_> {
         }
         headers.extend(key);
         headers.into_iter().collect()
+    }
+}
+
+impl Model<'_> {
+    /// A value as it is sent: without tags, and only so much of it.
+    fn clean(&self, value: &str) -> String {
+        static TAGS: LazyLock<Regex> = LazyLock::new(|| Regex::new("<[^>]+>").unwrap());
+        let untagged = TAGS.replace_all(value, "");
+        let kept: String = untagged.chars().take(8_192).collect();
+        for (is_so, what) in
+            [(untagged != value, "a value without its tags"), (kept != untagged, "a value that is cut")]
+        {
+            if is_so {
+                self.hit(what);
+            }
+        }
+        kept.trim().to_owned()
     }
 }
 
