@@ -6,6 +6,7 @@
 //! each other, within one kind every state a pod passes through is one the operator passes through as well. Secrets, each
 //! of which a pod watches by itself, may pass through others on the way, and arrive at the same.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -112,12 +113,12 @@ pub struct RevisionReport {
     /// How many objects are rejected in all.
     pub rejected_total: usize,
     /// APIs whose Secrets hold something else than what is needed: served with the last ones that did, or rejected. The
-    /// operator reads no Secrets and learns it here. At most [`MAX_UNUSABLE`].
+    /// operator reads no Secrets and learns it here. At most [`MAX_UNUSABLE`], shared out among the namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unusable: Vec<Rejection>,
-    /// How many they are in all.
-    #[serde(default)]
-    pub unusable_total: usize,
+    /// Namespaces with more of them than there was room for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unusable_untold: BTreeSet<String>,
     /// Which stores this pod reaches; absent when everything is in its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stores: Option<Stores>,

@@ -86,6 +86,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Too many failed sign-ins with one name or address.",
         "Wait as long as `Retry-After` says; see `LOGIN_ACCOUNT_RATE_*`.",
     ),
+    (
+        "AUTH010",
+        "403",
+        "Registration is switched off.",
+        "Ask an administrator for an account; see `REGISTRATION_ENABLED`.",
+    ),
     ("AUTH900", "403", "The caller lacks the permission `manage_auth`.", "Give the caller's role the permission."),
     (
         "AUTHZ001",

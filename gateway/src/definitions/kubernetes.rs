@@ -37,8 +37,13 @@ use super::{Definitions, ObjectId, Secrets};
 const BATCH: usize = 4096;
 /// Least time between two writes of the disk copy; a burst of changes is written once.
 const DISK_EVERY: Duration = Duration::from_secs(2);
-/// Longest wait for a first word on each Secret before the first state; a word comes with the first answer.
-const FIRST_WORDS: Duration = Duration::from_secs(2);
+/// Longest wait for the next first word on a Secret before the first state, and for all of them; a word comes with the
+/// first answer. An API whose Secret is not known is refused, and a pod that is ready gets its calls.
+const NEXT_WORD: Duration = Duration::from_secs(3);
+const FIRST_WORDS: Duration = Duration::from_secs(8);
+/// Longest an API is left as it was while a Secret that it newly names is awaited. It is short, since the change may also
+/// close what was open.
+const HOLD: Duration = Duration::from_secs(5);
 
 /// Why no definitions could be had at the start.
 #[derive(Debug, thiserror::Error)]
@@ -314,14 +319,52 @@ fn named(api: &DoormanApi) -> impl Iterator<Item = ObjectId> {
     api.spec.secrets().map(move |(_, name)| (namespace.clone(), name.to_owned()))
 }
 
-/// Leaves an API as it was served before while a Secret that it newly names is awaited; nothing is lost by a change then.
-fn hold_back(new: &mut Definitions, before: &Definitions, is_awaited: impl Fn(&ObjectId) -> bool) {
+/// The APIs that are left as they were, each with the time since when.
+type Held = BTreeMap<ObjectId, Instant>;
+
+/// Leaves an API as it was served before while a Secret that it newly names is awaited, and not longer than [`HOLD`];
+/// nothing is lost by a change then.
+fn hold_back(new: &mut Definitions, before: &Definitions, held: &mut Held, is_awaited: impl Fn(&ObjectId) -> bool) {
+    let now = Instant::now();
+    let is_unlike = |old: &Arc<DoormanApi>, api: &Arc<DoormanApi>| {
+        old.metadata.uid == api.metadata.uid && old.metadata.generation != api.metadata.generation
+    };
+    let mut still = Held::new();
     for (id, api) in &mut new.apis {
-        if named(api).any(|secret| is_awaited(&secret))
-            && let Some(old) = before.apis.get(id).filter(|old| old.metadata.uid == api.metadata.uid)
+        if let Some(old) = before.apis.get(id).filter(|old| is_unlike(old, api))
+            && named(api).any(|secret| is_awaited(&secret))
         {
-            *api = old.clone();
+            let since = held.get(id).copied().unwrap_or(now);
+            if now < since + HOLD {
+                still.insert(id.clone(), since);
+                *api = old.clone();
+            }
         }
+    }
+    *held = still;
+}
+
+/// The wait for a first word on each Secret.
+struct FirstWords {
+    start: Instant,
+    unheard: usize,
+    until: Instant,
+}
+
+impl FirstWords {
+    fn new(unheard: usize) -> Self {
+        let start = Instant::now();
+        Self { start, unheard, until: start + NEXT_WORD }
+    }
+
+    /// Is it over, when there is none on so many?
+    fn is_over(&mut self, unheard: usize) -> bool {
+        let now = Instant::now();
+        if unheard < self.unheard {
+            self.until = (now + NEXT_WORD).min(self.start + FIRST_WORDS);
+        }
+        self.unheard = unheard;
+        unheard == 0 || now >= self.until
     }
 }
 
@@ -351,9 +394,13 @@ async fn follow(
     let mut unsaved: Option<Arc<Definitions>> = None;
     let mut next_save = Instant::now();
     let mut published: Option<Arc<Definitions>> = None;
-    let mut first_words: Option<Instant> = None;
+    let mut first_words: Option<FirstWords> = None;
+    let mut held = Held::new();
     loop {
-        let is_first_due = published.is_none() && first_words.is_some();
+        let due = match (&published, &first_words) {
+            (None, Some(words)) => Some(words.until),
+            _ => held.values().min().map(|since| *since + HOLD),
+        };
         let mut changed = false;
         tokio::select! {
             batch = changes.next() => {
@@ -368,7 +415,7 @@ async fn follow(
                 }
             }
             is_new = secrets.changed() => changed = is_new,
-            () = sleep_until(first_words.unwrap_or_else(Instant::now)), if is_first_due => changed = true,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => changed = true,
             () = sleep_until(next_save), if unsaved.is_some() => {
                 if let (Some(disk), Some(definitions)) = (disk.clone(), unsaved.take()) {
                     let _ = tokio::task::spawn_blocking(move || disk.save(&definitions)).await;
@@ -384,12 +431,12 @@ async fn follow(
         let mut definitions = state.select(&selection);
         let mut wanted: BTreeSet<_> = definitions.apis.values().flat_map(|api| named(api)).collect();
         if let Some(before) = &published {
-            hold_back(&mut definitions, before, |secret| secrets.is_awaited(secret));
+            hold_back(&mut definitions, before, &mut held, |secret| secrets.is_awaited(secret));
             wanted.extend(definitions.apis.values().flat_map(|api| named(api)));
         }
         secrets.watch(&wanted);
-        let due = *first_words.get_or_insert_with(|| Instant::now() + FIRST_WORDS);
-        if published.is_none() && !secrets.all_heard() && Instant::now() < due {
+        let unheard = secrets.unheard();
+        if published.is_none() && !first_words.get_or_insert_with(|| FirstWords::new(unheard)).is_over(unheard) {
             continue;
         }
         definitions.secrets = secrets.known();
@@ -421,19 +468,54 @@ mod tests {
         Definitions { apis: [(identity(&api.metadata), api)].into(), ..Definitions::default() }
     }
 
-    #[test]
-    fn an_api_waits_for_a_secret_that_it_newly_names_and_others_do_not() {
-        let secret = ("shop".to_owned(), "new".to_owned());
-        let generation = |before: Arc<DoormanApi>, now: Arc<DoormanApi>, awaited: bool| {
-            let mut now = only(now);
-            hold_back(&mut now, &only(before), |id| awaited && *id == secret);
-            now.apis.into_values().next().unwrap().metadata.generation.unwrap()
-        };
-        assert_eq!(generation(api("1", 1, None), api("1", 2, Some("new")), true), 1);
-        assert_eq!(generation(api("1", 1, None), api("1", 2, Some("new")), false), 2);
-        assert_eq!(generation(api("1", 1, None), api("1", 2, Some("other")), true), 2);
-        assert_eq!(generation(api("1", 1, Some("new")), api("1", 2, None), true), 2);
-        // Another object of the same name has nothing to do with the one before.
-        assert_eq!(generation(api("1", 1, None), api("2", 2, Some("new")), true), 2);
+    /// The generation that is served of an API that changed.
+    fn generation(before: Arc<DoormanApi>, now: Arc<DoormanApi>, held: &mut Held, awaited: bool) -> i64 {
+        let mut now = only(now);
+        hold_back(&mut now, &only(before), held, |id| awaited && *id == ("shop".to_owned(), "new".to_owned()));
+        now.apis.into_values().next().unwrap().metadata.generation.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_waits_for_a_secret_that_it_newly_names_and_others_do_not() {
+        for (before, now, awaited, wanted) in [
+            (api("1", 1, None), api("1", 2, Some("new")), true, 1),
+            (api("1", 1, None), api("1", 2, Some("new")), false, 2),
+            (api("1", 1, None), api("1", 2, Some("other")), true, 2),
+            (api("1", 1, Some("new")), api("1", 2, None), true, 2),
+            // Another object of the same name has nothing to do with the one before.
+            (api("1", 1, None), api("2", 2, Some("new")), true, 2),
+        ] {
+            let mut held = Held::new();
+            assert_eq!(generation(before, now, &mut held, awaited), wanted);
+            assert_eq!(held.len(), usize::from(wanted == 1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_api_waits_for_long_however_often_it_changes() {
+        let mut held = Held::new();
+        for (second, wanted) in [(0, 1), (2, 1), (4, 1), (6, 5)] {
+            let next = api("1", 2 + second / 2, Some("new"));
+            assert_eq!(generation(api("1", 1, None), next, &mut held, true), wanted, "after {second} s");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        assert!(held.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_waits_for_secrets_while_they_come() {
+        let mut words = FirstWords::new(100);
+        for unheard in (96..100).rev() {
+            tokio::time::sleep(NEXT_WORD / 2).await;
+            assert!(!words.is_over(unheard));
+        }
+        tokio::time::sleep(NEXT_WORD).await;
+        assert!(words.is_over(96), "no word for a while");
+        assert!(FirstWords::new(1).is_over(0));
+        let (mut words, start) = (FirstWords::new(100), Instant::now());
+        while !words.is_over(words.unheard - 1) {
+            tokio::time::sleep(NEXT_WORD / 2).await;
+        }
+        assert!((FIRST_WORDS..FIRST_WORDS + NEXT_WORD).contains(&start.elapsed()));
     }
 }

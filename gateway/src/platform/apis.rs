@@ -279,10 +279,12 @@ async fn list_all(
     Asked(query): Asked<PageQuery>,
     caller: Result<Caller, Denied>,
 ) -> Result<Answer, Refusal> {
-    caller.map_err(|denied| Problem::new(denied.status(), NOT_SIGNED_IN, denied.reason()))?;
+    let caller = caller.map_err(|denied| Problem::new(denied.status(), NOT_SIGNED_IN, denied.reason()))?;
     let page = query.page(&platform, PAGE_SIZE)?;
     let (found, total) = Known::page(&platform, page).await?;
-    Ok(Answer::data(page.of("apis", found.iter().map(|api| api.shown().into()).collect(), total)))
+    let mut apis: Vec<_> = found.iter().map(Known::shown).collect();
+    keep_credentials(&platform, &caller, &mut apis).await?;
+    Ok(Answer::data(page.of("apis", apis.into_iter().map(Value::from).collect(), total)))
 }
 
 /// The same as `/platform/api/all`.
@@ -301,9 +303,22 @@ async fn list(
 #[utoipa::path(get, path = "/platform/api/{api_name}/{api_version}", tag = "APIs", params(ApiPath),
     responses((status = 200, description = "The API.", body = Value)), security(("token" = [])),
     extensions(("x-error-codes" = json!(["400 API003"]))))]
-async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, _caller: Caller) -> Result<Answer, Refusal> {
+async fn read(State(platform): State<Platform>, At(key): At<ApiPath>, caller: Caller) -> Result<Answer, Refusal> {
     let found = Known::find(&platform, &key.into()).await?;
-    Ok(Answer::data(found.ok_or_else(unknown)?.shown()))
+    let mut api = found.ok_or_else(unknown)?.shown();
+    keep_credentials(&platform, &caller, std::slice::from_mut(&mut api)).await?;
+    Ok(Answer::data(api))
+}
+
+/// Shows how a gateway signs in to upstreams only to those who may change it; others find `null`.
+async fn keep_credentials(platform: &Platform, caller: &Caller, apis: &mut [Members]) -> Result<(), Refusal> {
+    let mut credentials =
+        apis.iter_mut().filter_map(|api| api.get_mut("api_ws_security")).filter(|value| !value.is_null());
+    let Some(first) = credentials.next() else { return Ok(()) };
+    if !caller.may(platform, Permission::ManageApis).await? {
+        std::iter::once(first).chain(credentials).for_each(|value| *value = Value::Null);
+    }
+    Ok(())
 }
 
 /// Changes an API; the next call sees it.

@@ -377,13 +377,17 @@ fn named_user(body: &[u8]) -> Result<Option<String>, Problem> {
 #[utoipa::path(post, path = "/platform/authorization/register", tag = "Authorization", request_body = Credentials,
     responses((status = 201, description = "The user was added.", body = Message)),
     extensions(("x-error-codes" = json!(["400 AUTH001", "400 AUTH004", "400 AUTH006", "400 USR001", "400 USR005",
-        "429 IP_RATE_LIMIT"]))))]
+        "403 AUTH010", "429 IP_RATE_LIMIT"]))))]
 async fn register(
     State(platform): State<Platform>,
     origin: Origin,
     body: Result<Whole, Problem>,
 ) -> Result<Answer, Refusal> {
     const LONGEST: usize = 50;
+    if !platform.settings.features.registration {
+        let message = "Registration is switched off; ask an administrator for an account";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "AUTH010", message).into());
+    }
     let sessions = &platform.settings.sessions;
     let (limit, window) = (sessions.register_rate_limit, sessions.register_rate_window);
     limit_address(&platform, "register:", origin.address, limit.get(), window).await?;

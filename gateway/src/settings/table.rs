@@ -479,6 +479,8 @@ settings! {
             "Smallest response that is compressed, where its length is known beforehand.";
         websockets: bool = "WEBSOCKETS_ENABLED", "false", Doorman Used:
             "Answers WebSocket handshakes like any other request; otherwise they get 403 `GTW015`. The protocol is never changed.";
+        registration: bool = "REGISTRATION_ENABLED", "true", Doorman Used:
+            "Lets anybody add a user for themselves (`POST /platform/authorization/register`); otherwise that gets 403 `AUTH010`.";
         demo: bool = "DEMO_SEED", "false", Doorman NotYet:
             "Memory mode: fills the store with random data at start.";
         demo_users: u32 = "DEMO_USERS", "40", Doorman NotYet: "Users of the demo.";

@@ -240,15 +240,36 @@ impl Snapshot {
 
     /// The report for the operator.
     pub fn report(&self) -> RevisionReport {
+        let (unusable, unusable_untold) = share_out(&self.unusable, MAX_UNUSABLE);
         RevisionReport {
             revision: self.revision,
             rejected: self.rejected.iter().take(MAX_REJECTED).cloned().collect(),
             rejected_total: self.rejected.len(),
-            unusable: self.unusable.iter().take(MAX_UNUSABLE).cloned().collect(),
-            unusable_total: self.unusable.len(),
+            unusable,
+            unusable_untold,
             stores: None,
         }
     }
+}
+
+/// As many as there is room for, the same of each namespace that has as many, so that none crowds out another. With it:
+/// the namespaces of which there are more.
+fn share_out(all: &[Rejection], room: usize) -> (Vec<Rejection>, BTreeSet<String>) {
+    let mut by_namespace = BTreeMap::<&str, Vec<&Rejection>>::new();
+    for one in all {
+        by_namespace.entry(&one.namespace).or_default().push(one);
+    }
+    let mut namespaces: Vec<_> = by_namespace.into_iter().collect();
+    namespaces.sort_by_key(|(_, of_it)| of_it.len());
+    let (mut shared, mut untold, count) = (Vec::new(), BTreeSet::new(), namespaces.len());
+    for (number, (namespace, of_it)) in namespaces.into_iter().enumerate() {
+        let share = (room - shared.len()) / (count - number);
+        if of_it.len() > share {
+            untold.insert(namespace.to_owned());
+        }
+        shared.extend(of_it.into_iter().take(share).cloned());
+    }
+    (shared, untold)
 }
 
 /// Identity of one state of one object: uid, generation, and the states of the Secrets that it names.

@@ -102,7 +102,7 @@ fn content_that_can_not_be_used_leaves_what_was_and_is_told() {
     assert!(bad.unusable[0].message.contains("`ca.crt` of the Secret `ca`"), "{:?}", bad.unusable);
     assert_eq!(bad.revision.secrets, [ObjectHash::of_secret("ca", "2")].into_iter().collect());
     let report = bad.report();
-    assert_eq!((report.unusable.len(), report.unusable_total), (1, 1));
+    assert_eq!((report.unusable.len(), report.unusable_untold.len()), (1, 0));
     // A change of the API elsewhere leaves it so.
     assert!(Arc::ptr_eq(&pool(&good), &pool(&compiler.compile(&with_secret(2, Ok(secret("2", "none")))))));
 
@@ -277,4 +277,28 @@ fn defined_roles_are_in_the_snapshot_with_their_origin() {
     let ops = &snapshot.roles["ops"];
     assert!(ops.role.permissions.contains(doorman_crds::role::Permission::ViewLogs));
     assert_eq!((ops.origin.owner.to_string(), ops.origin.generation), ("manifest roles.yaml".to_owned(), 1));
+}
+
+#[test]
+fn no_namespace_crowds_out_what_is_said_of_another() {
+    let of = |namespace: &str, count: usize| {
+        let one = move |number: usize| Rejection {
+            kind: "DoormanApi".to_owned(),
+            namespace: namespace.to_owned(),
+            name: number.to_string(),
+            reason: "InvalidSecret".to_owned(),
+            message: String::new(),
+        };
+        (0..count).map(one).collect::<Vec<_>>()
+    };
+    let all = [of("a", 1000), of("b", 3), of("c", 40), of("d", 1)].concat();
+    let told = |room| {
+        let (shared, untold) = share_out(&all, room);
+        let count = |namespace| shared.iter().filter(|one| one.namespace == namespace).count();
+        (["a", "b", "c", "d"].map(count), Vec::from_iter(untold).join(" "))
+    };
+    assert_eq!(told(2000), ([1000, 3, 40, 1], String::new()));
+    assert_eq!(told(500), ([456, 3, 40, 1], "a".to_owned()));
+    assert_eq!(told(50), ([23, 3, 23, 1], "a c".to_owned()));
+    assert_eq!(told(0), ([0; 4], "a b c d".to_owned()));
 }

@@ -439,7 +439,8 @@ mod tests {
         {
             let started = std::time::Instant::now();
             let _ = redact(&text);
-            assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+            // If each byte were looked at for each other one it took a quarter of an hour.
+            assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
         }
     }
 

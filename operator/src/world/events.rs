@@ -311,7 +311,7 @@ impl World {
                     is_ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
                     is_terminating: pod.metadata.deletion_timestamp.is_some(),
                     report: before.as_ref().and_then(|before| before.report),
-                    is_all_told: before.as_ref().is_none_or(|before| before.is_all_told),
+                    untold: before.as_ref().map(|before| before.untold.clone()).unwrap_or_default(),
                     stores: before.as_ref().and_then(|before| before.stores),
                     is_heard: before.as_ref().is_some_and(|before| before.is_heard),
                     uncertain_since: before.as_ref().and_then(|before| before.uncertain_since),
@@ -336,21 +336,22 @@ impl World {
 
     /// What a pod says, with every API marked of which it says something else than before.
     pub(super) fn reported(&mut self, uid: &str, report: RevisionReport) {
-        let is_all_told = report.unusable_total <= report.unusable.len();
         let of = |refused: &Rejection| ObjectId { namespace: refused.namespace.clone(), name: refused.name.clone() };
         let unusable: BTreeMap<_, _> =
             report.unusable.into_iter().map(|refused| (of(&refused), refused.message)).collect();
-        let (mut changed, mut is_open) = (Vec::new(), false);
+        let (mut changed, mut open) = (Vec::new(), BTreeSet::new());
+        let untold = report.unusable_untold;
         self.heard(uid, |pod| {
             let apis = pod.unusable.keys().chain(unusable.keys());
             changed.extend(apis.filter(|api| pod.unusable.get(api) != unusable.get(api)).cloned());
-            is_open = pod.is_all_told != is_all_told;
+            open = pod.untold.symmetric_difference(&untold).cloned().collect();
             (pod.report, pod.stores, pod.is_heard) = (Some(report.revision), report.stores, true);
-            (pod.unusable, pod.is_all_told) = (unusable, is_all_told);
+            (pod.unusable, pod.untold) = (unusable, untold);
         });
         self.queue.mark_apis(&changed);
-        if is_open {
-            self.queue.mark_apis(self.apis.iter().filter(|(_, api)| !api.secrets.is_empty()).map(|(id, _)| id));
+        if !open.is_empty() {
+            let named = self.apis.iter().filter(|(id, api)| open.contains(&id.namespace) && !api.secrets.is_empty());
+            self.queue.mark_apis(named.map(|(id, _)| id));
         }
     }
 

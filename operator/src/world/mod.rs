@@ -419,9 +419,9 @@ struct PodRecord {
     is_ready: bool,
     is_terminating: bool,
     report: Option<Revision>,
-    /// APIs whose Secrets it can't use, with its words; whether these are all.
+    /// APIs whose Secrets it can't use, with its words; the namespaces of which these are not all.
     unusable: BTreeMap<ObjectId, String>,
-    is_all_told: bool,
+    untold: BTreeSet<String>,
     stores: Option<Stores>,
     is_heard: bool,
     uncertain_since: Option<Instant>,

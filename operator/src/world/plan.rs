@@ -350,7 +350,7 @@ impl World {
             if serves(pod) {
                 counted.acked += 1;
                 counted.unusable = counted.unusable.or_else(|| pod.unusable.get(api).cloned());
-                counted.is_open |= !pod.is_all_told;
+                counted.is_open |= pod.untold.contains(&api.namespace);
             }
             counted
         })

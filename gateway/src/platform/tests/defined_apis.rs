@@ -100,6 +100,22 @@ async fn a_manifest_is_read_like_what_is_stored_and_changed_in_its_file() {
 }
 
 #[tokio::test]
+async fn credentials_of_upstreams_are_shown_to_those_who_may_change_them() {
+    let fixture = Fixture::usual().await;
+    let (admin, credentials) = (fixture.token().await, json!({ "username": "a", "password": "secret" }));
+    let api = json!({ "api_name": "orders", "api_version": "v1", "api_ws_security": credentials });
+    fixture.does("POST", "/platform/api", &admin, api).await;
+    let manager = fixture.with_role("manager", &[Permission::ManageApis]).await;
+    let reader = fixture.with_role("reader", &[Permission::ManageEndpoints]).await;
+    for (token, shown) in [(&admin, &credentials), (&manager, &credentials), (&reader, &Value::Null)] {
+        assert_eq!(&fixture.found(ORDERS, token).await["api_ws_security"], shown);
+        for list in ["/platform/api", "/platform/api/all"] {
+            assert_eq!(&fixture.found(list, token).await["apis"][0]["api_ws_security"], shown);
+        }
+    }
+}
+
+#[tokio::test]
 async fn apis_are_listed_together_whatever_they_come_from() {
     let (fixture, admin) = with_manifest().await;
     for name in ["a", "z"] {

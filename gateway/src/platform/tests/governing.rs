@@ -14,6 +14,16 @@ async fn governor(fixture: &Fixture) -> String {
 }
 
 #[tokio::test]
+async fn nobody_registers_where_that_is_switched_off() {
+    let fixture = Fixture::with(&[("REGISTRATION_ENABLED", "false"), ("REGISTER_IP_RATE_LIMIT", "1")]).await;
+    for _ in 0..2 {
+        let off = refusal("AUTH010", "Registration is switched off; ask an administrator for an account");
+        register(&fixture, "carla@example.com", STRONG).await.is(403, off);
+    }
+    assert!(fixture.identity.store().user("carla").await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn who_registers_is_a_user_without_rights_and_not_signed_in() {
     let fixture = Fixture::usual().await;
     let seen = register(&fixture, "carla@example.com", STRONG).await;

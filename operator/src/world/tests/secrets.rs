@@ -45,8 +45,7 @@ impl Fixture {
             message: (*message).into(),
         };
         let unusable: Vec<_> = unusable.iter().map(refused).collect();
-        let unusable_total = unusable.len();
-        let report = RevisionReport { revision, unusable, unusable_total, ..RevisionReport::default() };
+        let report = RevisionReport { revision, unusable, ..RevisionReport::default() };
         self.event(Event::Report(pod.into(), Box::new(report)));
     }
 
@@ -326,9 +325,16 @@ fn a_pod_that_can_not_say_all_leaves_it_open() {
     let mut fixture = secured();
     let revision =
         Revision { secrets: [ObjectHash::of_secret("uid-ca", "1")].into_iter().collect(), ..fixture.current() };
-    let report = RevisionReport { revision, unusable_total: 1, ..RevisionReport::default() };
-    fixture.event(Event::Report("pod-1".into(), Box::new(report)));
-    fixture.run_out();
-    assert_eq!(fixture.says("c", PROGRAMMED), pair("Unknown", "PodsUnreachable"));
-    assert_eq!(fixture.says("a", PROGRAMMED), pair("True", "Programmed"));
+    for (namespace, said) in [
+        ("other", pair("True", "Programmed")),
+        ("edge", pair("Unknown", "PodsUnreachable")),
+        ("other", pair("True", "Programmed")),
+    ] {
+        let unusable_untold = [namespace.to_owned()].into();
+        let report = RevisionReport { revision, unusable_untold, ..RevisionReport::default() };
+        fixture.event(Event::Report("pod-1".into(), Box::new(report)));
+        fixture.run_out();
+        assert_eq!(fixture.says("c", PROGRAMMED), said);
+        assert_eq!(fixture.says("a", PROGRAMMED), pair("True", "Programmed"));
+    }
 }
