@@ -407,7 +407,7 @@ async fn follow(
                 let Some(batch) = batch else { return };
                 for change in batch {
                     if let Change::Api(event) = &change
-                        && let Event::Apply(DeserializeGuard(Ok(api))) = &**event
+                        && let Event::Apply(DeserializeGuard(Ok(api))) | Event::InitApply(DeserializeGuard(Ok(api))) = &**event
                     {
                         named(api).for_each(|secret| secrets.ask_again(&secret));
                     }

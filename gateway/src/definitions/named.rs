@@ -189,9 +189,13 @@ fn is_refusal(error: &watcher::Error) -> bool {
 /// Tells what becomes of one Secret, for ever.
 async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<(ObjectId, u64, Said)>) {
     // Not the watcher's own way to pause: that one begins anew with each try, which `Init` is.
-    let growing = ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE);
-    let growing = growing.without_max_times().with_jitter();
-    let (mut pauses, mut tried) = (growing.build(), None::<Instant>);
+    let growing = |longest| {
+        let growing = ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_delay(longest);
+        growing.without_max_times().with_jitter().build()
+    };
+    let mut pauses = growing(LONGEST_PAUSE);
+    // When it was tried last, and whether it was refused then.
+    let mut tried = None::<(Instant, bool)>;
     // A list or watch of one name is what a right to that name allows.
     let config = watcher::Config::default().fields(&format!("metadata.name={}", id.1));
     let mut events = pin!(watcher(api, config));
@@ -210,13 +214,14 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
             Ok(Event::Apply(object)) => (Some(Said::Is(Some(Box::new(object)))), None),
             Ok(Event::Delete(_)) => (Some(Said::Is(None)), None),
             Err(error) => {
-                if tried.is_some_and(|tried| tried.elapsed() > QUIET) {
-                    pauses = growing.build();
-                }
-                let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                 let is_refusal = is_refusal(&error);
-                let pause = if is_refusal { pause } else { pause.min(LONGEST_OUTAGE_PAUSE) };
-                tried = Some(Instant::now() + pause);
+                let longest = if is_refusal { LONGEST_PAUSE } else { LONGEST_OUTAGE_PAUSE };
+                // An API server that is back may refuse for a moment.
+                if tried.is_none_or(|(tried, before)| before != is_refusal || tried.elapsed() > QUIET) {
+                    pauses = growing(longest);
+                }
+                let pause = pauses.next().unwrap_or(longest);
+                tried = Some((Instant::now() + pause, is_refusal));
                 if is_refusal {
                     (Some(Said::Refused), Some(pause))
                 } else {

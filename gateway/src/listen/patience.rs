@@ -2,13 +2,13 @@
 //!
 //! A client may open a window for the beginning of an answer and never again. The HTTP library then asks the body for
 //! nothing, so the body can't end by itself, and holds its connection to the upstream. Here the body is given up after
-//! [`TAKE_TIME`]; should the client come back, its stream is reset. The end of an answer is held by the library alone, and
-//! no stream is left to reset: of a client that does not take it the connection is closed, after some minutes.
+//! [`TAKE_TIME`]; should the client come back, its stream is reset. What the library was given before, it holds for as long
+//! as the stream lives: a connection on which a piece is held for minutes is closed.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -19,55 +19,57 @@ use super::TAKE_TIME;
 /// Boxed error of a body.
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// For how many spans of [`TAKE_TIME`] the ends of answers are counted apart. One that was there for two fewer is not waited
-/// for; these are several, since a slow client may have all its streams end at once.
+/// For how many spans of [`TAKE_TIME`] pieces of answers are counted apart. One that was there for two fewer is not waited
+/// for; these are several, since a slow client may be sent all its streams at once.
 const SPANS: usize = 6;
+/// Longest piece, so that who takes a long answer slowly is seen to take it.
+const PIECE: usize = 64 << 10;
 
-/// The ends of answers that one connection holds.
+/// The pieces of answers that one connection was given and has not sent.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// How many spans are over.
     now: AtomicUsize,
-    /// How many ends are held, by the span in which they came.
-    ends: [AtomicU32; SPANS],
+    /// How many pieces are held, by the span in which they came.
+    pieces: [AtomicU32; SPANS],
 }
 
 impl Held {
-    /// The end of an answer, which counts until it is dropped.
+    /// A piece that counts until it is dropped.
     fn hold(self: &Arc<Self>, data: Bytes) -> Bytes {
         let span = self.now.load(Ordering::Relaxed) % SPANS;
-        self.ends[span].fetch_add(1, Ordering::Relaxed);
-        Bytes::from_owner(End { data, span, held: self.clone() })
+        self.pieces[span].fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Piece { data, span, held: self.clone() })
     }
 
-    /// Returns when an end has been held for too long.
+    /// Returns when a piece has been held for too long.
     pub(super) async fn too_long(&self) {
         loop {
             sleep(TAKE_TIME).await;
             let oldest = (self.now.fetch_add(1, Ordering::Relaxed) + 2) % SPANS;
-            if self.ends[oldest].load(Ordering::Relaxed) > 0 {
+            if self.pieces[oldest].load(Ordering::Relaxed) > 0 {
                 return;
             }
         }
     }
 }
 
-/// The end of an answer.
-struct End {
+/// A piece of an answer.
+struct Piece {
     data: Bytes,
     span: usize,
     held: Arc<Held>,
 }
 
-impl AsRef<[u8]> for End {
+impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
 }
 
-impl Drop for End {
+impl Drop for Piece {
     fn drop(&mut self) {
-        self.held.ends[self.span].fetch_sub(1, Ordering::Relaxed);
+        self.held.pieces[self.span].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -84,6 +86,8 @@ pub(super) struct Patient<B> {
 struct Shared<B> {
     /// `None` when it was given up.
     body: Option<B>,
+    /// What it gave and nobody asked for yet.
+    rest: Bytes,
     /// When the client had taken all it was given; `None` while more of it is awaited from the upstream.
     idle_since: Option<Instant>,
 }
@@ -96,7 +100,7 @@ fn lock<B>(shared: &Mutex<Shared<B>>) -> MutexGuard<'_, Shared<B>> {
 impl<B: Send + 'static> Patient<B> {
     /// A body of an answer over this connection.
     pub(super) fn new(body: B, held: Arc<Held>) -> Self {
-        let shared = Arc::new(Mutex::new(Shared { body: Some(body), idle_since: None }));
+        let shared = Arc::new(Mutex::new(Shared { body: Some(body), rest: Bytes::new(), idle_since: None }));
         Self { shared, is_watched: false, held }
     }
 
@@ -118,7 +122,7 @@ async fn give_up_when_idle<B>(shared: Weak<Mutex<Shared<B>>>) {
         let now = Instant::now();
         next = shared.idle_since.unwrap_or(now) + TAKE_TIME;
         if next <= now {
-            shared.body = None;
+            (shared.body, shared.rest) = (None, Bytes::new());
             tracing::info!("a client takes nothing of its answer; it is given up");
             return;
         }
@@ -134,27 +138,49 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let mut shared = lock(&this.shared);
+        let mut guard = lock(&this.shared);
+        let shared = &mut *guard;
         let Some(body) = &mut shared.body else {
             return Poll::Ready(Some(Err("the client took nothing for too long".into())));
         };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        let has_more = polled.is_ready() && !body.is_end_stream();
+        let mut other = None;
+        if shared.rest.is_empty() {
+            shared.idle_since = None;
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()? else {
+                return Poll::Ready(None);
+            };
+            match frame.into_data() {
+                Ok(data) => shared.rest = data,
+                Err(trailers) => other = Some(trailers),
+            }
+        }
+        let frame = other.unwrap_or_else(|| {
+            let piece = shared.rest.split_to(shared.rest.len().min(PIECE));
+            Frame::data(this.held.hold(piece))
+        });
+        let has_more = !shared.rest.is_empty() || !body.is_end_stream();
         shared.idle_since = has_more.then(Instant::now);
-        drop(shared);
+        drop(guard);
         if has_more {
             this.watch();
-            return polled;
         }
-        polled.map_ok(|frame| frame.map_data(|data| this.held.hold(data)))
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        lock(&self.shared).body.as_ref().is_some_and(Body::is_end_stream)
+        let shared = lock(&self.shared);
+        shared.rest.is_empty() && shared.body.as_ref().is_some_and(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        lock(&self.shared).body.as_ref().map(Body::size_hint).unwrap_or_default()
+        let shared = lock(&self.shared);
+        let (of_body, rest) = (shared.body.as_ref().map(Body::size_hint).unwrap_or_default(), shared.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(of_body.lower() + rest);
+        if let Some(upper) = of_body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
@@ -204,6 +230,21 @@ mod tests {
         let (frame, ()) = tokio::join!(patient.frame(), upstream);
         assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "b");
         drop(sender);
+        assert!(patient.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn long_answers_go_in_pieces_and_lose_nothing() {
+        let long: Bytes = (0..PIECE * 2 + 100).map(|at| at.to_le_bytes()[0]).collect();
+        let mut patient = Patient::new(http_body_util::Full::new(long.clone()).map_err(Into::into), Arc::default());
+        let mut seen = Vec::new();
+        while !patient.is_end_stream() {
+            assert_eq!(patient.size_hint().exact(), Some((long.len() - seen.len()) as u64));
+            let piece = patient.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() <= PIECE);
+            seen.extend_from_slice(&piece);
+        }
+        assert!(seen == long);
         assert!(patient.frame().await.is_none());
     }
 }
