@@ -176,8 +176,9 @@ pub async fn upstreams_are_called_with_secrets_of_their_owners(cluster: &Cluster
 
     // Consent taken back and given again, a Secret deleted and made anew.
     kubectl(&["label", "secret", "client", "-n", FIRST, &format!("{CONSENT}-")]).await?;
-    answers(cluster, &url, 503, CONSENT).await?;
-    unresolved(cluster, "RefNotPermitted").await?;
+    answers(cluster, &url, 503, "GTW503").await?;
+    let message = unresolved(cluster, "RefNotPermitted").await?;
+    ensure!(message.contains(CONSENT), "{message}");
     // The use ends first, then the right.
     let start = Instant::now();
     while may_read("client").await? {

@@ -226,6 +226,7 @@ fn object(file: &str, value: serde_yaml::Value) -> Result<Option<Object>, String
     match kind.as_str() {
         "DoormanApi" => {
             let mut api: DoormanApi = typed(value)?;
+            admitted(&api)?;
             let id = identify(file, &kind, &mut api.metadata, generation)?;
             Ok(Some(Object::Api(id, Arc::new(api))))
         }
@@ -259,6 +260,16 @@ fn typed<T: serde::de::DeserializeOwned>(value: serde_yaml::Value) -> Result<T, 
     let read = serde_ignored::deserialize(source, note);
     let object = read.map_err(|error| format!("{}: {error}", track.path()))?;
     unknown.map_or(Ok(object), |field| Err(format!("{field}: there is no such field")))
+}
+
+/// Refuses what an API server would refuse and a gateway could serve. The document store may hold such APIs: it charges
+/// nobody for them (reference: gateway behaviour 8).
+fn admitted(api: &DoormanApi) -> Result<(), String> {
+    let charges = api.spec.credits.as_ref().is_some_and(|credits| credits.enabled);
+    if api.spec.public == Some(true) && charges {
+        return Err("a public API can't charge credits: set spec.public or spec.credits.enabled to false".to_owned());
+    }
+    Ok(())
 }
 
 fn identify(
@@ -331,6 +342,25 @@ mod tests {
             let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
             assert!(definitions.apis.is_empty() && definitions.unreadable.len() == 1, "{to}");
             assert!(definitions.unreadable[0].message.contains(wanted), "{:?}", definitions.unreadable);
+        }
+    }
+
+    #[test]
+    fn a_public_api_that_charges_is_refused_as_in_a_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = GOOD.replace("NAME", "b");
+        for (change, is_refused) in [
+            ("public: true, credits: {enabled: true, group: g}", true),
+            ("public: true, credits: {enabled: false}", false),
+            ("public: false, credits: {enabled: true, group: g}", false),
+        ] {
+            let text = GOOD.replace("NAME", "a").replace("public: true", change);
+            write(folder.path(), "a.yaml", &format!("{text}---\n{good}"));
+            let definitions = Directory::new(folder.path()).read().unwrap().unwrap();
+            let wanted = if is_refused { vec!["b"] } else { vec!["a", "b"] };
+            assert_eq!(names(&definitions), wanted, "{change}: {:?}", definitions.unreadable);
+            let told = definitions.unreadable.first().map(|problem| &*problem.message);
+            assert_eq!(told.is_some_and(|told| told.contains("can't charge credits")), is_refused, "{told:?}");
         }
     }
 

@@ -30,7 +30,7 @@ impl Disk {
     /// Replaces the file as a whole; a failure is logged and leaves the old one.
     pub fn save(&self, definitions: &Definitions) {
         let saved = Saved {
-            apis: definitions.apis.values().cloned().collect(),
+            apis: definitions.apis.iter().map(|(id, api)| definitions.held.get(id).unwrap_or(api).clone()).collect(),
             roles: definitions.roles.values().cloned().collect(),
         };
         let new = self.file.with_extension("new");

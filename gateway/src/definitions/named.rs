@@ -198,7 +198,7 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
     let mut tried = None::<(Instant, bool)>;
     // A list or watch of one name is what a right to that name allows.
     let config = watcher::Config::default().fields(&format!("metadata.name={}", id.1));
-    let mut events = pin!(watcher(api, config));
+    let mut events = pin!(watcher(api.clone(), config.clone()));
     let mut listed = None;
     while let Some(event) = events.next().await {
         let (said, pause) = match event {
@@ -230,6 +230,7 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
                 }
             }
         };
+        let is_refused = matches!(said, Some(Said::Refused));
         if let Some(said) = said
             && tell.send((id.clone(), number, said)).await.is_err()
         {
@@ -237,6 +238,10 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
         }
         if let Some(pause) = pause {
             sleep(pause).await;
+        }
+        if is_refused {
+            // A watch that was refused goes on where it was and says nothing when it is let in again, unless it lists anew.
+            events.set(watcher(api.clone(), config.clone()));
         }
     }
 }
@@ -258,6 +263,8 @@ mod tests {
     struct Server {
         secret: Mutex<Option<Value>>,
         asked: Mutex<u32>,
+        /// So many watches are refused, though it can be listed.
+        refused_watches: Mutex<u32>,
     }
 
     impl Server {
@@ -268,11 +275,20 @@ mod tests {
                 async move {
                     let query = request.uri().query().unwrap_or_default();
                     assert!(query.contains("metadata.name%3Dca"), "{query}");
+                    let mut secret = server.secret.lock().unwrap().clone();
                     if query.contains("watch=") {
-                        std::future::pending::<()>().await;
+                        let is_refused = {
+                            let mut left = server.refused_watches.lock().unwrap();
+                            let refused = *left;
+                            *left = refused.saturating_sub(1);
+                            refused > 0
+                        };
+                        if !is_refused {
+                            std::future::pending::<()>().await;
+                        }
+                        secret = None;
                     }
                     *server.asked.lock().unwrap() += 1;
-                    let secret = server.secret.lock().unwrap().clone();
                     let (status, body) = secret.map_or_else(
                         || (403, json!({ "kind": "Status", "status": "Failure", "code": 403, "message": "no" })),
                         |secret| (200, json!({ "metadata": { "resourceVersion": "1" }, "items": [secret] })),
@@ -303,6 +319,15 @@ mod tests {
         named.known().get("shop", "ca") == Err(&NoSecret::Forbidden(None))
     }
 
+    async fn listen(named: &mut Named, time: Duration) {
+        let for_ever = async {
+            loop {
+                named.changed().await;
+            }
+        };
+        let _: Result<(), _> = timeout(time, for_ever).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_believed_when_it_lasts_and_tried_ever_less() {
         let server = Arc::new(Server::default());
@@ -329,12 +354,7 @@ mod tests {
         for (is_hint, most) in [(true, Duration::from_millis(10)), (false, LONGEST_PAUSE * 2)] {
             let server = Arc::new(Server::default());
             let mut named = watching(&server);
-            let for_ever = async {
-                loop {
-                    named.changed().await;
-                }
-            };
-            let _: Result<(), _> = timeout(Duration::from_secs(100), for_ever).await;
+            listen(&mut named, Duration::from_secs(100)).await;
             *server.secret.lock().unwrap() = Some(secret.clone());
             let start = Instant::now();
             if is_hint {
@@ -350,6 +370,18 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert_eq!(server.asked(), asked);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_let_in_again_says_what_there_is() {
+        let secret = json!({ "metadata": { "name": "ca", "labels": { "doorman.dev/upstream-tls": "true" } } });
+        let server = Arc::new(Server::default());
+        *server.secret.lock().unwrap() = Some(secret);
+        *server.refused_watches.lock().unwrap() = 3;
+        let mut named = watching(&server);
+        listen(&mut named, REFUSAL * 4).await;
+        assert_eq!(*server.refused_watches.lock().unwrap(), 0);
+        assert!(named.known().get("shop", "ca").is_ok(), "it stays refused");
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,7 +51,9 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 /// An API to add.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 struct NewApi {
+    /// First part of the path that clients call.
     api_name: Text<1, 64>,
+    /// Second part of the path that clients call, e.g. `v1`.
     api_version: Text<1, 8>,
     #[serde(flatten)]
     fields: Fields,
@@ -73,6 +75,7 @@ struct ApiUpdate {
 /// What an API is and does.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 struct Fields {
+    /// What the API is for.
     api_description: Option<Text<0, 127>>,
     /// Roles that may call it; none: any.
     api_allowed_roles: Option<Vec<AnyText>>,
@@ -85,22 +88,35 @@ struct Fields {
     api_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     /// `REST`, `SOAP`, `GRAPHQL`, `GRPC`; a label.
     api_type: Option<AnyText>,
+    /// How often a call that failed upstream is tried again, where the method and the failure allow it; 0: never.
     api_allowed_retry_count: Option<Int<{ i64::MIN }>>,
+    /// Kept and shown; nothing depends on it.
     api_grpc_package: Option<AnyText>,
+    /// Kept and shown; nothing depends on it.
     api_grpc_allowed_packages: Option<Vec<AnyText>>,
+    /// Services that `GET /platform/api/{api_name}/{api_version}/grpc/services` lists.
     api_grpc_allowed_services: Option<Vec<AnyText>>,
+    /// Kept and shown; nothing depends on it.
     api_grpc_allowed_methods: Option<Vec<AnyText>>,
     /// Client header that becomes the upstream's `Authorization`.
     api_authorization_field_swap: Option<AnyText>,
     /// Headers that pass both ways beside the usual ones.
     api_allowed_headers: Option<Vec<AnyText>>,
+    /// A call takes a credit of `api_credit_group` from the caller; not for public APIs.
     api_credits_enabled: Option<Flag>,
+    /// The credit definition whose credits are taken and whose key is sent upstream.
     api_credit_group: Option<AnyText>,
+    /// `false`: calls are refused with 403 `GTW012`.
     active: Option<Flag>,
+    /// Origins whose pages may call it; absent: any.
     api_cors_allow_origins: Option<Vec<AnyText>>,
+    /// Methods that a preflight allows; absent: the usual ones.
     api_cors_allow_methods: Option<Vec<AnyText>>,
+    /// Request headers that a preflight allows; absent: any.
     api_cors_allow_headers: Option<Vec<AnyText>>,
+    /// Pages may send cookies and other credentials.
     api_cors_allow_credentials: Option<Flag>,
+    /// Answer headers that pages may read.
     api_cors_expose_headers: Option<Vec<AnyText>>,
     /// Anyone may call it.
     api_public: Option<Flag>,
@@ -108,8 +124,11 @@ struct Fields {
     api_auth_required: Option<Flag>,
     /// `allow_all` or `whitelist`.
     api_ip_mode: Option<AnyText>,
+    /// Addresses and networks (CIDR) that are let in under `whitelist`.
     api_ip_whitelist: Option<Vec<AnyText>>,
+    /// Addresses and networks (CIDR) that are never let in.
     api_ip_blacklist: Option<Vec<AnyText>>,
+    /// Whether the client is told by `X-Forwarded-For` of a trusted proxy; absent: as the gateway is set.
     api_trust_x_forwarded_for: Option<Flag>,
     /// `headers`, `query` (`remove`, `rename`, `add`) and `body` (`wrap`, `remove`, `rename`, `set`), under `request` or
     /// not.
@@ -118,23 +137,39 @@ struct Fields {
     api_response_transform: Option<Map<String, Value>>,
     /// Wraps JSON answers as `{"status_code": .., "response": ..}`; absent: they pass as they are.
     api_response_envelope: Option<Flag>,
+    /// Path of the OpenAPI document on the upstream.
     api_openapi_url: Option<AnyText>,
+    /// Kept and shown; nothing depends on it.
     api_openapi_auto_discover: Option<Flag>,
+    /// Path on the first server, or URL, of the WSDL.
     api_wsdl_url: Option<AnyText>,
+    /// Kept and shown; nothing depends on it.
     api_soap_version: Option<AnyText>,
+    /// Kept, shown to holders of `manage_apis` only; nothing depends on it.
     api_ws_security: Option<Map<String, Value>>,
+    /// Kept and shown; nothing depends on it.
     api_graphql_max_depth: Option<Int<{ i64::MIN }>>,
+    /// Path on the first server where the schema is asked for; absent: `/graphql`.
     api_graphql_schema_url: Option<AnyText>,
+    /// Kept and shown; nothing depends on it.
     api_graphql_subscriptions: Option<Flag>,
+    /// Kept and shown; nothing depends on it.
     api_grpc_web_enabled: Option<Flag>,
+    /// Its presence is told as `reflection_enabled` by `GET /platform/api/{api_name}/{api_version}/grpc/services`.
     api_grpc_reflection_url: Option<AnyText>,
+    /// Kept and shown; nothing depends on it.
     api_is_crud: Option<Flag>,
+    /// Kept and shown; nothing depends on it.
     api_crud_collection: Option<AnyText>,
+    /// Kept and shown; nothing depends on it.
     api_crud_schema: Option<Map<String, Value>>,
-    /// Seconds; absent: as the gateway is set. So are the next three.
+    /// Seconds to open a connection to the upstream; absent: as the gateway is set.
     api_connect_timeout: Option<f64>,
+    /// Seconds of silence of the upstream; absent: as the gateway is set.
     api_read_timeout: Option<f64>,
+    /// Seconds a write to the upstream may stall; absent: as the gateway is set.
     api_write_timeout: Option<f64>,
+    /// Seconds to wait for a connection of the pool; absent: as the gateway is set.
     api_pool_timeout: Option<f64>,
 }
 

@@ -328,11 +328,11 @@ impl Compiler {
 
         let mut before = std::mem::take(&mut self.apis);
         let mut tls_before = std::mem::take(&mut self.tls);
-        let mut ordered: Vec<_> = definitions.apis.values().collect();
-        ordered.sort_by(|a, b| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
+        let mut ordered: Vec<_> = definitions.apis.iter().collect();
+        ordered.sort_by(|(_, a), (_, b)| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
         let mut owners: BTreeMap<ApiKey, String> = BTreeMap::new();
         let mut secrets_named: BTreeMap<(&str, &str), ObjectHash> = BTreeMap::new();
-        for object in ordered {
+        for (id, object) in ordered {
             let meta = &object.metadata;
             let secrets = SecretsOf { definitions, namespace: meta.namespace.as_deref().unwrap_or_default() };
             secrets_named.extend(secrets.states(&object.spec));
@@ -343,9 +343,13 @@ impl Compiler {
                 (compiled, hash, last)
             } else {
                 let (compiled, last) = compile_api(&object.spec, &self.pools, &self.counters, &secrets, last);
-                (compiled, ObjectHash::of("DoormanApi", &key.0, key.1, &[]), last)
+                (compiled, hash_of_api(meta), last)
             };
-            snapshot.revision.apis.insert(hash);
+            // What is left as it was waits for a Secret, and the sum over Secrets tells that it still does.
+            snapshot
+                .revision
+                .apis
+                .insert(definitions.held.get(id).map_or(hash, |newest| hash_of_api(&newest.metadata)));
             self.tls.extend(last.map(|last| (key.0.clone(), last)));
             let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
             let winner = owners.get(&name).cloned();
@@ -400,6 +404,11 @@ impl Snapshot {
             self.unusable.push(rejection("DoormanApi", meta, &refusal));
         }
     }
+}
+
+fn hash_of_api(meta: &ObjectMeta) -> ObjectHash {
+    let uid = meta.uid.as_deref().unwrap_or_default();
+    ObjectHash::of("DoormanApi", uid, meta.generation.unwrap_or_default(), &[])
 }
 
 fn rejection(kind: &str, meta: &ObjectMeta, refusal: &Refusal) -> Rejection {

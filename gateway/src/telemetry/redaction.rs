@@ -63,8 +63,8 @@ const MARKS: &[(&str, Rule)] = &[
     ("://", Rule::UserInfo),
 ];
 
-/// A setting that names a header and holds none.
-const NO_SECRET: &str = "_field_swap";
+/// How names end that say where a secret is and hold none: a setting that names a header, a field that names a Secret.
+const NO_SECRET: [&str; 2] = ["_field_swap", "Ref"];
 /// Characters a token has at least (reference).
 const TOKEN_LENGTH: usize = 20;
 /// How a quote is written inside other notations.
@@ -105,7 +105,11 @@ pub fn is_clean(text: &str) -> bool {
 pub fn is_secret_name(name: &str) -> bool {
     let found = SCANNER.marks.find(name).map(|found| SCANNER.rules[found.pattern().as_usize()]);
     found.is_some_and(|rule| matches!(rule, Rule::Header | Rule::Cookies | Rule::Word | Rule::LongWord))
-        && !name.ends_with(NO_SECRET)
+        && !holds_none(name)
+}
+
+fn holds_none(name: &str) -> bool {
+    NO_SECRET.iter().any(|end| name.ends_with(end))
 }
 
 /// The text without its secrets.
@@ -186,7 +190,7 @@ fn value_start(text: &str, name: Range<usize>) -> Option<usize> {
     let end_of_name = name.end;
     // The rest of a longer name: `password_hash`, `access_token_cookie`, `secretKey`.
     let mut at = run(text, end_of_name, 32, |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if text[end_of_name..at].ends_with(NO_SECRET) {
+    if holds_none(&text[end_of_name..at]) {
         return None;
     }
     let end = at;
@@ -423,6 +427,8 @@ mod tests {
             "Basic authentication is off, a bearer token is asked for",
             "the key file can't be read: http://user@host/path",
             "api_authorization_field_swap: X-Key",
+            "spec.upstream.tls.caSecretRef: no Secret is named `trust`",
+            r#"{"clientCertificateSecretRef":{"name":"pair"}}"#,
             "Password was changed",
             r#"{"password":null,"n":1}"#,
             "-----BEGIN CERTIFICATE-----\nMIIabc\n-----END CERTIFICATE-----",
@@ -463,7 +469,7 @@ mod tests {
             shape in 0..12,
             depth in 0..3,
         ) {
-            prop_assume!(!tail.ends_with(NO_SECRET));
+            prop_assume!(!holds_none(&tail));
             let name = format!("{}{tail}", cased(name.replace('-', dash), upper));
             let quoted = |text: &str| format!("{text:?}");
             let mut text = match shape {
