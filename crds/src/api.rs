@@ -29,7 +29,7 @@ pub use parse::{
     Access, Api, ApiKey, Breaker, Credits, Endpoint, Headers, IpRules, NEVER_FORWARDED, PER_CONNECTION, Timeouts,
     UpstreamAddress, parse,
 };
-pub use secret::{CONSENT_LABEL, Consent, GATEWAYS_ANNOTATION, NoSecret};
+pub use secret::{CONSENT_LABEL, Consent, GATEWAYS_ANNOTATION, MAX_SECRETS, NoSecret};
 pub use tls::{AUTHORITIES_FIELD, CERTIFICATE_FIELD, TLS_AUTHORITIES, TLS_CERTIFICATE, TLS_KEY, UpstreamTls};
 pub use transform::{BodyEdits, Edits, RequestTransform, ResponseTransform};
 pub use validation::{Format, Kind, Pattern, Rule, Validation};

@@ -16,6 +16,10 @@ pub const CONSENT_LABEL: &str = "doorman.dev/upstream-tls";
 /// commas.
 pub const GATEWAYS_ANNOTATION: &str = "doorman.dev/upstream-tls-gateways";
 
+/// Most Secrets of one namespace that one gateway is given the right to read: it watches each of them by itself, and the
+/// namespaces that share it must not wear out its memory and its connections.
+pub const MAX_SECRETS: usize = 100;
+
 /// Most bytes of that annotation; a longer one names no gateway.
 const MOST_NAMED: usize = 4_096;
 
@@ -63,6 +67,8 @@ pub enum NoSecret {
     NotFor(String),
     /// The API server does not let the gateway read it, or the operator can't see to that; with what was said, if anything.
     Forbidden(Option<String>),
+    /// The gateway reads as many Secrets of this namespace as it may: [`MAX_SECRETS`].
+    TooMany,
     /// Nothing has been heard of it yet.
     NotRead,
 }
@@ -89,6 +95,12 @@ impl NoSecret {
             Self::Forbidden(Some(said)) => {
                 (Reason::RefNotPermitted, format!("the gateway can't be allowed to read the Secret `{name}`: {said}"))
             }
+            Self::TooMany => (
+                Reason::RefNotPermitted,
+                format!(
+                    "the gateway reads {MAX_SECRETS} Secrets of this namespace already, as many as it may; `{name}` is left out"
+                ),
+            ),
             Self::NotRead => (
                 Reason::SecretNotRead,
                 format!("the Secret `{name}` has not been read yet: the API server is not reached, or says nothing"),

@@ -225,12 +225,9 @@ impl World {
     fn place_secret(&mut self, gateway: &ObjectId, id: &ObjectId) {
         let Some(record) = self.gateways.get_mut(gateway) else { return };
         let users = record.users.get(id);
-        let is_ours = |meta: &&SecretMeta| {
-            users.is_some() && meta.consent.covers(&id.namespace, &gateway.namespace, &gateway.name).is_ok()
-        };
-        let usable = self.secrets.get(id).filter(is_ours);
+        let usable = self.secrets.get(id).filter(|meta| users.is_some() && meta.is_for(id, gateway));
         let is_in = |secrets: &Secrets| secrets.get(&id.namespace).is_some_and(|names| names.contains(&id.name));
-        if usable.is_some() != is_in(&record.asked) {
+        if usable.is_some() != (is_in(&record.asked) || record.beyond.contains(id)) {
             record.is_reconcile_wanted = true;
             self.queue.mark(Target::Gateway(gateway.clone()));
         }

@@ -122,6 +122,11 @@ impl SecretMeta {
             consent: Consent::of(meta),
         }
     }
+
+    /// Whether its owner lets this gateway use it, as the Secret of that name.
+    fn is_for(&self, id: &ObjectId, gateway: &ObjectId) -> bool {
+        self.consent.covers(&id.namespace, &gateway.namespace, &gateway.name).is_ok()
+    }
 }
 
 /// Which state of a rendered object this is.
@@ -356,6 +361,8 @@ struct GatewayRecord {
     /// Secrets to be granted when its objects were last rendered, those that are granted, and namespaces where that failed.
     asked: Secrets,
     granted: Secrets,
+    /// Secrets for which there was no room then: the gateway reads as many of their namespace as it may.
+    beyond: BTreeSet<ObjectId>,
     ungranted: BTreeMap<String, String>,
     empty_since: Option<Instant>,
     needed: BTreeSet<String>,
@@ -390,6 +397,7 @@ impl GatewayRecord {
             secrets_acked: Acked::Undecided,
             asked: Secrets::new(),
             granted: Secrets::new(),
+            beyond: BTreeSet::new(),
             ungranted: BTreeMap::new(),
             empty_since: None,
             needed: BTreeSet::new(),

@@ -1,21 +1,22 @@
 //! What follows from the state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use doorman_crds::Reason;
-use doorman_crds::api::{Consent, NoSecret, SecretVersion};
+use doorman_crds::api::{MAX_SECRETS, NoSecret, SecretVersion};
 use doorman_crds::conditions::{self, RESOLVED_REFS};
 use doorman_crds::gateway::LaggingPod;
+use doorman_crds::selection::precedence;
 use doorman_crds::verdict::{self, Refusal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::status::{self, Acked, Fleet, Progress, Reached, Rollout, Taker};
 use super::{
-    Action, ApiRecord, BEHIND, COUNTS, EMPTY, GatewayRecord, Job, ObjectId, OwnedKey, PodRecord, SILENCE, StatusOf,
-    TAKE_UP, Target, Track, WRITES, World,
+    Action, ApiRecord, BEHIND, COUNTS, EMPTY, GatewayRecord, Job, ObjectId, OwnedKey, PodRecord, SILENCE, SecretMeta,
+    StatusOf, TAKE_UP, Target, Track, WRITES, World,
 };
-use crate::render::{self, Kind, Secrets};
+use crate::render::{self, Kind};
 
 /// What a changed spec may leave over; everything else is always rendered.
 const PRUNABLE: [Kind; 5] =
@@ -55,6 +56,40 @@ fn acknowledge<'a>(track: &'a Track, acked: &mut Acked, pods: &[PodAck]) -> Vec<
         (Acked::State(a), Acked::State(b)) => track.changed(a.min(b), a.max(b)).collect(),
         (before, after) if before == after => Vec::new(),
         _ => track.members().collect(),
+    }
+}
+
+impl GatewayRecord {
+    /// Chooses the Secrets that it is to be granted: those that its APIs name and whose owners agree, of a namespace at most
+    /// [`MAX_SECRETS`]. What is granted stays, since its pods use it; of the rest, what older APIs name comes first. Returns
+    /// the APIs that get another answer by that.
+    fn choose_secrets(
+        &mut self,
+        own: &ObjectId,
+        secrets: &BTreeMap<ObjectId, SecretMeta>,
+        apis: &BTreeMap<ObjectId, ApiRecord>,
+    ) -> BTreeSet<ObjectId> {
+        let mut usable: BTreeMap<&str, Vec<&ObjectId>> = BTreeMap::new();
+        for secret in self.users.keys() {
+            if secrets.get(secret).is_some_and(|meta| meta.is_for(secret, own)) {
+                usable.entry(&secret.namespace).or_default().push(secret);
+            }
+        }
+        let (before, was_beyond) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.beyond));
+        for (namespace, mut named) in usable {
+            if named.len() > MAX_SECRETS {
+                let is_new = |name| before.get(namespace).is_none_or(|names| !names.contains(name));
+                let eldest = |secret| {
+                    let users = self.users.get(secret).into_iter().flatten().filter_map(|api| apis.get(api));
+                    users.map(|api| precedence(&api.meta)).min()
+                };
+                named.sort_by_cached_key(|&secret| (is_new(&secret.name), eldest(secret)));
+                self.beyond.extend(named.split_off(MAX_SECRETS).into_iter().cloned());
+            }
+            self.asked.insert(namespace.to_owned(), named.into_iter().map(|secret| secret.name.clone()).collect());
+        }
+        let changed = self.beyond.symmetric_difference(&was_beyond).filter_map(|secret| self.users.get(secret));
+        changed.flatten().cloned().collect()
     }
 }
 
@@ -311,13 +346,7 @@ impl World {
         }
         (record.is_reconcile_wanted, record.is_reconciling, record.retry) = (false, true, None);
         record.rendered = record.object.metadata.generation;
-        record.asked = Secrets::new();
-        for secret in record.users.keys() {
-            let covers = |consent: &Consent| consent.covers(&secret.namespace, &id.namespace, &id.name).is_ok();
-            if self.secrets.get(secret).is_some_and(|meta| covers(&meta.consent)) {
-                record.asked.entry(secret.namespace.clone()).or_default().insert(secret.name.clone());
-            }
-        }
+        self.queue.mark_apis(&record.choose_secrets(id, &self.secrets, &self.apis));
         let rendered = render::render(&record.object, &self.installation, &record.asked);
         record.needed = rendered.needed.iter().map(|needed| needed.secret.clone()).collect();
         record.needed.extend(rendered.generated.iter().filter_map(|generated| generated.metadata.name.clone()));
@@ -363,6 +392,7 @@ impl World {
         }
         match (gateway.secrets.since(secret), gateway.ungranted.get(&secret.namespace)) {
             (Some(since), _) => Standing::Since(since),
+            (None, _) if gateway.beyond.contains(secret) => Standing::Refused(NoSecret::TooMany),
             (None, Some(said)) => Standing::Refused(NoSecret::Forbidden(Some(said.clone()))),
             (None, None) => Standing::Awaited,
         }
@@ -417,12 +447,14 @@ impl World {
         (is_of_secret && is_current).then(|| found.message.clone())
     }
 
-    /// The Secrets that an API names and may name, as they are now.
+    /// The Secrets that an API names and that a gateway which takes it may use, as they are now.
     fn secret_versions(&self, id: &ObjectId, api: &ApiRecord) -> Vec<SecretVersion> {
         let names: BTreeSet<_> = api.secrets.iter().map(|(_, name)| name).collect();
         let version = |name: &String| {
             let secret = ObjectId { namespace: id.namespace.clone(), name: name.clone() };
-            let meta = self.secrets.get(&secret).filter(|meta| meta.consent != Consent::None)?;
+            let meta = self.secrets.get(&secret)?;
+            let mut takers = self.gateways.iter().filter(|(_, gateway)| gateway.apis.since(id).is_some());
+            takers.find(|(gateway, _)| meta.is_for(&secret, gateway))?;
             Some(SecretVersion { name: secret.name, resource_version: meta.version.clone() })
         };
         names.into_iter().filter_map(version).collect()

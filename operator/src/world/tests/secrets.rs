@@ -1,6 +1,6 @@
 //! Secrets that APIs name: who is given the right to read which, and what an API's status says of them.
 
-use doorman_crds::api::{CONSENT_LABEL, GATEWAYS_ANNOTATION};
+use doorman_crds::api::{CONSENT_LABEL, GATEWAYS_ANNOTATION, MAX_SECRETS};
 use doorman_crds::revision::Rejection;
 
 use super::*;
@@ -254,12 +254,12 @@ fn a_gateway_of_another_namespace_must_be_named_on_the_secret() {
     let resolved = |fixture: &Fixture| fixture.condition("x", RESOLVED_REFS);
     assert_eq!(resolved(&fixture).reason, "RefNotPermitted");
     assert!(resolved(&fixture).message.contains("does not name edge/main"), "{}", resolved(&fixture).message);
-    assert_eq!(fixture.granted(), Secrets::new());
+    assert_eq!((fixture.granted(), fixture.version_seen("x")), (Secrets::new(), None));
 
     let named = json!({ GATEWAYS_ANNOTATION: "edge/main" });
     fixture.event(secret_in("shop", "ca", 2, &json!({ CONSENT_LABEL: "true" }), &named));
     fixture.run_out();
-    assert_eq!(fixture.granted(), only("shop", &["ca"]));
+    assert_eq!((fixture.granted(), fixture.version_seen("x").as_deref()), (only("shop", &["ca"]), Some("2")));
     let grant = &fixture.jobs.last().unwrap().rendered.grants[0];
     for object in &grant.objects {
         let meta = &object.manifest["metadata"];
@@ -337,4 +337,47 @@ fn a_pod_that_can_not_say_all_leaves_it_open() {
         assert_eq!(fixture.says("c", PROGRAMMED), said);
         assert_eq!(fixture.says("a", PROGRAMMED), pair("True", "Programmed"));
     }
+}
+
+#[test]
+fn a_namespace_has_room_for_so_many_secrets_and_what_is_used_is_not_put_out() {
+    let mut fixture = running();
+    let name = |number: usize| format!("s{number:03}");
+    for number in 0..MAX_SECRETS + 2 {
+        fixture.event(secret(&name(number), 1));
+        fixture.api(&format!("with-{}", name(number)), 1, naming(&name(number)));
+    }
+    fixture.event(secret_in("shop", "s000", 1, &json!({ CONSENT_LABEL: "true" }), &json!({})));
+    fixture.settle();
+    let first: std::collections::BTreeSet<_> = (0..MAX_SECRETS).map(name).collect();
+    assert_eq!(fixture.granted()["edge"], first, "of the same age, by name");
+    for number in [MAX_SECRETS, MAX_SECRETS + 1] {
+        let api = format!("with-{}", name(number));
+        assert_eq!(fixture.says(&api, RESOLVED_REFS), pair("False", "RefNotPermitted"));
+        let message = fixture.condition(&api, RESOLVED_REFS).message;
+        assert!(message.contains("reads 100 Secrets of this namespace already"), "{message}");
+    }
+
+    // One that would come first takes nothing from those that are used.
+    let jobs = fixture.jobs.len();
+    fixture.event(secret("a", 1));
+    fixture.api("a-first", 1, naming("a"));
+    fixture.settle();
+    assert_eq!(fixture.granted()["edge"], first);
+    assert_eq!(fixture.says("a-first", RESOLVED_REFS), pair("False", "RefNotPermitted"));
+    assert_eq!(fixture.jobs.len() - jobs, 1, "what there is no room for is asked for once");
+
+    // The first in the queue gets the room that another leaves.
+    fixture.event(Event::Secret(id("edge", "s007"), None));
+    fixture.settle();
+    let mut now = first;
+    now.remove("s007");
+    now.insert("a".to_owned());
+    assert_eq!(fixture.granted()["edge"], now);
+    let states: Vec<_> = now.iter().map(|name| (name.as_str(), 1)).collect();
+    fixture.pods_use(&states, &[]);
+    fixture.run_out();
+    assert_eq!(fixture.says("a-first", READY), pair("True", "Ready"));
+    assert_eq!(fixture.says("with-s007", READY), pair("False", "SecretNotFound"));
+    assert_eq!(fixture.says("with-s100", READY), pair("False", "RefNotPermitted"));
 }
