@@ -105,45 +105,45 @@ pub struct DoormanApiSpec {
     #[schemars(length(min = 1, max = 64), inner(range(min = 0, max = 100)))]
     pub server_weights: Option<Vec<i32>>,
     /// What clients may call. A call that matches no endpoint gets 404 `GTW003`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "exact", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["method".into(), "uri".into()]))]
     pub endpoints: Option<Vec<EndpointSpec>>,
     /// Who may call the API, of those who have subscribed to it. Absent: every signed-in user, or anyone when `public`.
     /// Users who registered themselves count: name groups or roles where that is too many.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub access: Option<AccessSpec>,
+    pub access: Option<Box<AccessSpec>>,
     /// Cross-origin rules for browsers. Absent: any origin, no credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cors: Option<CorsSpec>,
+    pub cors: Option<Box<CorsSpec>>,
     /// Which headers pass the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<HeadersSpec>,
     /// How the upstream is called: timeouts, retries, circuit breaker, TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream: Option<UpstreamSpec>,
+    pub upstream: Option<Box<UpstreamSpec>>,
     /// Charging of calls to the callers' credits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credits: Option<CreditsSpec>,
     /// Settings for SOAP upstreams.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub soap: Option<SoapSpec>,
+    pub soap: Option<Box<SoapSpec>>,
     /// Settings for GraphQL upstreams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graphql: Option<GraphqlSpec>,
     /// Settings for gRPC upstreams.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub grpc: Option<GrpcSpec>,
+    pub grpc: Option<Box<GrpcSpec>>,
     /// Path of the OpenAPI document on the upstream, which the platform API reads and imports endpoints from.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub openapi_url: Option<String>,
     /// Changes to requests before they go upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_transform: Option<TransformSpec>,
+    pub request_transform: Option<Box<TransformSpec>>,
     /// Changes to responses before they go to the client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub response_transform: Option<TransformSpec>,
+    pub response_transform: Option<Box<TransformSpec>>,
     /// `true` wraps JSON answers as `{"status_code": .., "response": ..}` and adds `status_code` to refusals; the HTTP
     /// status stays. Absent: answers pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,6 +152,13 @@ pub struct DoormanApiSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     pub gateway_refs: Option<Vec<GatewayRef>>,
+}
+
+/// A list without room for more: thousands of objects are kept, and lists grow by doubling while they are read.
+fn exact<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    let mut list = Option::<Vec<T>>::deserialize(deserializer)?;
+    list.iter_mut().for_each(Vec::shrink_to_fit);
+    Ok(list)
 }
 
 /// Protocol an upstream speaks.

@@ -291,7 +291,7 @@ pub fn parse(spec: &DoormanApiSpec) -> Result<Api, Vec<FieldError>> {
     };
     let headers = headers(spec, &mut errors);
     let timeouts = timeouts(spec.upstream.as_ref().and_then(|upstream| upstream.timeouts), &mut errors);
-    let cors = Cors::parse(spec.cors.as_ref(), &mut errors);
+    let cors = Cors::parse(spec.cors.as_deref(), &mut errors);
     let attempts = spec.upstream.as_ref().and_then(|upstream| upstream.retries).map_or(0, |retries| retries.attempts);
     let retries = u32::try_from(attempts).ok().filter(|attempts| *attempts <= 10).unwrap_or_else(|| {
         errors.push(FieldError::invalid("spec.upstream.retries.attempts", "must be 0 to 10"));

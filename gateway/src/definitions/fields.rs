@@ -86,7 +86,7 @@ enum Place {
     /// No member when absent; none is as good as absent.
     Numbers(Lens<Vec<i32>>),
     /// A change to requests or responses, and the section that may be around it.
-    Transform(Lens<TransformSpec>, &'static str),
+    Transform(Lens<Box<TransformSpec>>, &'static str),
     Own(fn(&Spec) -> Value, fn(&mut Spec, &Value) -> Result<(), Misfit>),
     /// It always has this value.
     Nowhere(fn() -> Value, &'static str),
@@ -295,7 +295,7 @@ impl Place {
             Self::MaybeFlag(lens) => json!(lens(spec)),
             Self::Seconds(lens) => (f64::from((*lens(spec))?) / 1000.0).into(),
             Self::Numbers(lens) => json!(lens(spec).as_ref()?),
-            Self::Transform(lens, _) => lens(spec).as_ref().map_or(Value::Null, transform),
+            Self::Transform(lens, _) => lens(spec).as_deref().map_or(Value::Null, transform),
             Self::Own(get, _) => get(spec),
             Self::Nowhere(value, _) => value(),
         })
@@ -481,7 +481,7 @@ pub fn blank(name: &str, version: &str) -> DoormanApiSpec {
         server_weights: None,
         endpoints: None,
         // A protected API that names no group lets nobody in.
-        access: Some(AccessSpec { groups: Some(Vec::new()), ..AccessSpec::default() }),
+        access: Some(Box::new(AccessSpec { groups: Some(Vec::new()), ..AccessSpec::default() })),
         cors: None,
         headers: None,
         upstream: None,

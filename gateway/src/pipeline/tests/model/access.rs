@@ -240,7 +240,7 @@ impl<'a> Model<'a> {
             }
         };
         let access = api.access.clone().unwrap_or_default();
-        reasons.extend(access.ip.and_then(|ip| self.listed(ask, &ip)));
+        reasons.extend(access.ip.clone().and_then(|ip| self.listed(ask, &ip)));
         if endpoint.is_none() {
             reasons.push(No(404, "GTW003"));
         }
