@@ -96,7 +96,9 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     tokio::spawn(reload::follow(settings.clone(), identity.store())?);
     let restart = Arc::new(Notify::new());
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
-    let traffic = Arc::new(Traffic::open(logs.folder()));
+    let store = identity.store().clone();
+    let traffic = if store.shares_traffic() { Traffic::shared(store) } else { Traffic::open(logs.folder()) };
+    let traffic = Arc::new(traffic);
     tokio::spawn(Arc::clone(&traffic).maintain());
     let platform = platform::router(Platform {
         telemetry: Telemetry {
@@ -174,8 +176,8 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     }
     gateway.accounts.finish().await;
     persistence.dump_at_end().await;
-    if let Err(error) = traffic.save() {
-        tracing::warn!(%error, "the traffic of the last minute is not saved");
+    if let Err(error) = traffic.keep().await {
+        tracing::warn!(%error, "counts of the last traffic are not kept");
     }
     tracing::info!("stopped");
     // A program that begins anew takes nothing of this one with it.

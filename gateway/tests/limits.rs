@@ -430,6 +430,21 @@ async fn balances_and_limits_are_exact_across_gateways() -> Result<()> {
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert_eq!(counted, [(200, 100), (429, 300)].into());
     assert_eq!(balance(&fleet.admin, "limited").await?, 900, "what is refused is not charged");
+
+    // Whichever gateway is asked tells of all calls, whoever answered them.
+    for gateway in &fleet.gateways {
+        let start = Instant::now();
+        let told = loop {
+            let asked = fleet.admin.http.get(gateway.url("/platform/monitor/metrics")).bearer_auth(&fleet.admin.token);
+            let told: Value = asked.send().await?.json().await?;
+            if told["total_requests"] == 1_700 || start.elapsed() > PATIENCE {
+                break told;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        assert_eq!(told["status_counts"], json!({ "200": 1_100, "401": 300, "429": 300 }), "{told}");
+        assert_eq!(told["top_users"], json!([["rich", 1_300], ["limited", 400]]));
+    }
     Ok(())
 }
 

@@ -89,7 +89,7 @@ impl NoSecret {
             Self::Forbidden(None) => (
                 Reason::RefNotPermitted,
                 format!(
-                    "the gateway may not read the Secret `{name}`: it must exist and carry the label {CONSENT_LABEL}: \"true\""
+                    "the gateway may not read the Secret `{name}`: it must exist and carry the label {CONSENT_LABEL}: \"true\", and of a namespace a gateway reads {MAX_SECRETS} at most"
                 ),
             ),
             Self::Forbidden(Some(said)) => {

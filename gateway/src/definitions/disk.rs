@@ -30,7 +30,7 @@ impl Disk {
     /// Replaces the file as a whole; a failure is logged and leaves the old one.
     pub fn save(&self, definitions: &Definitions) {
         let saved = Saved {
-            apis: definitions.apis.iter().map(|(id, api)| definitions.held.get(id).unwrap_or(api).clone()).collect(),
+            apis: definitions.apis.values().cloned().collect(),
             roles: definitions.roles.values().cloned().collect(),
         };
         let new = self.file.with_extension("new");
@@ -57,5 +57,32 @@ impl Disk {
             roles: saved.roles.into_iter().map(|role| (id(&role.metadata), role)).collect(),
             ..Definitions::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_the_newest_state_and_what_is_damaged_is_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path());
+        assert!(disk.load().is_none());
+        let api = |generation: i64| {
+            let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanApi",
+                "metadata": { "name": "a", "namespace": "shop", "generation": generation },
+                "spec": { "name": "a", "version": "v1", "protocol": "REST" } });
+            Arc::new(serde_json::from_value::<DoormanApi>(object).unwrap())
+        };
+        let id = ("shop".to_owned(), "a".to_owned());
+        let apis = [(id.clone(), api(2))].into();
+        disk.save(&Definitions { apis, held: [(id.clone(), api(1))].into(), ..Definitions::default() });
+        let loaded = disk.load().unwrap();
+        assert_eq!((loaded.apis[&id].metadata.generation, loaded.held.len()), (Some(2), 0));
+        std::fs::write(&disk.file, "{").unwrap();
+        assert!(disk.load().is_none());
     }
 }

@@ -74,14 +74,15 @@ pub async fn start(
     tracing::info!(server = %config.cluster_url, gateway = format!("{}/{}", selection.namespace, selection.name), "watching definitions");
     let client = Client::try_from(config)?;
     let disk = snapshots.map(Disk::new);
+    let saved = disk.as_ref().and_then(Disk::load);
     let (publish, mut states) = watch::channel(None::<Arc<Definitions>>);
-    tokio::spawn(follow(client, selection, publish, disk.clone(), wait));
+    tokio::spawn(follow(client, selection, publish, disk, saved.is_some().then_some(wait)));
 
     let first = match tokio::time::timeout(wait, states.wait_for(Option::is_some)).await {
         Ok(Ok(state)) => state.clone(),
         _ => None,
     };
-    let first = match (first, disk.as_ref().and_then(Disk::load)) {
+    let first = match (first, saved) {
         (Some(first), _) => first,
         (None, Some(saved)) => {
             tracing::warn!(
@@ -325,22 +326,23 @@ fn named(api: &DoormanApi) -> impl Iterator<Item = ObjectId> {
 /// The APIs that are left as they were, each with the time since when.
 type Held = BTreeMap<ObjectId, Instant>;
 
-/// Leaves an API as it was served before while a Secret that it newly names is awaited, and not longer than [`HOLD`];
-/// nothing is lost by a change then.
+/// Has an API served as it was before while a Secret that it newly names is awaited, and not longer than [`HOLD`]; nothing is
+/// lost by a change then.
 fn hold_back(new: &mut Definitions, before: &Definitions, held: &mut Held, is_awaited: impl Fn(&ObjectId) -> bool) {
     let now = Instant::now();
     let is_unlike = |old: &Arc<DoormanApi>, api: &Arc<DoormanApi>| {
         old.metadata.uid == api.metadata.uid && old.metadata.generation != api.metadata.generation
     };
     let mut still = Held::new();
-    for (id, api) in &mut new.apis {
-        if let Some(old) = before.apis.get(id).filter(|old| is_unlike(old, api))
+    for (id, api) in &new.apis {
+        let served = before.held.get(id).or_else(|| before.apis.get(id));
+        if let Some(old) = served.filter(|old| is_unlike(old, api))
             && named(api).any(|secret| is_awaited(&secret))
         {
             let since = held.get(id).copied().unwrap_or(now);
             if now < since + HOLD {
                 still.insert(id.clone(), since);
-                new.held.insert(id.clone(), std::mem::replace(api, old.clone()));
+                new.held.insert(id.clone(), old.clone());
             }
         }
     }
@@ -356,10 +358,11 @@ struct FirstWords {
 }
 
 impl FirstWords {
-    /// The old state on disk is taken after `left`.
-    fn new(unheard: usize, left: Duration) -> Self {
+    /// An old state on disk, if there is one, is taken after `left`.
+    fn new(unheard: usize, left: Option<Duration>) -> Self {
         let now = Instant::now();
-        let end = now + FIRST_WORDS.min(left.saturating_sub(BEFORE_DISK));
+        let left = left.map_or(FIRST_WORDS, |left| left.saturating_sub(BEFORE_DISK));
+        let end = now + FIRST_WORDS.min(left);
         Self { unheard, until: end.min(now + NEXT_WORD), end }
     }
 
@@ -379,7 +382,7 @@ async fn follow(
     selection: Selection,
     publish: watch::Sender<Option<Arc<Definitions>>>,
     disk: Option<Disk>,
-    wait: Duration,
+    old_state_after: Option<Duration>,
 ) {
     let start = Instant::now();
     let namespace = (selection.namespaces == gateway::Namespaces::Same).then_some(selection.namespace.as_str());
@@ -440,11 +443,11 @@ async fn follow(
         let mut wanted: BTreeSet<_> = definitions.apis.values().flat_map(|api| named(api)).collect();
         if let Some(before) = &published {
             hold_back(&mut definitions, before, &mut held, |secret| secrets.is_awaited(secret));
-            wanted.extend(definitions.apis.values().flat_map(|api| named(api)));
+            wanted.extend(definitions.held.values().flat_map(|api| named(api)));
         }
         secrets.watch(&wanted);
         let unheard = secrets.unheard();
-        let words = || FirstWords::new(unheard, wait.saturating_sub(start.elapsed()));
+        let words = || FirstWords::new(unheard, old_state_after.map(|after| after.saturating_sub(start.elapsed())));
         if published.is_none() && !first_words.get_or_insert_with(words).is_over(unheard) {
             continue;
         }
@@ -477,11 +480,10 @@ mod tests {
         Definitions { apis: [(identity(&api.metadata), api)].into(), ..Definitions::default() }
     }
 
-    /// The generation that is served of an API that changed.
-    fn generation(before: Arc<DoormanApi>, now: Arc<DoormanApi>, held: &mut Held, awaited: bool) -> i64 {
-        let mut now = only(now);
-        hold_back(&mut now, &only(before), held, |id| awaited && *id == ("shop".to_owned(), "new".to_owned()));
-        now.apis.into_values().next().unwrap().metadata.generation.unwrap()
+    /// The generation that is served.
+    fn served(definitions: &Definitions) -> i64 {
+        let (id, api) = definitions.apis.first_key_value().unwrap();
+        definitions.held.get(id).unwrap_or(api).metadata.generation.unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -498,20 +500,21 @@ mod tests {
             let newest = now.metadata.generation;
             let mut definitions = only(now);
             hold_back(&mut definitions, &only(before), &mut held, |id| awaited && id.1 == "new");
-            let id = ("shop".to_owned(), "a".to_owned());
-            assert_eq!(definitions.apis[&id].metadata.generation, Some(wanted));
+            assert_eq!(served(&definitions), wanted);
             assert_eq!(held.len(), usize::from(wanted == 1));
-            let told = definitions.held.get(&id).map(|api| api.metadata.generation);
-            assert_eq!(told, (wanted == 1).then_some(newest), "what is reported and kept");
+            let kept = definitions.apis.into_values().next().unwrap();
+            assert_eq!(kept.metadata.generation, newest, "what is reported and kept on disk");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_api_waits_for_long_however_often_it_changes() {
-        let mut held = Held::new();
+        let (mut held, mut before) = (Held::new(), only(api("1", 1, None)));
         for (second, wanted) in [(0, 1), (2, 1), (4, 1), (6, 5)] {
-            let next = api("1", 2 + second / 2, Some("new"));
-            assert_eq!(generation(api("1", 1, None), next, &mut held, true), wanted, "after {second} s");
+            let mut next = only(api("1", 2 + second / 2, Some("new")));
+            hold_back(&mut next, &before, &mut held, |id| id.1 == "new");
+            assert_eq!(served(&next), wanted, "after {second} s");
+            before = next;
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         assert!(held.is_empty());
@@ -519,18 +522,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_start_waits_for_secrets_while_they_come() {
-        let left = Duration::from_secs(60);
-        let mut words = FirstWords::new(100, left);
+        let mut words = FirstWords::new(100, None);
         for unheard in (96..100).rev() {
             tokio::time::sleep(NEXT_WORD / 2).await;
             assert!(!words.is_over(unheard));
         }
         tokio::time::sleep(NEXT_WORD).await;
         assert!(words.is_over(96), "no word for a while");
-        assert!(FirstWords::new(1, left).is_over(0));
-        for (left, most) in
-            [(left, FIRST_WORDS), (Duration::from_secs(5), Duration::from_secs(4)), (BEFORE_DISK, Duration::ZERO)]
-        {
+        assert!(FirstWords::new(1, None).is_over(0));
+        let seconds = Duration::from_secs;
+        for (left, most) in [
+            (None, FIRST_WORDS),
+            (Some(seconds(60)), FIRST_WORDS),
+            (Some(seconds(5)), seconds(4)),
+            (Some(BEFORE_DISK), Duration::ZERO),
+        ] {
             let (mut words, start) = (FirstWords::new(1000, left), Instant::now());
             while !words.is_over(words.unheard - 1) {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -32,8 +32,7 @@ pub type ObjectId = (String, String);
 pub struct Definitions {
     /// APIs by identity.
     pub apis: BTreeMap<ObjectId, Arc<DoormanApi>>,
-    /// The newest states of those of them that are left as they were for a moment: what a report speaks of, and what is
-    /// kept for a restart.
+    /// Of those that wait for a Secret: what they were before, which is served for that moment.
     pub held: BTreeMap<ObjectId, Arc<DoormanApi>>,
     /// Roles by identity.
     pub roles: BTreeMap<ObjectId, Arc<DoormanRole>>,

@@ -17,7 +17,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret as Object;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -36,6 +36,8 @@ const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(60);
 /// Words waiting to be taken in.
 const WORDS: usize = 256;
+/// Tries of one namespace at a time, however many Secrets its APIs name: others' come in between.
+const TRIES: usize = 8;
 
 /// What the API server said of a Secret.
 enum Said {
@@ -68,6 +70,8 @@ pub(super) struct Named {
     namespace: String,
     gateway: String,
     watched: BTreeMap<ObjectId, Watched>,
+    /// By namespace.
+    turns: BTreeMap<String, Arc<Semaphore>>,
     next: u64,
     tell: mpsc::Sender<(ObjectId, u64, Said)>,
     words: mpsc::Receiver<(ObjectId, u64, Said)>,
@@ -78,12 +82,14 @@ impl Named {
     pub(super) fn new(client: Client, namespace: &str, gateway: &str) -> Self {
         let (tell, words) = mpsc::channel(WORDS);
         let (namespace, gateway) = (namespace.to_owned(), gateway.to_owned());
-        Self { client, namespace, gateway, watched: BTreeMap::new(), next: 0, tell, words }
+        Self { client, namespace, gateway, watched: BTreeMap::new(), turns: BTreeMap::new(), next: 0, tell, words }
     }
 
     /// Watches these and no others.
     pub(super) fn watch(&mut self, named: &BTreeSet<ObjectId>) {
         self.watched.retain(|id, _| named.contains(id));
+        let namespaces: BTreeSet<_> = named.iter().map(|(namespace, _)| namespace).collect();
+        self.turns.retain(|namespace, _| namespaces.contains(namespace));
         for id in named {
             if !self.watched.contains_key(id) {
                 let watch = self.start(id);
@@ -96,7 +102,8 @@ impl Named {
     fn start(&mut self, id: &ObjectId) -> (u64, AbortOnDropHandle<()>) {
         self.next += 1;
         let api = Api::namespaced(self.client.clone(), &id.0);
-        let watch = tokio::spawn(follow(api, id.clone(), self.next, self.tell.clone()));
+        let turns = self.turns.entry(id.0.clone()).or_insert_with(|| Arc::new(Semaphore::new(TRIES))).clone();
+        let watch = tokio::spawn(follow(api, id.clone(), turns, self.next, self.tell.clone()));
         (self.next, AbortOnDropHandle::new(watch))
     }
 
@@ -187,7 +194,13 @@ fn is_refusal(error: &watcher::Error) -> bool {
 }
 
 /// Tells what becomes of one Secret, for ever.
-async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<(ObjectId, u64, Said)>) {
+async fn follow(
+    api: Api<Object>,
+    id: ObjectId,
+    turns: Arc<Semaphore>,
+    number: u64,
+    tell: mpsc::Sender<(ObjectId, u64, Said)>,
+) {
     // Not the watcher's own way to pause: that one begins anew with each try, which `Init` is.
     let growing = |longest| {
         let growing = ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_delay(longest);
@@ -200,6 +213,8 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
     let config = watcher::Config::default().fields(&format!("metadata.name={}", id.1));
     let mut events = pin!(watcher(api.clone(), config.clone()));
     let mut listed = None;
+    // Until there is a word. An error: nobody closes it.
+    let mut turn = turns.acquire().await.ok();
     while let Some(event) = events.next().await {
         let (said, pause) = match event {
             Ok(Event::Init) => {
@@ -230,6 +245,7 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
                 }
             }
         };
+        drop(turn.take());
         let is_refused = matches!(said, Some(Said::Refused));
         if let Some(said) = said
             && tell.send((id.clone(), number, said)).await.is_err()
@@ -242,6 +258,7 @@ async fn follow(api: Api<Object>, id: ObjectId, number: u64, tell: mpsc::Sender<
         if is_refused {
             // A watch that was refused goes on where it was and says nothing when it is let in again, unless it lists anew.
             events.set(watcher(api.clone(), config.clone()));
+            turn = turns.acquire().await.ok();
         }
     }
 }
@@ -382,6 +399,34 @@ mod tests {
         listen(&mut named, REFUSAL * 4).await;
         assert_eq!(*server.refused_watches.lock().unwrap(), 0);
         assert!(named.known().get("shop", "ca").is_ok(), "it stays refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_secrets_of_one_namespace_do_not_keep_others_waiting() {
+        let asked = Arc::new(Mutex::new(0));
+        let count = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let count = count.clone();
+            async move {
+                if request.uri().path().contains("/namespaces/shop/") {
+                    *count.lock().unwrap() += 1;
+                    std::future::pending::<()>().await;
+                }
+                let refusal = json!({ "kind": "Status", "status": "Failure", "code": 403, "message": "no" });
+                let body = Body::from(refusal.to_string().into_bytes());
+                Ok::<_, Infallible>(Response::builder().status(403).body(body).unwrap())
+            }
+        });
+        let mut named = Named::new(Client::new(service, "edge"), "edge", "main");
+        let many = (0..1_000).map(|number| ("shop".to_owned(), format!("s{number}")));
+        named.watch(&many.chain([("z".to_owned(), "ca".to_owned())]).collect());
+        let heard = async {
+            while named.unheard() > 1_000 {
+                named.changed().await;
+            }
+        };
+        timeout(Duration::from_secs(1), heard).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), TRIES);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::{Router, body::Body, extract::Request, response::IntoResponse, response::Response, routing::get};
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -161,9 +162,8 @@ pub fn document() -> serde_json::Value {
 
 /// Puts before some areas what all have in common.
 fn entrance(platform: Platform, areas: Router<Platform>) -> Router {
-    let document = crate::problem::json(&document());
     let routes = areas
-        .route("/platform/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
+        .route("/platform/openapi.json", get(described))
         .merge(docs::routes())
         .fallback(async || answer::detail(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || answer::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
@@ -171,6 +171,19 @@ fn entrance(platform: Platform, areas: Router<Platform>) -> Router {
         .route_layer(axum::middleware::from_fn(audit::audited));
     // A fallback sees requests before they are routed, a layer only afterwards.
     Router::new().fallback(move |request: Request| enter(platform.clone(), routes.clone(), request))
+}
+
+/// The description, made when it is first asked for: while it is made it takes megabytes.
+async fn described() -> Response {
+    static DOCUMENT: OnceCell<Bytes> = OnceCell::const_new();
+    let make = async || tokio::task::spawn_blocking(|| crate::problem::json(&document())).await;
+    match DOCUMENT.get_or_try_init(make).await {
+        Ok(document) => ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the description can't be made");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 async fn enter(platform: Platform, routes: Router, mut request: Request) -> Response {

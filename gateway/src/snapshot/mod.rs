@@ -332,10 +332,13 @@ impl Compiler {
         ordered.sort_by(|(_, a), (_, b)| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
         let mut owners: BTreeMap<ApiKey, String> = BTreeMap::new();
         let mut secrets_named: BTreeMap<(&str, &str), ObjectHash> = BTreeMap::new();
-        for (id, object) in ordered {
+        for (id, newest) in ordered {
+            let held = definitions.held.get(id);
+            let object = held.unwrap_or(newest);
             let meta = &object.metadata;
             let secrets = SecretsOf { definitions, namespace: meta.namespace.as_deref().unwrap_or_default() };
-            secrets_named.extend(secrets.states(&object.spec));
+            // A report is of the newest state: that its Secret is missing among those named tells that it is not served yet.
+            secrets_named.extend(secrets.states(&newest.spec));
             let uid = meta.uid.clone().unwrap_or_default();
             let last = tls_before.remove(&uid);
             let key = (uid, meta.generation.unwrap_or_default(), secrets.digests(&object.spec));
@@ -345,11 +348,7 @@ impl Compiler {
                 let (compiled, last) = compile_api(&object.spec, &self.pools, &self.counters, &secrets, last);
                 (compiled, hash_of_api(meta), last)
             };
-            // What is left as it was waits for a Secret, and the sum over Secrets tells that it still does.
-            snapshot
-                .revision
-                .apis
-                .insert(definitions.held.get(id).map_or(hash, |newest| hash_of_api(&newest.metadata)));
+            snapshot.revision.apis.insert(held.map_or(hash, |_| hash_of_api(&newest.metadata)));
             self.tls.extend(last.map(|last| (key.0.clone(), last)));
             let name = ApiKey { name: object.spec.name.clone(), version: object.spec.version.clone() };
             let winner = owners.get(&name).cloned();
@@ -361,13 +360,16 @@ impl Compiler {
                 Compiled::Secretless(errors) => (&[], errors),
             };
             let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, is_role, secret_errors);
-            if winner.is_none() {
+            // What is wrong with a state that is on its way out says nothing of the one that is reported.
+            if winner.is_none() && held.is_none() {
                 snapshot.note_unusable(meta, &compiled);
             }
             let entry = match (&compiled, verdict) {
                 (Compiled::Ready(api, _), Ok(())) => Some(Entry::Served(api.clone())),
                 (_, Err(refusal)) => {
-                    snapshot.rejected.push(rejection("DoormanApi", meta, &refusal));
+                    if held.is_none() {
+                        snapshot.rejected.push(rejection("DoormanApi", meta, &refusal));
+                    }
                     winner.is_none().then(|| Entry::Unservable(refusal.message.into()))
                 }
                 (_, Ok(())) => None,

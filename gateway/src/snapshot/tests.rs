@@ -129,6 +129,27 @@ fn a_secret_whose_content_stays_costs_no_compilation_and_is_another_state() {
 }
 
 #[test]
+fn a_held_api_is_served_as_it_was_and_reported_as_it_is() {
+    for ca in [Ok(secret("1", &authority())), Ok(secret("1", "none"))] {
+        let is_usable = served(&compiler().compile(&with_secret(1, ca.clone())), "orders").is_some();
+        let mut changed = with_secret(1, ca);
+        let id = ("edge".to_owned(), "secure".to_owned());
+        let old = changed.apis[&id].clone();
+        let mut new = Arc::unwrap_or_clone(old.clone());
+        new.metadata.generation = Some(2);
+        new.spec.upstream = serde_json::from_value(json!({"tls": {"caSecretRef": {"name": "new"}}})).unwrap();
+        changed.apis.insert(id.clone(), Arc::new(new));
+        let unheld = compiler().compile(&changed);
+        changed.held.insert(id, old);
+        let held = compiler().compile(&changed);
+        assert_eq!(served(&held, "orders").is_some(), is_usable);
+        assert_eq!(held.revision, unheld.revision);
+        assert_eq!(held.revision.secrets, SetHash::default(), "the Secret that is awaited, and none that was before");
+        assert_eq!((held.rejected.len(), held.unusable.len()), (0, 0), "nothing is said of the state before");
+    }
+}
+
+#[test]
 fn one_invalid_api_among_many_harms_only_itself() {
     let mut apis: Vec<_> = (0..499).map(|n| api(&format!("a{n}"), 1, json!({"name": format!("a{n}")}))).collect();
     apis.push(api("bad", 1, json!({"name": "bad", "servers": ["nowhere"]})));

@@ -38,6 +38,7 @@ pub(crate) mod servers;
 #[cfg(test)]
 mod tests;
 pub mod tiers;
+mod traffic;
 
 pub use charges::{Charge, OPEN_CHARGES};
 pub use collection::{Change, Collection, Listing};
@@ -46,6 +47,7 @@ pub use credits::{BALANCES, Balance, is_group_name};
 pub use documents::{Group, Password, Permissions, Role, User, plain, plain_document};
 pub use moment::Moment;
 pub use seed::ADMIN;
+pub use traffic::{TrafficEntry, TrafficPlace};
 
 use crate::settings::{RedisServers, Settings, Storage};
 use outage::{Backend, Outages};
@@ -90,7 +92,7 @@ impl StoreError {
         Self::Documents(Arc::new(cause))
     }
 
-    fn shared(cause: impl Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn shared(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::Shared(Arc::new(cause))
     }
 

@@ -25,6 +25,7 @@ mod link;
 mod servers;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 /// Longest wait for an answer: Redis is asked while a client waits.
 const TIMEOUT: Duration = Duration::from_secs(1);

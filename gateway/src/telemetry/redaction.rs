@@ -63,8 +63,8 @@ const MARKS: &[(&str, Rule)] = &[
     ("://", Rule::UserInfo),
 ];
 
-/// How names end that say where a secret is and hold none: a setting that names a header, a field that names a Secret.
-const NO_SECRET: [&str; 2] = ["_field_swap", "Ref"];
+/// How names end that say where a secret is and hold none: a setting that names a header, fields that name a Secret.
+const NO_SECRET: [&str; 3] = ["_field_swap", "SecretRef", "secretRef"];
 /// Characters a token has at least (reference).
 const TOKEN_LENGTH: usize = 20;
 /// How a quote is written inside other notations.
@@ -190,7 +190,7 @@ fn value_start(text: &str, name: Range<usize>) -> Option<usize> {
     let end_of_name = name.end;
     // The rest of a longer name: `password_hash`, `access_token_cookie`, `secretKey`.
     let mut at = run(text, end_of_name, 32, |byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if holds_none(&text[end_of_name..at]) {
+    if holds_none(&text[name.start..at]) {
         return None;
     }
     let end = at;

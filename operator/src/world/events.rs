@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use doorman_crds::api::{self, ApiKey};
+use doorman_crds::api::{self, ApiKey, MAX_SECRETS};
 use doorman_crds::revision::{ObjectHash, Rejection, RevisionReport};
 use doorman_crds::selection::Selection;
 use doorman_crds::{DoormanApi, DoormanGateway, DoormanRole, FieldError, gateway, role, verdict};
@@ -227,7 +227,17 @@ impl World {
         let users = record.users.get(id);
         let usable = self.secrets.get(id).filter(|meta| users.is_some() && meta.is_for(id, gateway));
         let is_in = |secrets: &Secrets| secrets.get(&id.namespace).is_some_and(|names| names.contains(&id.name));
-        if usable.is_some() != (is_in(&record.asked) || record.beyond.contains(id)) {
+        // Of those beyond what it may read nothing is to be written.
+        let is_full = record.asked.get(&id.namespace).is_some_and(|names| names.len() >= MAX_SECRETS);
+        let is_beyond = match usable {
+            None => record.beyond.remove(id),
+            Some(_) if is_full && !is_in(&record.asked) => {
+                record.beyond.insert(id.clone());
+                true
+            }
+            Some(_) => record.beyond.contains(id),
+        };
+        if !is_beyond && usable.is_some() != is_in(&record.asked) {
             record.is_reconcile_wanted = true;
             self.queue.mark(Target::Gateway(gateway.clone()));
         }

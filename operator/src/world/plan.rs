@@ -61,8 +61,9 @@ fn acknowledge<'a>(track: &'a Track, acked: &mut Acked, pods: &[PodAck]) -> Vec<
 
 impl GatewayRecord {
     /// Chooses the Secrets that it is to be granted: those that its APIs name and whose owners agree, of a namespace at most
-    /// [`MAX_SECRETS`]. What is granted stays, since its pods use it; of the rest, what older APIs name comes first. Returns
-    /// the APIs that get another answer by that.
+    /// [`MAX_SECRETS`]. What is granted stays, since its pods use it, and so does what the status of an API speaks of, which
+    /// is how an operator that has just started knows; of the rest, what older APIs name comes first. Returns the APIs that
+    /// get another answer by that.
     fn choose_secrets(
         &mut self,
         own: &ObjectId,
@@ -78,12 +79,14 @@ impl GatewayRecord {
         let (before, was_beyond) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.beyond));
         for (namespace, mut named) in usable {
             if named.len() > MAX_SECRETS {
-                let is_new = |name| before.get(namespace).is_none_or(|names| !names.contains(name));
-                let eldest = |secret| {
-                    let users = self.users.get(secret).into_iter().flatten().filter_map(|api| apis.get(api));
-                    users.map(|api| precedence(&api.meta)).min()
-                };
-                named.sort_by_cached_key(|&secret| (is_new(&secret.name), eldest(secret)));
+                let users = |secret| self.users.get(secret).into_iter().flatten().filter_map(|api| apis.get(api));
+                let is_granted = |name| before.get(namespace).is_some_and(|names| names.contains(name));
+                named.sort_by_cached_key(|&secret| {
+                    let mut told = users(secret).flat_map(|api| api.status.secrets.iter().flatten());
+                    let is_told = told.any(|told| told.name == secret.name);
+                    let eldest = users(secret).map(|api| precedence(&api.meta)).min();
+                    (!is_granted(&secret.name), !is_told, eldest)
+                });
                 self.beyond.extend(named.split_off(MAX_SECRETS).into_iter().cloned());
             }
             self.asked.insert(namespace.to_owned(), named.into_iter().map(|secret| secret.name.clone()).collect());
@@ -272,10 +275,11 @@ impl World {
             if let Some(since) = since.filter(|_| !is_silent) {
                 self.queue.at(since + SILENCE, Target::Gateway(id.clone()));
             }
-            let ack = |state: Option<u64>| match (is_silent, state) {
-                (true, _) => PodAck::Unknown,
-                (false, Some(state)) => PodAck::State(state),
-                (false, None) => PodAck::Hold,
+            // A sum of one kind that was never seen here says nothing against the others.
+            let ack = |state: Option<u64>| match state.filter(|_| pod.is_heard || !is_silent) {
+                Some(state) => PodAck::State(state),
+                None if is_silent => PodAck::Unknown,
+                None => PodAck::Hold,
             };
             apis.push(ack(api));
             roles.push(ack(role));
@@ -412,7 +416,11 @@ impl World {
             let secret = ObjectId { namespace: id.namespace.clone(), name: name.clone() };
             match self.standing(gateway_id, gateway, &secret) {
                 Standing::Refused(why) => refused.push(why.error(field, name)),
-                Standing::Awaited => progress = progress.and(Progress::Undecided),
+                Standing::Awaited => {
+                    progress = progress.and(Progress::Undecided);
+                    // No pod can speak of it yet.
+                    secrets_since = u64::MAX;
+                }
                 Standing::Since(since) => {
                     progress = progress.and(Progress::of(gateway.secrets_acked, since));
                     secrets_since = secrets_since.max(since);
@@ -447,14 +455,14 @@ impl World {
         (is_of_secret && is_current).then(|| found.message.clone())
     }
 
-    /// The Secrets that an API names and that a gateway which takes it may use, as they are now.
+    /// The Secrets that an API names and that a gateway which takes it uses or will, as they are now.
     fn secret_versions(&self, id: &ObjectId, api: &ApiRecord) -> Vec<SecretVersion> {
         let names: BTreeSet<_> = api.secrets.iter().map(|(_, name)| name).collect();
         let version = |name: &String| {
             let secret = ObjectId { namespace: id.namespace.clone(), name: name.clone() };
             let meta = self.secrets.get(&secret)?;
             let mut takers = self.gateways.iter().filter(|(_, gateway)| gateway.apis.since(id).is_some());
-            takers.find(|(gateway, _)| meta.is_for(&secret, gateway))?;
+            takers.find(|(gateway, record)| meta.is_for(&secret, gateway) && !record.beyond.contains(&secret))?;
             Some(SecretVersion { name: secret.name, resource_version: meta.version.clone() })
         };
         names.into_iter().filter_map(version).collect()

@@ -85,16 +85,22 @@ impl Fixture {
 
     /// A valid API with this generation; `changes` are merged into its spec.
     fn api(&mut self, name: &str, generation: i64, changes: Value) {
+        self.api_in(meta(name, generation), changes);
+    }
+
+    /// The same with this metadata.
+    fn api_in(&mut self, meta: Value, changes: Value) {
+        let name = meta["name"].as_str().unwrap().to_owned();
         let mut spec = json!({ "name": name, "version": "v1", "protocol": "REST", "public": true,
             "servers": ["http://upstream"], "endpoints": [{ "method": "GET", "uri": "/a" }] });
         for (key, value) in changes.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanApi", "metadata": meta(name, generation), "spec": spec,
-            "status": self.status(name) });
+        self.apis.retain(|(known, _)| *known != name);
+        self.apis.push((name.clone(), meta["generation"].as_i64().unwrap()));
+        let object = json!({ "apiVersion": "doorman.dev/v1alpha1", "kind": "DoormanApi", "metadata": meta, "spec": spec,
+            "status": self.status(&name) });
         self.event(Event::Api(put(object)));
-        self.apis.retain(|(known, _)| known != name);
-        self.apis.push((name.to_owned(), generation));
     }
 
     /// The last status written, as the API server would return it.

@@ -3,7 +3,8 @@
 //! In: one [`Call`] for each answered request, which costs one short lock that threads rarely share. Out: the numbers of
 //! the monitor, the report, the dashboard and the analytics. What always holds: each request counts once; memory is
 //! bounded however many APIs, endpoints and users there are (the rarest count together, as `other`, and the past gets
-//! coarser); what was counted up to a minute ago survives a restart, in `metrics.json` beside the logs.
+//! coarser); what was counted up to a minute ago survives a restart, in `metrics.json` beside the logs. Processes on one
+//! Redis count together ([`shared`]), and what they have counted survives them there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,6 +19,7 @@ mod count;
 mod history;
 mod latencies;
 mod saved;
+mod shared;
 mod shown;
 
 pub use analytics::{
@@ -26,7 +28,10 @@ pub use analytics::{
 use count::Detail;
 pub use count::Protocol;
 use history::History;
+use shared::{EVERY, Sharing, Untold};
 pub use shown::{ApiUse, Dashboard, Grouping, Monitor, Popular, Range, Sorting};
+
+use crate::store::Store;
 
 /// Name of the file in the folder of the logs.
 pub const FILE: &str = "metrics.json";
@@ -75,13 +80,16 @@ struct Bucket {
     detail: Detail,
 }
 
-/// All traffic of this process.
+/// All traffic of this process, and of those that share a Redis with it.
 #[derive(Debug)]
 pub struct Traffic {
     shards: [Mutex<Bucket>; SHARDS],
     /// Minutes that are over, on their way into the history: requests never wait for a reader of it.
     outbox: Mutex<Vec<Bucket>>,
     history: Mutex<History>,
+    /// Part of the history; changes only while that is locked, or empties.
+    untold: Mutex<Untold>,
+    sharing: Option<tokio::sync::Mutex<Sharing>>,
     file: Option<PathBuf>,
     is_changed: AtomicBool,
 }
@@ -111,9 +119,16 @@ impl Traffic {
             shards: Default::default(),
             outbox: Mutex::default(),
             history: Mutex::new(history),
+            untold: Mutex::default(),
+            sharing: None,
             file,
             is_changed: AtomicBool::new(false),
         }
+    }
+
+    /// With what processes on the same Redis have counted and will count.
+    pub fn shared(store: Arc<Store>) -> Self {
+        Self { sharing: Some(Sharing::new(store).into()), ..Self::open(None) }
     }
 
     /// Counts a request.
@@ -149,16 +164,24 @@ impl Traffic {
         }
         for bucket in over {
             history.add(bucket.minute, &bucket.detail);
+            if self.sharing.is_some() {
+                lock(&self.untold).add(bucket.minute, &bucket.detail);
+            }
         }
         history.tidy(now);
         history
+    }
+
+    /// Brings all that was counted so far into the history.
+    fn count(&self) {
+        drop(self.history(now()));
     }
 
     /// Saves what has changed since it was last saved.
     ///
     /// # Errors
     /// When the file can't be written; the earlier one stays.
-    pub fn save(&self) -> io::Result<()> {
+    fn save(&self) -> io::Result<()> {
         // Also where nothing is saved: minutes that are over must not pile up.
         let history = self.history(now());
         let Some(file) = self.file.as_ref().filter(|_| self.is_changed.swap(false, Ordering::Relaxed)) else {
@@ -171,21 +194,33 @@ impl Traffic {
         written
     }
 
-    /// Saves once a minute until it is dropped: one task of the process runs this.
+    /// Saves once a minute, or shares every few seconds, until it is dropped: one task of the process runs this.
     pub async fn maintain(self: Arc<Self>) {
         let mut is_failing = false;
+        let every = if self.sharing.is_some() { EVERY } else { SAVE_EVERY };
         loop {
-            tokio::time::sleep(SAVE_EVERY).await;
-            let own = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || own.save()).await {
-                Ok(Err(error)) if !is_failing => {
+            match self.keep().await {
+                Err(error) if !is_failing => {
                     is_failing = true;
-                    tracing::warn!(%error, "{FILE} can't be written; it is tried again each minute");
+                    tracing::warn!(%error, "counts of traffic can't be kept; it is tried again every {every:?}");
                 }
-                Ok(Ok(())) => is_failing = false,
+                Ok(()) => is_failing = false,
                 _ => {}
             }
+            tokio::time::sleep(every).await;
         }
+    }
+
+    /// Saves what has changed, or shares it.
+    ///
+    /// # Errors
+    /// What has failed; nothing is lost by that.
+    pub async fn keep(self: &Arc<Self>) -> anyhow::Result<()> {
+        if let Some(sharing) = &self.sharing {
+            return Ok(sharing.lock().await.exchange(self).await?);
+        }
+        let own = Arc::clone(self);
+        Ok(tokio::task::spawn_blocking(move || own.save()).await??)
     }
 
     /// Everybody who called in these minutes.

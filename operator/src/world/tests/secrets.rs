@@ -339,45 +339,131 @@ fn a_pod_that_can_not_say_all_leaves_it_open() {
     }
 }
 
+/// Metadata of an API that is so many minutes old.
+fn aged(name: &str, minutes: usize) -> Value {
+    let mut meta = meta(name, 1);
+    meta["creationTimestamp"] = format!("2025-12-31T{:02}:{:02}:00Z", 23 - minutes / 60, 59 - minutes % 60).into();
+    meta
+}
+
+/// More Secrets than there is room for, each named by an API, those of the highest numbers the oldest; the pods use what is
+/// granted. An API of another namespace names one too.
+fn crowded() -> Fixture {
+    let mut fixture = running();
+    fixture.gateway_of(2, json!({ "storage": { "mode": "Memory" }, "apis": { "namespaces": "All" } }));
+    for number in 0..MAX_SECRETS + 2 {
+        let name = format!("s{number:03}");
+        fixture.event(secret(&name, 1));
+        fixture.api_in(aged(&format!("with-{name}"), number), naming(&name));
+    }
+    let labels = json!({ CONSENT_LABEL: "true" });
+    fixture.event(secret_in("shop", "far", 1, &labels, &json!({ GATEWAYS_ANNOTATION: "edge/main" })));
+    let mut far = meta("far", 1);
+    far["namespace"] = json!("shop");
+    fixture.api_in(far, naming("far"));
+    fixture.settle();
+    use_granted(&mut fixture);
+    fixture
+}
+
+fn use_granted(fixture: &mut Fixture) {
+    let granted = fixture.granted();
+    let used: Vec<_> = granted.values().flatten().map(|name| (name.as_str(), 1)).collect();
+    fixture.pods_use(&used, &[]);
+    fixture.run_out();
+}
+
+fn names(numbers: impl Iterator<Item = usize>) -> std::collections::BTreeSet<String> {
+    numbers.map(|number| format!("s{number:03}")).collect()
+}
+
 #[test]
 fn a_namespace_has_room_for_so_many_secrets_and_what_is_used_is_not_put_out() {
-    let mut fixture = running();
-    let name = |number: usize| format!("s{number:03}");
-    for number in 0..MAX_SECRETS + 2 {
-        fixture.event(secret(&name(number), 1));
-        fixture.api(&format!("with-{}", name(number)), 1, naming(&name(number)));
-    }
-    fixture.event(secret_in("shop", "s000", 1, &json!({ CONSENT_LABEL: "true" }), &json!({})));
-    fixture.settle();
-    let first: std::collections::BTreeSet<_> = (0..MAX_SECRETS).map(name).collect();
-    assert_eq!(fixture.granted()["edge"], first, "of the same age, by name");
-    for number in [MAX_SECRETS, MAX_SECRETS + 1] {
-        let api = format!("with-{}", name(number));
-        assert_eq!(fixture.says(&api, RESOLVED_REFS), pair("False", "RefNotPermitted"));
-        let message = fixture.condition(&api, RESOLVED_REFS).message;
+    let mut fixture = crowded();
+    let mut first = names(2..MAX_SECRETS + 2);
+    assert_eq!(
+        fixture.granted(),
+        Secrets::from([("edge".into(), first.clone()), only("shop", &["far"]).pop_first().unwrap()])
+    );
+    assert_eq!(fixture.says("with-s002", READY), pair("True", "Ready"));
+    for api in ["with-s000", "with-s001"] {
+        assert_eq!(fixture.says(api, RESOLVED_REFS), pair("False", "RefNotPermitted"));
+        let message = fixture.condition(api, RESOLVED_REFS).message;
         assert!(message.contains("reads 100 Secrets of this namespace already"), "{message}");
+        assert_eq!(fixture.version_seen(api), None);
     }
 
-    // One that would come first takes nothing from those that are used.
+    // An older API that comes to name one takes nothing from those that are used, and nothing is written for that.
     let jobs = fixture.jobs.len();
-    fixture.event(secret("a", 1));
-    fixture.api("a-first", 1, naming("a"));
+    fixture.event(secret("z", 1));
+    fixture.api_in(aged("z", 300), naming("z"));
     fixture.settle();
-    assert_eq!(fixture.granted()["edge"], first);
-    assert_eq!(fixture.says("a-first", RESOLVED_REFS), pair("False", "RefNotPermitted"));
-    assert_eq!(fixture.jobs.len() - jobs, 1, "what there is no room for is asked for once");
+    fixture.event(secret_in("edge", "z", 2, &json!({}), &json!({})));
+    fixture.event(secret("z", 3));
+    fixture.settle();
+    assert_eq!(fixture.jobs.len(), jobs);
+    assert_eq!(fixture.says("z", RESOLVED_REFS), pair("False", "RefNotPermitted"));
+    assert!(fixture.condition("z", RESOLVED_REFS).message.contains("already"));
 
-    // The first in the queue gets the room that another leaves.
+    // It gets the room that another leaves.
     fixture.event(Event::Secret(id("edge", "s007"), None));
     fixture.settle();
-    let mut now = first;
-    now.remove("s007");
-    now.insert("a".to_owned());
-    assert_eq!(fixture.granted()["edge"], now);
-    let states: Vec<_> = now.iter().map(|name| (name.as_str(), 1)).collect();
-    fixture.pods_use(&states, &[]);
+    first.remove("s007");
+    first.insert("z".to_owned());
+    assert_eq!(fixture.granted()["edge"], first);
+    let granted = first.iter().map(|name| (name.as_str(), if name == "z" { 3 } else { 1 }));
+    fixture.pods_use(&granted.chain([("far", 1)]).collect::<Vec<_>>(), &[]);
     fixture.run_out();
-    assert_eq!(fixture.says("a-first", READY), pair("True", "Ready"));
+    assert_eq!(fixture.says("z", READY), pair("True", "Ready"));
     assert_eq!(fixture.says("with-s007", READY), pair("False", "SecretNotFound"));
-    assert_eq!(fixture.says("with-s100", READY), pair("False", "RefNotPermitted"));
+    assert_eq!(fixture.says("with-s001", READY), pair("False", "RefNotPermitted"));
+}
+
+#[test]
+fn an_operator_that_starts_puts_no_secret_out_that_is_used() {
+    let mut warm = crowded();
+    warm.event(secret("z", 1));
+    warm.api_in(aged("z", 300), naming("z"));
+    warm.settle();
+    let granted = warm.granted();
+    let mut cold = Fixture::new();
+    cold.gateway_of(2, json!({ "storage": { "mode": "Memory" }, "apis": { "namespaces": "All" } }));
+    for name in std::iter::once("z".to_owned()).chain((0..MAX_SECRETS + 2).map(|number| format!("s{number:03}"))) {
+        let (api, minutes) = match name[1..].parse() {
+            Ok(number) => (format!("with-{name}"), number),
+            Err(_) => (name.clone(), 300),
+        };
+        cold.writes.push((Target::Api(id("edge", &api)), StatusOf::Api(warm.status(&api).unwrap())));
+        cold.event(secret(&name, 1));
+        cold.api_in(aged(&api, minutes), naming(&name));
+    }
+    cold.event(Event::Complete);
+    cold.settle();
+    assert_eq!(cold.granted()["edge"], granted["edge"]);
+}
+
+#[test]
+fn a_sum_of_secrets_that_was_never_seen_leaves_other_apis_alone() {
+    let mut fixture = secured();
+    fixture.pods_use(&[("ca", 7)], &[]);
+    fixture.settle();
+    fixture.after(SILENCE * 2);
+    assert_eq!(fixture.says("c", PROGRAMMED), pair("Unknown", "PodsUnreachable"));
+    assert_eq!(fixture.says("a", PROGRAMMED), pair("True", "Programmed"));
+}
+
+#[test]
+fn what_was_wrong_with_a_secret_is_not_said_of_the_next_one() {
+    let mut fixture = secured();
+    let message = "spec.upstream.tls.caSecretRef: no PEM";
+    fixture.event(secret("ca", 2));
+    fixture.pods_use(&[("ca", 2)], &[("c", message)]);
+    fixture.run_out();
+    assert_eq!(fixture.says("c", READY), pair("False", "InvalidSecret"));
+    // The API names another one, which is not granted yet; what pods said was of the one before.
+    fixture.event(secret("new", 1));
+    fixture.api("c", 2, naming("new"));
+    fixture.pods_use(&[], &[("c", message)]);
+    fixture.after(Duration::from_millis(400));
+    assert_ne!(fixture.says("c", RESOLVED_REFS), pair("False", "InvalidSecret"));
 }
