@@ -176,7 +176,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     }
     gateway.accounts.finish().await;
     persistence.dump_at_end().await;
-    if let Err(error) = traffic.keep().await {
+    if let Err(error) = traffic.finish().await {
         tracing::warn!(%error, "counts of the last traffic are not kept");
     }
     tracing::info!("stopped");

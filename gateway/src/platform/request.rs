@@ -202,15 +202,25 @@ pub(super) struct Sent<T> {
     pub(super) body: T,
 }
 
+impl<T> Sent<T> {
+    async fn read(
+        request: Request<Body>,
+        platform: &Platform,
+        read: impl FnOnce(&HeaderMap, &Bytes) -> Result<T, Problem> + Send,
+    ) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
+        trail(&parts).body(&bytes);
+        let body = read(&parts.headers, &bytes)?;
+        Ok(Self { caller: Caller::from_request_parts(&mut parts, platform).await, body })
+    }
+}
+
 impl<T: DeserializeOwned + Send> FromRequest<Platform> for Sent<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
-        trail(&parts).body(&bytes);
-        let body = from_json(&parts.headers, &bytes)?;
-        Ok(Self { caller: Caller::from_request_parts(&mut parts, platform).await, body })
+        Self::read(request, platform, |headers, bytes| from_json(headers, bytes)).await
     }
 }
 
@@ -221,11 +231,8 @@ impl<T: DeserializeOwned + Send> FromRequest<Platform> for SentList<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
-        trail(&parts).body(&bytes);
-        let body = from_json_that_opens(b'[', &parts.headers, &bytes)?;
-        Ok(Self(Sent { caller: Caller::from_request_parts(&mut parts, platform).await, body }))
+        let read = |headers: &HeaderMap, bytes: &Bytes| from_json_that_opens(b'[', headers, bytes);
+        Sent::read(request, platform, read).await.map(Self)
     }
 }
 
@@ -236,12 +243,11 @@ impl<T: DeserializeOwned + Default + Send> FromRequest<Platform> for MaybeSent<T
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, platform: &Platform) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let Whole(bytes) = Whole::read(body, body_limit(platform, parts.uri.path())).await?;
-        trail(&parts).body(&bytes);
-        let is_empty = matches!(bytes.trim_ascii(), b"" | b"null");
-        let body = if is_empty { T::default() } else { from_json(&parts.headers, &bytes)? };
-        Ok(Self(Sent { caller: Caller::from_request_parts(&mut parts, platform).await, body }))
+        let read = |headers: &HeaderMap, bytes: &Bytes| match bytes.trim_ascii() {
+            b"" | b"null" => Ok(T::default()),
+            _ => from_json(headers, bytes),
+        };
+        Sent::read(request, platform, read).await.map(Self)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What processes on one Redis tell each other of the traffic they have counted.
 //!
 //! Entries are in one order for all, each at a place that only grows; what is in them is the teller's and the reader's
-//! business.
+//! business. As news between processes, this is no part of played outages.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -26,9 +26,17 @@ impl TrafficPlace {
     /// The first place so long before.
     #[must_use]
     pub fn before(self, time: Duration) -> Self {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self { millis: self.millis.saturating_sub(millis), number: 0 }
+        Self { millis: self.millis.saturating_sub(millis(time)), number: 0 }
     }
+
+    /// Is it more than so long behind another one?
+    pub fn is_behind(self, other: Self, time: Duration) -> bool {
+        self.millis.saturating_add(millis(time)) < other.millis
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for TrafficPlace {
@@ -67,7 +75,7 @@ impl Store {
 
     /// Tells all others; where that is.
     pub async fn tell_traffic(&self, by: &str, number: u64, counts: &[u8]) -> Result<TrafficPlace, StoreError> {
-        match self.shared()? {
+        match &self.shared {
             Shared::Redis(shared) => shared.tell_traffic(by, number, counts).await,
             Shared::Memory(_) => Ok(TrafficPlace::default()),
         }
@@ -75,7 +83,7 @@ impl Store {
 
     /// The next entries behind a place, in their order; none: there are no more yet.
     pub async fn traffic_after(&self, place: TrafficPlace) -> Result<Vec<TrafficEntry>, StoreError> {
-        match self.shared()? {
+        match &self.shared {
             Shared::Redis(shared) => shared.traffic_after(place).await,
             Shared::Memory(_) => Ok(Vec::new()),
         }
@@ -83,7 +91,7 @@ impl Store {
 
     /// What [`Self::keep_traffic`] has kept last.
     pub async fn traffic_history(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.shared()? {
+        match &self.shared {
             Shared::Redis(shared) => shared.traffic_history().await,
             Shared::Memory(_) => Ok(None),
         }
@@ -91,15 +99,23 @@ impl Store {
 
     /// Is it this process that keeps the history this time? Nobody else does for as long as `life`.
     pub async fn take_traffic_turn(&self, by: &str, life: Duration) -> Result<bool, StoreError> {
-        match self.shared()? {
+        match &self.shared {
             Shared::Redis(shared) => shared.take_traffic_turn(by, life).await,
             Shared::Memory(_) => Ok(false),
         }
     }
 
+    /// Lets another process have that turn.
+    pub async fn leave_traffic_turn(&self) -> Result<(), StoreError> {
+        match &self.shared {
+            Shared::Redis(shared) => shared.leave_traffic_turn().await,
+            Shared::Memory(_) => Ok(()),
+        }
+    }
+
     /// Keeps the history, and lets entries before this place go.
     pub async fn keep_traffic(&self, history: &[u8], until: TrafficPlace) -> Result<(), StoreError> {
-        match self.shared()? {
+        match &self.shared {
             Shared::Redis(shared) => shared.keep_traffic(history, until).await,
             Shared::Memory(_) => Ok(()),
         }

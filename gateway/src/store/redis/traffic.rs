@@ -6,16 +6,19 @@ use std::time::Duration;
 use super::Shared;
 use crate::store::{StoreError, TrafficEntry, TrafficPlace};
 
+// Their last part is the form of what is in them: other versions leave them alone.
 /// What was counted, told by those who counted it.
-const STREAM: &str = "doorman:traffic:counts";
+const STREAM: &str = "doorman:traffic:counts:1";
 /// All that was told up to a place in the stream, which need not be read from its beginning then.
-const HISTORY: &str = "doorman:traffic:history";
+const HISTORY: &str = "doorman:traffic:history:1";
 /// Who brings that up to date.
-const TURN: &str = "doorman:traffic:turn";
-/// Most entries, about; far fewer are left where histories are written.
+const TURN: &str = "doorman:traffic:turn:1";
+/// Most entries, about; far fewer are left where histories are kept.
 const MOST: usize = 10_000;
+/// As many are left where Redis (before 6.2) can't say which are old.
+const LEFT: usize = 2_000;
 /// Entries that are read at a time.
-const BATCH: usize = 100;
+const BATCH: usize = 10;
 /// How long nobody may count until all is forgotten: as long as traffic is told of.
 const LIFE: Duration = Duration::from_secs(90 * 24 * 3_600);
 
@@ -60,12 +63,17 @@ impl Shared {
         Ok(self.run::<Option<String>>(&set).await?.is_some())
     }
 
+    pub(in crate::store) async fn leave_traffic_turn(&self) -> Result<(), StoreError> {
+        self.run(redis::cmd("DEL").arg(TURN)).await
+    }
+
     pub(in crate::store) async fn keep_traffic(&self, history: &[u8], until: TrafficPlace) -> Result<(), StoreError> {
         self.run::<()>(redis::cmd("SET").arg(HISTORY).arg(history).arg("EX").arg(LIFE.as_secs())).await?;
         self.run::<()>(redis::cmd("EXPIRE").arg(STREAM).arg(LIFE.as_secs())).await?;
-        // A Redis before 6.2 can't: the stream's greatest length bounds it.
-        if let Err(error) = self.run::<u64>(redis::cmd("XTRIM").arg(STREAM).arg("MINID").arg(until.to_string())).await {
-            tracing::debug!(%error, "counts of traffic that all know stay in Redis");
+        let mut trim = redis::cmd("XTRIM");
+        if let Err(error) = self.run::<u64>(trim.arg(STREAM).arg("MINID").arg(until.to_string())).await {
+            tracing::debug!(%error, "this Redis can't trim by time");
+            self.run::<u64>(redis::cmd("XTRIM").arg(STREAM).arg("MAXLEN").arg("~").arg(LEFT)).await?;
         }
         Ok(())
     }

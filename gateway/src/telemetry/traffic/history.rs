@@ -92,10 +92,15 @@ impl History {
             let kept = now.saturating_sub(LEVELS[level].kept);
             self.fold(level, floor(kept, LEVELS[level + 1].minutes));
         }
-        while self.bytes() > MOST_BYTES && self.coarsen(now) {}
+        self.fit(now, MOST_BYTES);
         self.series = self.series.split_off(&now.saturating_sub(KEPT));
         let oldest = floor(now.saturating_sub(LEVELS[3].kept), DAY);
         self.levels[3] = self.levels[3].split_off(&oldest);
+    }
+
+    /// Brings times together until they take no more than this.
+    pub(super) fn fit(&mut self, now: u64, most: usize) {
+        while self.bytes() > most && self.coarsen(now) {}
     }
 
     /// After it was read: rooms are not saved.

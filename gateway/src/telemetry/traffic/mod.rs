@@ -28,7 +28,7 @@ pub use analytics::{
 use count::Detail;
 pub use count::Protocol;
 use history::History;
-use shared::{EVERY, Sharing, Untold};
+use shared::{Sharing, Untold};
 pub use shown::{ApiUse, Dashboard, Grouping, Monitor, Popular, Range, Sorting};
 
 use crate::store::Store;
@@ -39,6 +39,9 @@ pub const FILE: &str = "metrics.json";
 const SHARDS: usize = 16;
 /// How often it is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
+
+/// Longest time that sharing the last of it takes.
+const FINISH: Duration = Duration::from_secs(1);
 
 /// One answered request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -197,30 +200,42 @@ impl Traffic {
     /// Saves once a minute, or shares every few seconds, until it is dropped: one task of the process runs this.
     pub async fn maintain(self: Arc<Self>) {
         let mut is_failing = false;
-        let every = if self.sharing.is_some() { EVERY } else { SAVE_EVERY };
         loop {
-            match self.keep().await {
+            let (kept, pause) = match &self.sharing {
+                Some(sharing) => {
+                    let mut sharing = sharing.lock().await;
+                    (sharing.exchange(&self).await.map_err(anyhow::Error::from), sharing.pause())
+                }
+                None => (self.clone().saved().await, SAVE_EVERY),
+            };
+            match kept {
                 Err(error) if !is_failing => {
                     is_failing = true;
-                    tracing::warn!(%error, "counts of traffic can't be kept; it is tried again every {every:?}");
+                    tracing::warn!(%error, "counts of traffic can't be kept; it is tried again every {pause:?}");
                 }
                 Ok(()) => is_failing = false,
                 _ => {}
             }
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Saves what has changed, or shares it.
+    async fn saved(self: Arc<Self>) -> anyhow::Result<()> {
+        Ok(tokio::task::spawn_blocking(move || self.save()).await??)
+    }
+
+    /// Saves or shares the last of it, before the process ends.
     ///
     /// # Errors
-    /// What has failed; nothing is lost by that.
-    pub async fn keep(self: &Arc<Self>) -> anyhow::Result<()> {
-        if let Some(sharing) = &self.sharing {
-            return Ok(sharing.lock().await.exchange(self).await?);
+    /// What has failed, or that it took too long.
+    pub async fn finish(self: Arc<Self>) -> anyhow::Result<()> {
+        match &self.sharing {
+            None => self.saved().await,
+            Some(sharing) => {
+                let finish = async { sharing.lock().await.finish(&self).await };
+                Ok(tokio::time::timeout(FINISH, finish).await??)
+            }
         }
-        let own = Arc::clone(self);
-        Ok(tokio::task::spawn_blocking(move || own.save()).await??)
     }
 
     /// Everybody who called in these minutes.

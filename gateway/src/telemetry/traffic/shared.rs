@@ -1,13 +1,13 @@
 //! The traffic of all processes on one Redis, known to each of them.
 //!
 //! Each tells the others every few seconds what it has counted since, and adds what they tell to its own history, so all
-//! answer questions alike and at once. Now and then one of them keeps its history in Redis, which says up to which entry
-//! all is in it: a process that starts, or was away for long, begins there. What always holds: what was told counts once
-//! for everybody, also when the teller got no answer, or ends; what nobody was told yet, a few seconds', is lost with a
-//! process that is killed.
+//! answer questions alike and at once. Now and then one of them keeps its history in Redis, a little coarser, with the place
+//! of the last entry that is in it: a process that starts, or finds that it has missed some, begins there. What always
+//! holds: what is told counts once for everybody, also when it is told again because nothing was heard of it; a process
+//! keeps what it knows when Redis forgets; what nobody was told yet, a few seconds', is lost with a process that is killed.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,39 +23,44 @@ use uuid::Uuid;
 use super::count::{Detail, MOST_NAMES};
 use super::history::History;
 use super::{Traffic, lock, now};
-use crate::store::{Store, StoreError, TrafficPlace};
+use crate::store::{Store, StoreError, TrafficEntry, TrafficPlace};
 
 /// How often each tells and listens.
-pub(super) const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(5);
+/// Where there are many, together they tell no more often than this.
+const EVERY_TOGETHER: Duration = Duration::from_millis(500);
+/// Minutes after which one that tells nothing is not among them.
+const RECENT: u64 = 5;
 /// How often one of them keeps the history.
 const KEEP_EVERY: Duration = Duration::from_secs(300);
-/// Entries that are kept beyond those that are in the history, for who reads late.
-const LATE: Duration = Duration::from_secs(600);
-/// After so long without reading, entries may be gone.
-const AWAY: Duration = Duration::from_secs(300);
-/// Minutes that are kept for others while Redis is away.
+/// Entries that are left beyond those that are in the history, for who reads late.
+const LATE: Duration = Duration::from_secs(300);
+/// A process that found no history keeps none for so long: one that knows more may be there.
+const NEW: Duration = Duration::from_secs(600);
+/// Minutes that are told in one entry, and those that wait to be told.
+const TOLD_MINUTES: usize = 5;
 const MOST_MINUTES: usize = 60;
-/// Most bytes that anything unpacks to: more than a history takes.
-const MOST_BYTES: u64 = 512 << 20;
-/// Of entries and of the history; others are not for this version.
-const VERSION: u32 = 1;
+/// Minutes for which tellers are remembered.
+const REMEMBERED: u64 = 60;
+/// Most bytes that the history that is kept takes in memory; packed, it is a tenth.
+const MOST_KEPT: usize = 16 << 20;
+/// Most bytes that an entry, or the history, unpacks to.
+const MOST_TOLD: u64 = 32 << 20;
+const MOST_READ: u64 = 256 << 20;
 
 /// By minutes since 1970.
-pub(super) type Counts = BTreeMap<u64, Detail>;
-
-#[derive(Serialize, Deserialize)]
-struct Told<C> {
-    version: u32,
-    counts: C,
-}
+type Counts = BTreeMap<u64, Detail>;
 
 #[derive(Serialize, Deserialize)]
 struct Kept<H> {
-    version: u32,
     /// All up to here is in it.
     until: String,
+    tellers: Tellers,
     history: H,
 }
+
+/// Of each process the number of its last entry, and the minute when that was seen.
+type Tellers = BTreeMap<String, (u64, u64)>;
 
 /// Done where it keeps no calls waiting.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
@@ -63,15 +68,14 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 fn pack(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
-    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
-    packer.write_all(&serde_json::to_vec(value)?)?;
-    packer.finish()
+    let mut packer = BufWriter::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    serde_json::to_writer(&mut packer, value)?;
+    packer.flush()?;
+    packer.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish()
 }
 
-fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let mut text = Vec::new();
-    GzDecoder::new(bytes).take(MOST_BYTES).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+fn unpack<T: DeserializeOwned>(bytes: &[u8], most: u64) -> serde_json::Result<T> {
+    serde_json::from_reader(BufReader::new(GzDecoder::new(bytes).take(most)))
 }
 
 /// What was counted here and others were not told yet.
@@ -85,9 +89,16 @@ impl Untold {
             self.0.pop_first();
         }
     }
+
+    /// Some of it, the oldest first.
+    fn take(&mut self) -> Counts {
+        let later = self.0.keys().nth(TOLD_MINUTES).copied();
+        let later = later.map(|minute| self.0.split_off(&minute)).unwrap_or_default();
+        std::mem::replace(&mut self.0, later)
+    }
 }
 
-/// What is being told, until it is certain that it was.
+/// What is being told, until it was heard.
 #[derive(Debug)]
 struct Telling {
     number: u64,
@@ -100,12 +111,12 @@ pub(super) struct Sharing {
     store: Arc<Store>,
     /// Tells this process from all others, and from those before it.
     own: String,
+    is_begun: bool,
+    /// When it may keep its history though it found none.
+    keeps_at: Instant,
     /// All up to here is in the history.
     read: TrafficPlace,
-    /// When it was; never: nothing was read yet.
-    read_at: Option<Instant>,
-    /// The last entry of this process.
-    told: TrafficPlace,
+    tellers: Tellers,
     telling: Option<Telling>,
     /// The number of the next one.
     next: u64,
@@ -115,40 +126,92 @@ pub(super) struct Sharing {
 
 impl Sharing {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        let (read, told) = (TrafficPlace::default(), TrafficPlace::default());
-        Self { store, own: Uuid::new_v4().to_string(), read, read_at: None, told, telling: None, next: 1, since: 1 }
+        Self {
+            store,
+            own: Uuid::new_v4().to_string(),
+            is_begun: false,
+            keeps_at: Instant::now() + NEW,
+            read: TrafficPlace::default(),
+            tellers: Tellers::new(),
+            telling: None,
+            next: 1,
+            since: 1,
+        }
+    }
+
+    /// Time until the next exchange.
+    pub(super) fn pause(&self) -> Duration {
+        let now = now();
+        let recent = self.tellers.values().filter(|(_, minute)| minute + RECENT >= now).count();
+        EVERY.max(EVERY_TOGETHER * u32::try_from(recent).unwrap_or(u32::MAX))
     }
 
     /// Listens and tells; once in a while keeps the history.
     pub(super) async fn exchange(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
-        if self.read_at.is_none_or(|read| read.elapsed() > AWAY) {
-            self.take_over(traffic).await?;
-        }
-        self.listen(traffic).await?;
-        self.tell(traffic).await?;
-        if self.store.take_traffic_turn(&self.own, KEEP_EVERY).await? {
-            self.keep(traffic).await?;
+        self.listen_and_tell(traffic).await?;
+        if Instant::now() >= self.keeps_at && self.store.take_traffic_turn(&self.own, KEEP_EVERY).await? {
+            let kept = self.keep(traffic).await;
+            if !matches!(kept, Ok(true)) {
+                self.store.leave_traffic_turn().await?;
+            }
+            kept?;
         }
         Ok(())
     }
 
-    /// Begins with the history that was kept, and what was counted here meanwhile.
-    async fn take_over(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
-        let kept = self.store.traffic_history().await?;
-        let unpacked = aside(move || unpack::<Kept<History>>(&kept?)).await?;
-        let kept = unpacked.filter(|kept| kept.version == VERSION);
-        let (until, mut history) = match kept.map(|kept| (kept.until.parse(), kept.history)) {
-            Some((Ok(until), history)) => (until, history),
-            _ => (TrafficPlace::default(), History::default()),
-        };
-        history.weigh();
-        traffic.count();
-        let mut known = lock(&traffic.history);
-        for (minute, detail) in &lock(&traffic.untold).0 {
-            history.add(*minute, detail);
+    /// Tells all there is, and waits until it was heard.
+    pub(super) async fn finish(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
+        loop {
+            self.listen_and_tell(traffic).await?;
+            if self.telling.is_none() {
+                return Ok(());
+            }
         }
-        *known = history;
-        (self.read, self.since) = (until, self.next);
+    }
+
+    async fn listen_and_tell(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
+        // First of all, and also without Redis: minutes that are over must not pile up.
+        let own = traffic.clone();
+        aside(move || own.count()).await?;
+        if !self.is_begun {
+            self.take_over(traffic).await?;
+            self.is_begun = true;
+        }
+        self.listen(traffic).await?;
+        self.tell(traffic).await
+    }
+
+    /// Goes on with the history that was kept and what was counted here meanwhile, if that is more than is known here.
+    async fn take_over(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
+        let Some(kept) = self.store.traffic_history().await? else { return Ok(()) };
+        let unpacked = aside(move || unpack::<Kept<History>>(&kept, MOST_READ)).await?;
+        let kept = unpacked.map_err(|error| error.to_string()).and_then(|kept| {
+            let until: TrafficPlace = kept.until.parse().map_err(|_| format!("`{}` is no place", kept.until))?;
+            Ok((until, kept))
+        });
+        let (until, Kept { mut history, tellers, .. }) = match kept {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(%error, "the history of traffic in Redis can't be read; a new one is kept");
+                return Ok(());
+            }
+        };
+        if until <= self.read {
+            return Ok(());
+        }
+        let traffic = traffic.clone();
+        let replace = move || {
+            history.weigh();
+            let mut known = lock(&traffic.history);
+            for (minute, detail) in &lock(&traffic.untold).0 {
+                history.add(*minute, detail);
+            }
+            let before = std::mem::replace(&mut *known, history);
+            drop(known);
+            drop(before);
+        };
+        aside(replace).await?;
+        (self.read, self.tellers, self.since, self.keeps_at) = (until, tellers, self.next, Instant::now());
         Ok(())
     }
 
@@ -156,24 +219,27 @@ impl Sharing {
     async fn listen(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
         loop {
             let entries = self.store.traffic_after(self.read).await?;
-            self.read_at = Some(Instant::now());
-            let Some(last) = entries.last().map(|entry| entry.place) else { return Ok(()) };
-            let mut others = Vec::new();
-            for entry in entries {
-                let is_own = entry.by == self.own;
-                if is_own && self.telling.as_ref().is_some_and(|telling| telling.number == entry.number) {
-                    (self.telling, self.told) = (None, entry.place);
-                }
-                if !is_own || entry.number < self.since {
-                    others.push(entry.counts);
+            let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
+            let (before, last) = (self.read, last.place);
+            if before != TrafficPlace::default() && before.is_behind(first.place, LATE) {
+                // What lay between may be gone.
+                self.take_over(traffic).await?;
+                if self.read != before {
+                    continue;
                 }
             }
+            let news: Vec<_> = entries.into_iter().filter_map(|entry| self.news(entry)).collect();
             let traffic = traffic.clone();
             let add = move || {
-                let told = others.iter().filter_map(|counts| unpack::<Told<Counts>>(counts));
-                let told: Vec<_> = told.filter(|told| told.version == VERSION).collect();
+                let (mut all, latest) = (Counts::new(), now() + 1);
+                for told in news.iter().filter_map(|counts| unpack::<Counts>(counts, MOST_TOLD).ok()) {
+                    for (minute, detail) in told {
+                        // A clock that is ahead fills no times that are still to come.
+                        all.entry(minute.min(latest)).or_default().merge(&detail, MOST_NAMES);
+                    }
+                }
                 let mut history = lock(&traffic.history);
-                for (minute, detail) in told.iter().flat_map(|told| &told.counts) {
+                for (minute, detail) in &all {
                     history.add(*minute, detail);
                 }
             };
@@ -182,51 +248,75 @@ impl Sharing {
         }
     }
 
-    /// Tells what was counted here. Without an answer, the same is told again unless it turns up.
+    /// What an entry tells, unless it is known.
+    fn news(&mut self, entry: TrafficEntry) -> Option<Vec<u8>> {
+        let is_own = entry.by == self.own;
+        if is_own && self.telling.as_ref().is_some_and(|telling| telling.number == entry.number) {
+            self.telling = None;
+        }
+        let (last, seen) = self.tellers.entry(entry.by).or_default();
+        *seen = now();
+        let is_news = entry.number > *last;
+        *last = entry.number.max(*last);
+        (is_news && (!is_own || entry.number < self.since)).then_some(entry.counts)
+    }
+
+    /// Tells what was counted here, again if it was told and has not been heard.
     async fn tell(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
         if self.telling.is_none() {
-            traffic.count();
-            let counts = std::mem::take(&mut *lock(&traffic.untold)).0;
-            if counts.is_empty() {
-                return Ok(());
-            }
-            let packed = aside(move || pack(&Told { version: VERSION, counts })).await?;
-            let counts = packed.map_err(StoreError::shared)?;
-            self.telling = Some(Telling { number: self.next, counts });
+            let traffic = traffic.clone();
+            let packed = aside(move || {
+                let counts = lock(&traffic.untold).take();
+                (!counts.is_empty()).then(|| pack(&counts))
+            });
+            let Some(packed) = packed.await? else { return Ok(()) };
+            self.telling = Some(Telling { number: self.next, counts: packed.map_err(StoreError::shared)? });
             self.next += 1;
         }
         if let Some(Telling { number, counts }) = &self.telling {
-            self.told = self.store.tell_traffic(&self.own, *number, counts).await?;
-            self.telling = None;
+            let place = self.store.tell_traffic(&self.own, *number, counts).await?;
+            if place <= self.read {
+                // The clock of Redis went back, others may have told before: what is read twice is known by its number.
+                self.read = place.before(LATE);
+            }
         }
         Ok(())
     }
 
-    /// Keeps the history for others, if just what was told is in it: what only this process knows would count again.
-    async fn keep(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
+    /// Keeps the history for others, if just what was heard is in it: what only this process knows would count again.
+    /// False: there is more, since someone has just asked.
+    async fn keep(&mut self, traffic: &Arc<Traffic>) -> Result<bool, StoreError> {
         self.listen(traffic).await?;
-        let history = {
-            let history = lock(&traffic.history);
-            let is_told = lock(&traffic.untold).0.is_empty() && self.telling.is_none() && self.told <= self.read;
-            is_told.then(|| history.clone())
-        };
-        // Someone has just asked, and that has counted some more: the next turn will do.
-        let Some(mut history) = history else { return Ok(()) };
-        let until = self.read;
-        let kept = aside(move || {
-            history.tidy(now());
-            pack(&Kept { version: VERSION, until: until.to_string(), history })
+        if self.telling.is_some() {
+            return Ok(false);
+        }
+        let minute = now();
+        self.tellers.retain(|_, (_, seen)| *seen + REMEMBERED >= minute);
+        let (traffic, until, tellers) = (traffic.clone(), self.read, self.tellers.clone());
+        let packed = aside(move || {
+            let mut history = {
+                let history = lock(&traffic.history);
+                lock(&traffic.untold).0.is_empty().then(|| history.clone())?
+            };
+            history.tidy(minute);
+            history.fit(minute, MOST_KEPT);
+            Some(pack(&Kept { until: until.to_string(), tellers, history }))
         });
-        let kept = kept.await?.map_err(StoreError::shared)?;
-        self.store.keep_traffic(&kept, until.before(LATE)).await
+        let Some(packed) = packed.await? else { return Ok(false) };
+        self.store.keep_traffic(&packed.map_err(StoreError::shared)?, until.before(LATE)).await?;
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Call, Grouping, Range, Sorting};
+    use super::super::{Call, Grouping, Range, SHARDS, Sorting};
     use super::*;
     use crate::store::servers::{Server, external, with_redis};
+
+    const COUNTS: &str = "doorman:traffic:counts:1";
+    const HISTORY: &str = "doorman:traffic:history:1";
+    const TURN: &str = "doorman:traffic:turn:1";
 
     async fn process(server: &Server) -> Arc<Traffic> {
         Arc::new(Traffic::shared(Arc::new(with_redis(&external(server.port, 1, &[])).await)))
@@ -237,25 +327,34 @@ mod tests {
         (0..times).for_each(|_| traffic.record(&call));
     }
 
-    /// All requests and those of each user, as the monitor of this process tells.
-    fn told(traffic: &Traffic) -> (u64, Vec<(String, u64)>) {
-        let monitor = traffic.monitor(Range::Day, Grouping::Minute, Sorting::Ascending);
-        (monitor.total_requests, monitor.top_users)
+    /// How many requests this process tells of.
+    fn told(traffic: &Traffic) -> u64 {
+        traffic.monitor(Range::Day, Grouping::Minute, Sorting::Ascending).total_requests
     }
 
-    async fn keep(processes: &[&Arc<Traffic>]) {
+    async fn exchange(processes: &[&Arc<Traffic>]) {
         for traffic in processes {
-            traffic.keep().await.unwrap();
+            sharing(traffic).await.exchange(traffic).await.unwrap();
         }
     }
 
-    fn command(server: &Server, command: &[&str]) {
+    async fn sharing(traffic: &Traffic) -> tokio::sync::MutexGuard<'_, Sharing> {
+        traffic.sharing.as_ref().unwrap().lock().await
+    }
+
+    /// Has this process keep its history.
+    async fn keep(server: &Server, traffic: &Arc<Traffic>) {
+        command(server, &["DEL", TURN]);
+        sharing(traffic).await.keeps_at = Instant::now();
+        exchange(&[traffic]).await;
+        assert_eq!(command(server, &["EXISTS", HISTORY]), 1);
+    }
+
+    fn command(server: &Server, command: &[&str]) -> i64 {
         let client = redis::Client::open(("127.0.0.1", server.port)).unwrap();
         let mut question = redis::cmd(command[0]);
-        command[1..].iter().for_each(|argument| {
-            question.arg(argument);
-        });
-        question.query::<redis::Value>(&mut client.get_connection().unwrap()).unwrap();
+        question.arg(&command[1..]);
+        question.query(&mut client.get_connection().unwrap()).unwrap()
     }
 
     #[tokio::test]
@@ -263,97 +362,143 @@ mod tests {
         let server = Server::redis(&[]);
         let (a, b) = (process(&server).await, process(&server).await);
         record(&a, "amy", 3);
-        keep(&[&a, &b]).await;
+        exchange(&[&a, &b]).await;
         record(&b, "bob", 2);
         record(&a, "amy", 1);
-        assert_eq!(told(&a).0, 4, "what it counted itself is told at once");
-        let all = (6, vec![("amy".to_owned(), 4), ("bob".to_owned(), 2)]);
+        assert_eq!(told(&a), 4, "what it counted itself is told at once");
         for _ in 0..3 {
-            keep(&[&a, &b, &a]).await;
-            assert_eq!((told(&a), told(&b)), (all.clone(), all.clone()));
+            exchange(&[&a, &b, &a]).await;
+            assert_eq!((told(&a), told(&b)), (6, 6));
         }
+        let users = a.monitor(Range::Day, Grouping::Minute, Sorting::Ascending).top_users;
+        assert_eq!(users, [("amy".to_owned(), 4), ("bob".to_owned(), 2)]);
         drop(a);
-        // Another process takes over what was kept; without entries, from the history alone.
-        for commands in [&[][..], &["DEL", "doorman:traffic:history"], &["DEL", "doorman:traffic:counts"]] {
-            if !commands.is_empty() {
-                command(&server, &["DEL", "doorman:traffic:turn"]);
-                keep(&[&b]).await;
-                command(&server, commands);
-            }
-            let c = process(&server).await;
-            keep(&[&c]).await;
-            assert_eq!(told(&c), all, "{commands:?}");
+        // A new process reads what was told; or goes on with what was kept, where that is all there is.
+        let c = process(&server).await;
+        exchange(&[&c]).await;
+        assert_eq!(told(&c), 6);
+        keep(&server, &b).await;
+        for gone in [None, Some(COUNTS)] {
+            gone.map(|key| command(&server, &["DEL", key]));
+            let d = process(&server).await;
+            exchange(&[&d]).await;
+            assert_eq!(told(&d), 6, "without {gone:?}");
         }
         record(&b, "bob", 1);
-        let c = process(&server).await;
-        keep(&[&b, &c]).await;
-        assert_eq!((told(&b).0, told(&c).0), (7, 7));
+        exchange(&[&b, &c]).await;
+        assert_eq!((told(&b), told(&c)), (7, 7));
+    }
+
+    #[tokio::test]
+    async fn many_entries_and_many_minutes_are_told() {
+        let server = Server::redis(&[]);
+        let (a, b) = (process(&server).await, process(&server).await);
+        for _ in 0..25 {
+            record(&a, "amy", 1);
+            exchange(&[&a]).await;
+        }
+        let call = Call { status: 200, ..Call::default() };
+        (1..=30).for_each(|ago| a.record_at(now() - ago, &call));
+        sharing(&a).await.finish(&a).await.unwrap();
+        assert!(lock(&a.untold).0.is_empty());
+        exchange(&[&b]).await;
+        assert_eq!((told(&a), told(&b)), (55, 55));
+        // A clock that is ahead.
+        a.record_at(now() + 1_000, &call);
+        exchange(&[&a, &b]).await;
+        assert_eq!(lock(&b.history).series.last_key_value().map(|(minute, _)| *minute <= now() + 1), Some(true));
     }
 
     #[tokio::test]
     async fn what_only_one_process_knows_is_not_kept_for_others() {
         let server = Server::redis(&[]);
         let a = process(&server).await;
-        keep(&[&a]).await;
+        exchange(&[&a]).await;
         record(&a, "amy", 1);
-        assert_eq!(told(&a).0, 1);
-        command(&server, &["DEL", "doorman:traffic:turn"]);
-        a.sharing.as_ref().unwrap().lock().await.keep(&a).await.unwrap();
+        assert_eq!(told(&a), 1);
+        assert!(!sharing(&a).await.keep(&a).await.unwrap());
         let b = process(&server).await;
-        keep(&[&b, &a, &b]).await;
-        assert_eq!((told(&a).0, told(&b).0), (1, 1));
+        exchange(&[&b, &a, &b]).await;
+        assert_eq!((told(&a), told(&b)), (1, 1));
+        // One that is new and found nothing has no say in what is kept.
+        assert_eq!(command(&server, &["EXISTS", TURN, HISTORY]), 0);
     }
 
     #[tokio::test]
-    async fn an_outage_loses_nothing_and_an_answer_that_is_lost_doubles_nothing() {
+    async fn an_outage_loses_nothing_and_nothing_piles_up_in_it() {
         let mut server = Server::redis(&["--appendonly", "yes", "--appendfsync", "always"]);
         let (a, b) = (process(&server).await, process(&server).await);
         record(&a, "amy", 1);
-        keep(&[&a, &b]).await;
+        exchange(&[&a, &b]).await;
         server.stop();
-        record(&a, "amy", 1);
-        assert!(a.keep().await.is_err());
-        record(&a, "amy", 1);
-        assert!(a.keep().await.is_err());
-        assert_eq!(told(&a).0, 3);
+        let call = Call { status: 200, ..Call::default() };
+        for ago in (1..=40).rev() {
+            a.record_at(now() - ago, &call);
+            assert!(sharing(&a).await.exchange(&a).await.is_err());
+            assert!(lock(&a.outbox).len() <= SHARDS);
+        }
+        assert_eq!(told(&a), 41);
         server.restart();
         let start = Instant::now();
-        while a.keep().await.is_err() {
-            assert!(start.elapsed() < Duration::from_secs(20));
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        while told(&b) < 41 {
+            assert!(start.elapsed() < Duration::from_secs(20), "{}", told(&b));
+            for traffic in [&a, &b] {
+                // It may take a moment until there is a connection.
+                let _ = sharing(traffic).await.exchange(traffic).await;
+            }
         }
-        while told(&b).0 < 3 {
-            assert!(start.elapsed() < Duration::from_secs(20));
-            let _ = a.keep().await;
-            let _ = b.keep().await;
-        }
-        assert_eq!((told(&a).0, told(&b).0), (3, 3));
+        assert_eq!((told(&a), told(&b)), (41, 41));
+    }
 
-        // It was told, and the answer got lost.
+    #[tokio::test]
+    async fn what_is_told_again_counts_once_and_what_redis_forgets_is_known_on() {
+        let server = Server::redis(&[]);
+        let (a, b) = (process(&server).await, process(&server).await);
         record(&a, "amy", 1);
-        let sharing = a.sharing.as_ref().unwrap();
-        {
-            let mut sharing = sharing.lock().await;
-            sharing.tell(&a).await.unwrap();
-            let number = sharing.next - 1;
-            sharing.telling = Some(Telling { number, counts: Vec::new() });
-        }
-        keep(&[&a, &b]).await;
-        assert_eq!((told(&a).0, told(&b).0), (4, 4));
+        exchange(&[&a]).await;
+        // The answer got lost, and it is told again before the first is heard.
+        sharing(&a).await.tell(&a).await.unwrap();
+        assert_eq!(command(&server, &["XLEN", COUNTS]), 2);
+        exchange(&[&b, &a, &b]).await;
+        assert_eq!((told(&a), told(&b)), (1, 1));
 
-        // It was away for so long that it begins anew, with something untold and something being told.
+        // A Redis that comes back empty: what was not heard is told again, and nothing is replaced by less.
         record(&a, "amy", 1);
-        {
-            let mut sharing = sharing.lock().await;
-            a.count();
-            let counts = std::mem::take(&mut *lock(&a.untold)).0;
-            sharing.telling =
-                Some(Telling { number: sharing.next, counts: pack(&Told { version: VERSION, counts }).unwrap() });
-            sharing.next += 1;
-            sharing.read_at = None;
+        exchange(&[&a]).await;
+        command(&server, &["DEL", COUNTS]);
+        exchange(&[&a, &b, &a]).await;
+        assert_eq!((told(&a), told(&b)), (2, 2));
+
+        // Its clock went back: everybody knows what all had told, and hears what is told from now on.
+        keep(&server, &a).await;
+        for traffic in [&a, &b] {
+            sharing(traffic).await.read = "99999999999999-0".parse().unwrap();
         }
         record(&a, "amy", 1);
-        keep(&[&a, &a, &b]).await;
-        assert_eq!((told(&a).0, told(&b).0), (6, 6));
+        record(&b, "bob", 1);
+        exchange(&[&a, &b, &a, &b, &a]).await;
+        assert_eq!((told(&a), told(&b)), (4, 4));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_away_for_long_goes_on_with_what_was_kept() {
+        let server = Server::redis(&[]);
+        let (a, b) = (process(&server).await, process(&server).await);
+        record(&a, "amy", 2);
+        record(&b, "bob", 1);
+        exchange(&[&a, &b, &a, &b]).await;
+        // While `a` is away, entries that it has not heard are kept and go.
+        record(&b, "bob", 4);
+        exchange(&[&b]).await;
+        keep(&server, &b).await;
+        command(&server, &["DEL", COUNTS]);
+        record(&a, "amy", 1);
+        assert_eq!(told(&a), 4);
+        sharing(&a).await.read = "1-0".parse().unwrap();
+        record(&b, "bob", 1);
+        exchange(&[&b, &a]).await;
+        assert_eq!(told(&a), 9);
+        exchange(&[&b, &a]).await;
+        assert_eq!((told(&a), told(&b)), (9, 9));
     }
 }
