@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -162,7 +162,7 @@ impl Server {
 
 /// A port that nobody uses at this moment.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    doorman_tests::gateway::free_address().unwrap().port()
 }
 
 /// An authority, and what it signed for servers on this machine and for a client: `ca.pem`, `server.pem`, `server.key`,
