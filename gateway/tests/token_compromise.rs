@@ -146,11 +146,7 @@ async fn keys_in_a_folder_are_rotated_and_withdrawn_without_a_restart() -> Resul
     assert_eq!((status(&gateway, &still_old).await?, status(&gateway, &by_new).await?), (401, 200));
 
     fs::remove_file(file("new"))?;
-    let start = Instant::now();
-    while !gateway.log().contains("the token keys in use stay") {
-        ensure!(start.elapsed() < PATIENCE, "nothing is said of the empty folder:\n{}", gateway.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    gateway.logged("the token keys in use stay").await?;
     assert_eq!(status(&gateway, &by_new).await?, 200);
     Ok(())
 }

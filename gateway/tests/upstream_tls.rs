@@ -77,16 +77,6 @@ async fn eventually(
     }
 }
 
-/// Waits until the log says so.
-async fn logged(gateway: &GatewayProcess, text: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !gateway.log().contains(text) {
-        ensure!(Instant::now() < deadline, "`{text}` is not in\n{}", gateway.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_is_trusted_as_its_api_says_and_others_are_not_concerned() -> Result<()> {
     let (ca, other) = (Authority::new()?, Authority::new()?);
@@ -134,7 +124,7 @@ async fn an_upstream_is_trusted_as_its_api_says_and_others_are_not_concerned() -
         "spec.upstream.tls.caSecretRef: `ca.crt` of the Secret `garbage` must hold certificates in PEM",
         "spec.upstream.tls.clientCertificateSecretRef: can't be used",
     ] {
-        logged(&gateway, reason).await?;
+        gateway.logged(reason).await?;
     }
     assert!(!gateway.log().contains("geheim"), "the log tells what is in a Secret");
     let revision = client.get(gateway.admin_url("/revision")).send().await?.json::<Value>().await?;
@@ -149,7 +139,7 @@ async fn an_upstream_is_trusted_as_its_api_says_and_others_are_not_concerned() -
     all.retain(|object| object["metadata"]["name"] != "ca");
     gateway.write_manifest("all.yaml", &documents(&all))?;
     eventually(&client, &gateway, "right", |status, text| status == 503 && text.contains("GTW503")).await?;
-    logged(&gateway, "no Secret is named `ca`").await?;
+    gateway.logged("no Secret is named `ca`").await?;
     assert_eq!(call(&client, &gateway, "missing").await?.0, 200);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use doorman_tests::gateway::{GatewayProcess, PATIENCE, Start};
 use http_body_util::{BodyExt, Full};
@@ -303,10 +303,7 @@ async fn tls_serves_both_versions_and_takes_up_a_new_certificate() -> Result<()>
     // A file that is no certificate changes nothing but the log.
     std::fs::write(&chain, "not a certificate")?;
     let deadline = Instant::now() + PATIENCE;
-    while !gateway.log().contains("the old one stays") {
-        ensure!(Instant::now() < deadline, "{}", gateway.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    gateway.logged("the old one stays").await?;
     assert_eq!(trusting(&first, &gateway)?.build()?.get(&url).send().await?.status().as_u16(), 200);
 
     std::fs::write(&key, second.signing_key.serialize_pem())?;
@@ -367,11 +364,7 @@ async fn an_http2_client_loses_nothing_in_a_drain() -> Result<()> {
     let url = gateway.url("/api/rest/a/v1/x");
     assert_eq!(client.get(&url).send().await?.version(), Version::HTTP_2);
     gateway.terminate()?;
-    let deadline = Instant::now() + PATIENCE;
-    while !gateway.log().contains("readiness is off") {
-        ensure!(Instant::now() < deadline, "{}", gateway.log());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    gateway.logged("readiness is off").await?;
     let mut served = 0;
     // Until the listener is closed every call is answered; then none can be begun.
     let refused = loop {

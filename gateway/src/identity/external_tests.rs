@@ -7,7 +7,7 @@ use http::header::AUTHORIZATION;
 use tokio::task::AbortHandle;
 
 use super::*;
-use crate::store::servers::{Server, external, with_redis};
+use crate::store::servers::{Server, external, redis_client, with_redis};
 
 const LIFE: Duration = Duration::from_secs(600);
 /// Longer than any news travels, and far shorter than the life of the caches.
@@ -54,7 +54,7 @@ impl Process {
 
     /// Warm, and subscribed to the news: the subscription's beginning empties the caches once.
     async fn is_warm_and_listening(&self, redis: &Server, processes: usize, headers: &HeaderMap) {
-        let mut client = ::redis::Client::open(("127.0.0.1", redis.port)).unwrap().get_connection().unwrap();
+        let mut client = redis_client(redis.port);
         let mut listening = || {
             let command = ::redis::cmd("PUBSUB").arg("NUMSUB").arg("doorman:changes").to_owned();
             command.query::<(String, usize)>(&mut client).unwrap().1

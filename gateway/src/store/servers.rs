@@ -165,6 +165,11 @@ pub(crate) fn free_port() -> u16 {
     doorman_tests::gateway::free_address().unwrap().port()
 }
 
+/// A connection of the test's own to a Redis on this port.
+pub(crate) fn redis_client(port: u16) -> ::redis::Connection {
+    ::redis::Client::open(("127.0.0.1", port)).unwrap().get_connection().unwrap()
+}
+
 /// An authority, and what it signed for servers on this machine and for a client: `ca.pem`, `server.pem`, `server.key`,
 /// `client.pem`, `client.key` and both in `client-both.pem`. Nobody here trusts `other-ca.pem`.
 pub(crate) struct Certificates(TempDir);

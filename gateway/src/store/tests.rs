@@ -1,20 +1,16 @@
 //! The stores against real servers.
 
-use ::redis::{Client, Commands, Connection};
+use ::redis::Commands;
 use doorman_crds::role::Permission;
 use mongodb::bson::{Document as Bson, doc};
 
 use super::{
-    servers::{Server, external, with_redis},
+    servers::{Server, external, redis_client, with_redis},
     *,
 };
 
 /// A port that nobody listens on.
 const NOBODY: u16 = 1;
-
-fn client(server: &Server) -> Connection {
-    Client::open(("127.0.0.1", server.port)).unwrap().get_connection().unwrap()
-}
 
 async fn collection(server: &Server, name: &str) -> mongodb::Collection<Bson> {
     let uri = format!("mongodb://127.0.0.1:{}", server.port);
@@ -34,7 +30,7 @@ mod redis_parts {
         assert_eq!(one.count("ip_rate_limit:192.0.2.1", window, 12_345).await.unwrap(), 1);
         assert_eq!(two.count("ip_rate_limit:192.0.2.1", window, 12_345).await.unwrap(), 2);
         assert_eq!(two.count("ip_rate_limit:192.0.2.2", window, 12_345).await.unwrap(), 1);
-        let left: i64 = client(&server).ttl("ip_rate_limit:192.0.2.1:41").unwrap();
+        let left: i64 = redis_client(server.port).ttl("ip_rate_limit:192.0.2.1:41").unwrap();
         assert!((295..=300).contains(&left), "{left}");
     }
 
@@ -52,7 +48,7 @@ mod redis_parts {
     #[tokio::test]
     async fn revocations_are_the_keys_that_existing_installations_have() {
         let server = Server::redis(&[]);
-        let (store, mut client) = (with_redis(&external(server.port, NOBODY, &[])).await, client(&server));
+        let (store, mut client) = (with_redis(&external(server.port, NOBODY, &[])).await, redis_client(server.port));
         store.revoke_token("amy", "id", now() + 100).await.unwrap();
         let left: i64 = client.ttl("jwt:revoked:amy:id").unwrap();
         assert!((95..=100).contains(&left), "{left}");
@@ -76,7 +72,7 @@ mod redis_parts {
         let server = Server::redis(&["--requirepass", "open sesame"]);
         let right = external(server.port, NOBODY, &[("REDIS_PASSWORD", "open sesame"), ("REDIS_DB", "3")]);
         with_redis(&right).await.set_user_revoked("amy", true).await.unwrap();
-        let mut client = client(&server);
+        let mut client = redis_client(server.port);
         ::redis::cmd("AUTH").arg("open sesame").exec(&mut client).unwrap();
         ::redis::cmd("SELECT").arg(3).exec(&mut client).unwrap();
         assert!(client.exists::<_, bool>("jwt:revoke_all:amy").unwrap());

@@ -5,10 +5,12 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Shared, Store, StoreError};
 
 /// Where an entry is: milliseconds since 1970 by the clock of Redis, and a number among those of that time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TrafficPlace {
     millis: u64,
     number: u64,

@@ -161,6 +161,19 @@ impl GatewayProcess {
         std::fs::read_to_string(self.folder.path().join("gateway.log")).unwrap_or_default()
     }
 
+    /// Waits until the log says so.
+    ///
+    /// # Errors
+    /// When it does not within [`PATIENCE`], with what it says.
+    pub async fn logged(&self, text: &str) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            ensure!(start.elapsed() < PATIENCE, "`{text}` is not in\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     /// Writes or replaces a manifest.
     ///
     /// # Errors

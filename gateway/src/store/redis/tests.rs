@@ -9,7 +9,7 @@ use crate::{
     settings::Settings,
     store::{
         Counter, Family, Span, Store, Taken, Window, now,
-        servers::{Certificates, Server, external, free_port, with_redis},
+        servers::{Certificates, Server, external, free_port, redis_client as client, with_redis},
         thrice,
     },
 };
@@ -17,10 +17,6 @@ use crate::{
 /// Longer than a break may last, fail-over included.
 const PATIENCE: Duration = Duration::from_secs(20);
 const NOBODY: u16 = 1;
-
-fn client(port: u16) -> ::redis::Connection {
-    Client::open(("127.0.0.1", port)).unwrap().get_connection().unwrap()
-}
 
 fn command(port: u16, arguments: &[&str]) -> ::redis::Value {
     asked(port, arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))

@@ -52,11 +52,11 @@ const MOST_READ: u64 = 256 << 20;
 type Counts = BTreeMap<u64, Detail>;
 
 #[derive(Serialize, Deserialize)]
-struct Kept<H> {
+struct Kept {
     /// All up to here is in it.
-    until: String,
+    until: TrafficPlace,
     tellers: Tellers,
-    history: H,
+    history: History,
 }
 
 /// Of each process the number of its last entry, and the minute when that was seen.
@@ -184,12 +184,7 @@ impl Sharing {
     /// Goes on with the history that was kept and what was counted here meanwhile, if that is more than is known here.
     async fn take_over(&mut self, traffic: &Arc<Traffic>) -> Result<(), StoreError> {
         let Some(kept) = self.store.traffic_history().await? else { return Ok(()) };
-        let unpacked = aside(move || unpack::<Kept<History>>(&kept, MOST_READ)).await?;
-        let kept = unpacked.map_err(|error| error.to_string()).and_then(|kept| {
-            let until: TrafficPlace = kept.until.parse().map_err(|_| format!("`{}` is no place", kept.until))?;
-            Ok((until, kept))
-        });
-        let (until, Kept { mut history, tellers, .. }) = match kept {
+        let Kept { until, tellers, mut history } = match aside(move || unpack(&kept, MOST_READ)).await? {
             Ok(kept) => kept,
             Err(error) => {
                 tracing::warn!(%error, "the history of traffic in Redis can't be read; a new one is kept");
@@ -300,7 +295,7 @@ impl Sharing {
             };
             history.tidy(minute);
             history.fit(minute, MOST_KEPT);
-            Some(pack(&Kept { until: until.to_string(), tellers, history }))
+            Some(pack(&Kept { until, tellers, history }))
         });
         let Some(packed) = packed.await? else { return Ok(false) };
         self.store.keep_traffic(&packed.map_err(StoreError::shared)?, until.before(LATE)).await?;
@@ -312,7 +307,7 @@ impl Sharing {
 mod tests {
     use super::super::{Call, Grouping, Range, SHARDS, Sorting};
     use super::*;
-    use crate::store::servers::{Server, external, with_redis};
+    use crate::store::servers::{Server, external, redis_client, with_redis};
 
     const COUNTS: &str = "doorman:traffic:counts:1";
     const HISTORY: &str = "doorman:traffic:history:1";
@@ -351,10 +346,9 @@ mod tests {
     }
 
     fn command(server: &Server, command: &[&str]) -> i64 {
-        let client = redis::Client::open(("127.0.0.1", server.port)).unwrap();
         let mut question = redis::cmd(command[0]);
         question.arg(&command[1..]);
-        question.query(&mut client.get_connection().unwrap()).unwrap()
+        question.query(&mut redis_client(server.port)).unwrap()
     }
 
     #[tokio::test]

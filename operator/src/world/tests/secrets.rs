@@ -79,6 +79,19 @@ fn secured() -> Fixture {
     fixture
 }
 
+/// What pods say of an API whose Secret holds no certificates.
+const NO_PEM: &str = "spec.upstream.tls.caSecretRef: no PEM";
+
+/// As [`secured`], with a Secret that has come to hold what can't be used.
+fn spoiled() -> Fixture {
+    let mut fixture = secured();
+    fixture.event(secret("ca", 2));
+    fixture.pods_use(&[("ca", 2)], &[("c", NO_PEM)]);
+    fixture.run_out();
+    assert_eq!(fixture.says("c", READY), pair("False", "InvalidSecret"));
+    fixture
+}
+
 fn only(namespace: &str, names: &[&str]) -> Secrets {
     Secrets::from([(namespace.to_owned(), names.iter().map(|&name| name.to_owned()).collect())])
 }
@@ -148,11 +161,11 @@ fn what_is_wrong_with_a_secret_is_told_and_its_end_too() {
     fixture.event(secret("ca", 2));
     fixture.settle();
     assert_eq!(fixture.granted(), only("edge", &["ca"]));
-    fixture.pods_use(&[("ca", 2)], &[("c", "spec.upstream.tls.caSecretRef: no PEM")]);
+    fixture.pods_use(&[("ca", 2)], &[("c", NO_PEM)]);
     fixture.run_out();
     assert_eq!(fixture.says("c", RESOLVED_REFS), pair("False", "InvalidSecret"));
     assert_eq!(fixture.says("c", PROGRAMMED), pair("False", "InvalidSecret"));
-    assert_eq!(fixture.condition("c", RESOLVED_REFS).message, "spec.upstream.tls.caSecretRef: no PEM");
+    assert_eq!(fixture.condition("c", RESOLVED_REFS).message, NO_PEM);
     assert_eq!(fixture.says("a", READY), pair("True", "Ready"));
     assert_eq!(fixture.gateway_says(READY), pair("True", "Ready"), "one bad Secret is not the gateway's");
 
@@ -178,12 +191,7 @@ fn what_is_wrong_with_a_secret_is_told_and_its_end_too() {
 
 #[test]
 fn a_secret_that_can_not_be_used_stays_so_while_pods_are_replaced() {
-    let mut fixture = secured();
-    let message = "spec.upstream.tls.caSecretRef: no PEM";
-    fixture.event(secret("ca", 2));
-    fixture.pods_use(&[("ca", 2)], &[("c", message)]);
-    fixture.run_out();
-    assert_eq!(fixture.says("c", READY), pair("False", "InvalidSecret"));
+    let mut fixture = spoiled();
     let written = fixture.writes.len();
     let of_c = |fixture: &Fixture| {
         fixture.writes[written..].iter().filter(|(target, _)| *target == Target::Api(id("edge", "c"))).count()
@@ -194,7 +202,7 @@ fn a_secret_that_can_not_be_used_stays_so_while_pods_are_replaced() {
     fixture.after(Duration::from_secs(1));
     // A new pod speaks before it is ready.
     fixture.pod("pod-3", false);
-    fixture.pod_uses("pod-3", &[("ca", 2)], &[("c", message)]);
+    fixture.pod_uses("pod-3", &[("ca", 2)], &[("c", NO_PEM)]);
     fixture.settle();
     fixture.pod("pod-3", true);
     fixture.run_out();
@@ -454,16 +462,11 @@ fn a_sum_of_secrets_that_was_never_seen_leaves_other_apis_alone() {
 
 #[test]
 fn what_was_wrong_with_a_secret_is_not_said_of_the_next_one() {
-    let mut fixture = secured();
-    let message = "spec.upstream.tls.caSecretRef: no PEM";
-    fixture.event(secret("ca", 2));
-    fixture.pods_use(&[("ca", 2)], &[("c", message)]);
-    fixture.run_out();
-    assert_eq!(fixture.says("c", READY), pair("False", "InvalidSecret"));
+    let mut fixture = spoiled();
     // The API names another one, which is not granted yet; what pods said was of the one before.
     fixture.event(secret("new", 1));
     fixture.api("c", 2, naming("new"));
-    fixture.pods_use(&[], &[("c", message)]);
+    fixture.pods_use(&[], &[("c", NO_PEM)]);
     fixture.after(Duration::from_millis(400));
     assert_ne!(fixture.says("c", RESOLVED_REFS), pair("False", "InvalidSecret"));
 }
