@@ -51,7 +51,8 @@ pub fn secret() -> Result<String, CryptError> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-fn sha256(text: &[u8]) -> [u8; 32] {
+/// The SHA-256 of these bytes.
+pub(crate) fn sha256(text: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, text).as_ref());
     hash

@@ -2,12 +2,17 @@
 //!
 //! A ring holds keys by `kid`. The first key that can sign signs; a token is verified with the key it names, and only
 //! with that key's own algorithm. Whatever is unknown, missing or of another type than expected is denied.
+//!
+//! A token that was verified is known by the hash of all its characters, so that the next request with it costs neither
+//! a signature nor reading. That says nothing of its time, its revocation or its user, which are looked at each time; and
+//! what is known ends with the ring.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use doorman_crds::role::Permission;
 use jsonwebtoken::Algorithm;
+use quick_cache::sync::Cache;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
@@ -17,7 +22,7 @@ use uuid::Uuid;
 
 use super::Denied;
 use crate::{
-    crypt::TokenKey,
+    crypt::{TokenKey, sha256},
     settings::{Keys, NamedKey},
     store::{Permissions, User, now},
 };
@@ -26,6 +31,8 @@ use crate::{
 pub(super) const LEGACY: &str = "legacy-key";
 /// No token of ours is near this long.
 const LONGEST_TOKEN: usize = 8_192;
+/// How many verified tokens are known; each takes some 300 bytes.
+const MOST_KNOWN: usize = 10_000;
 /// The permissions that tokens carry. They only inform: what counts is the role at the time of a request.
 const CARRIED: [Permission; 11] = [
     Permission::ManageUsers,
@@ -138,16 +145,32 @@ impl<'de> Deserialize<'de> for Accesses {
     }
 }
 
+/// What a token says that one of the keys signed.
+#[derive(Clone)]
+struct Verified {
+    claims: Arc<Claims>,
+    /// The first second in which it is valid, if it tells.
+    valid_from: Option<u64>,
+}
+
+impl Verified {
+    fn is_valid_at(&self, now: u64) -> bool {
+        self.claims.exp > now && self.valid_from.is_none_or(|first| first <= now)
+    }
+}
+
 /// The keys of tokens, by `kid`.
 pub struct KeyRing {
     keys: BTreeMap<String, Arc<TokenKey>>,
     /// `kid` of the key that signs, if any does.
     signs: Option<String>,
+    /// By the hash of the whole token.
+    known: Cache<[u8; 32], Verified>,
 }
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("KeyRing").field("keys", &self.kids()).field("signs", &self.signs).finish()
+        out.debug_struct("KeyRing").field("keys", &self.kids()).field("signs", &self.signs).finish_non_exhaustive()
     }
 }
 
@@ -189,7 +212,7 @@ impl KeyRing {
 
     /// These keys, of which this one signs.
     pub(crate) fn of(keys: BTreeMap<String, Arc<TokenKey>>, signs: Option<String>) -> Self {
-        Self { keys, signs }
+        Self { keys, signs, known: Cache::new(MOST_KNOWN) }
     }
 
     /// The names of its keys.
@@ -227,18 +250,25 @@ impl KeyRing {
     }
 
     /// What a token says, if one of these keys signed it and it hasn't expired.
-    pub fn verify(&self, token: &str) -> Result<Claims, Denied> {
+    pub fn verify(&self, token: &str) -> Result<Arc<Claims>, Denied> {
         self.verify_at(token, now())
     }
 
-    fn verify_at(&self, token: &str, now: u64) -> Result<Claims, Denied> {
-        self.read(token, now).ok_or(Denied::Unauthorized)
+    fn verify_at(&self, token: &str, now: u64) -> Result<Arc<Claims>, Denied> {
+        if token.len() > LONGEST_TOKEN {
+            return Err(Denied::Unauthorized);
+        }
+        let hash = sha256(token.as_bytes());
+        if let Some(known) = self.known.get(&hash) {
+            return if known.is_valid_at(now) { Ok(known.claims) } else { Err(Denied::Unauthorized) };
+        }
+        let verified = self.read(token).filter(|read| read.is_valid_at(now)).ok_or(Denied::Unauthorized)?;
+        self.known.insert(hash, verified.clone());
+        Ok(verified.claims)
     }
 
-    fn read(&self, token: &str, now: u64) -> Option<Claims> {
-        if token.len() > LONGEST_TOKEN {
-            return None;
-        }
+    /// What a token says, whenever it is valid.
+    fn read(&self, token: &str) -> Option<Verified> {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, claims) = message.split_once('.')?;
         let TokenHeader { typ, alg, kid } = part(header)?;
@@ -251,10 +281,10 @@ impl KeyRing {
         if !is_jwt || alg != key.algorithm() || !key.verifies(message.as_bytes(), signature) {
             return None;
         }
-        let Received { sub, role, exp, jti, iat, accesses, nbf, aud } = part(claims)?;
+        let Received { sub, role, exp, jti, iat, accesses, nbf: valid_from, aud } = part(claims)?;
         let is_complete = !sub.is_empty() && !jti.is_empty();
-        let is_now = exp > now && nbf.is_none_or(|first| first <= now);
-        (is_complete && is_now && aud.is_none()).then_some(Claims { sub, role, exp, jti, iat, accesses })
+        let claims = Arc::new(Claims { sub, role, exp, jti, iat, accesses });
+        (is_complete && aud.is_none()).then_some(Verified { claims, valid_from })
     }
 }
 
@@ -311,8 +341,35 @@ mod tests {
     #[test]
     fn a_token_is_valid_until_the_second_it_expires() {
         let (ring, token) = (ring(), ring().sign(&claims()).unwrap());
-        assert_eq!(ring.verify_at(&token, 99).unwrap(), claims());
+        assert_eq!(*ring.verify_at(&token, 99).unwrap(), claims());
         assert!(ring.verify_at(&token, 100).is_err());
+        assert_eq!(*ring.verify_at(&token, 99).unwrap(), claims(), "the clock was set back");
+    }
+
+    #[test]
+    fn a_known_token_is_that_token_and_none_that_looks_like_it() {
+        let (ring, token) = (ring(), ring().sign(&claims()).unwrap());
+        let first = ring.verify_at(&token, 1).unwrap();
+        assert!(Arc::ptr_eq(&first, &ring.verify_at(&token, 1).unwrap()), "it is known");
+        for place in 0..token.len() {
+            let mut other = token.clone().into_bytes();
+            other[place] = if other[place] == b'A' { b'B' } else { b'A' };
+            assert!(ring.verify_at(std::str::from_utf8(&other).unwrap(), 1).is_err(), "{place}");
+        }
+        assert!(ring_of(&[(LEGACY, OTHER)]).verify_at(&token, 1).is_err(), "another ring knows nothing of it");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_kept_and_what_is_kept_is_bounded() {
+        let ring = ring();
+        let expired = ring.sign(&claims()).unwrap();
+        assert!(ring.verify_at(&expired, 100).is_err() && ring.verify_at("a.b.c", 1).is_err());
+        assert_eq!(ring.known.len(), 0);
+        for number in 0..MOST_KNOWN + 100 {
+            let token = ring.sign(&Claims { jti: number.to_string(), ..claims() }).unwrap();
+            assert_eq!(ring.verify_at(&token, 1).unwrap().jti, number.to_string());
+        }
+        assert!(ring.known.len() <= MOST_KNOWN);
     }
 
     #[test]
@@ -345,7 +402,7 @@ mod tests {
         let verifies =
             KeyRing::of([("rsa".to_owned(), Arc::new(TokenKey::from_public_pem(&public).unwrap()))].into(), None);
         let token = signs.sign(&claims()).unwrap();
-        assert_eq!(verifies.verify_at(&token, 1).unwrap(), claims());
+        assert_eq!(*verifies.verify_at(&token, 1).unwrap(), claims());
         assert!(matches!(verifies.sign(&claims()), Err(KeyError::NoSigner)));
     }
 

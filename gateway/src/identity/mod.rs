@@ -59,7 +59,7 @@ pub struct SignedIn {
     /// Who.
     pub principal: Principal,
     /// What the token says.
-    pub token: Claims,
+    pub token: Arc<Claims>,
 }
 
 /// A role that is defined outside of the store, and by what.
