@@ -17,7 +17,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Serve the manifests of this folder; without it, the objects a DoormanGateway takes in a cluster.
+    /// Serve the manifests of this folder. Without it: the objects that a DoormanGateway takes in a cluster, where the settings
+    /// name one, else what is defined over the platform API.
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
 }
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("doorman-gateway does not start:\n{errors}");
+            for warning in &errors.warnings {
+                eprintln!("  (warning) {warning}");
+            }
             return ExitCode::from(78);
         }
     };
@@ -52,16 +56,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// A folder when one is given, else the cluster on behalf of the DoormanGateway the settings name.
+/// A folder when one is given, else the cluster on behalf of the DoormanGateway the settings name, if they do.
 fn source(manifests: Option<PathBuf>, settings: &Settings) -> anyhow::Result<Source> {
     if let Some(folder) = manifests {
         return Ok(Source::Directory(folder));
     }
     let own = &settings.definitions;
-    let (Some(name), Some(namespace)) = (&own.gateway_name, &own.gateway_namespace) else {
-        anyhow::bail!(
-            "nothing to serve: give --manifests DIR, or DOORMAN_GATEWAY_NAME and DOORMAN_GATEWAY_NAMESPACE in a cluster"
-        );
+    let (name, namespace) = match (&own.gateway_name, &own.gateway_namespace) {
+        (Some(name), Some(namespace)) => (name, namespace),
+        (None, None) => return Ok(Source::Documents),
+        _ => anyhow::bail!("DOORMAN_GATEWAY_NAME and DOORMAN_GATEWAY_NAMESPACE go together; set both or neither"),
     };
     let namespaces = match own.namespaces {
         ApiNamespaces::Same => Namespaces::Same,

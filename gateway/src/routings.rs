@@ -18,7 +18,7 @@ use crate::{
         Change, Collection, Store,
         fresh::{CACHE_LIFE, Fresh},
     },
-    upstream::Pools,
+    upstream::{Pools, Targets},
 };
 
 /// The one entry of the cache.
@@ -100,7 +100,7 @@ impl Routings {
                 parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called"));
             Some(WeightedServer { address: parsed.ok()?, weight: *weight })
         };
-        Servers::compile(&listed.iter().filter_map(parse).collect::<Vec<_>>(), &self.pools, None)
+        Servers::compile(&listed.iter().filter_map(parse).collect::<Vec<_>>(), &mut Targets::new(&self.pools, None))
     }
 }
 

@@ -30,7 +30,7 @@ use crate::identity::Identity;
 use crate::listen::tls::Certificate;
 use crate::listen::{self, Phase};
 use crate::persistence::Persistence;
-use crate::pipeline::{Gateway, Gzip, RetryBudget};
+use crate::pipeline::{Gateway, Gzip};
 use crate::platform::{self, Platform};
 use crate::reload;
 use crate::routings::Routings;
@@ -47,8 +47,10 @@ use crate::upstream::{PoolOptions, Pools};
 /// Where definitions come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A folder of manifests.
+    /// A folder of manifests, and the document store.
     Directory(PathBuf),
+    /// The document store alone.
+    Documents,
     /// The objects of the cluster this gateway takes.
     Kubernetes(Selection),
 }
@@ -59,7 +61,7 @@ pub enum Source {
 /// What kept it from starting.
 pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow::Result<()> {
     // In a cluster, loopback is the pod itself: calling it would go round every rule.
-    let is_alone = matches!(source, Source::Directory(_));
+    let is_alone = !matches!(source, Source::Kubernetes(_));
     let (served, is_served) = watch::channel(());
     let writing = writing(&source, &settings, is_served).await?;
     let definitions = follow(source, &settings).await?;
@@ -100,7 +102,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     let traffic = if store.shares_traffic() { Traffic::shared(store) } else { Traffic::open(logs.folder()) };
     let traffic = Arc::new(traffic);
     tokio::spawn(Arc::clone(&traffic).maintain());
-    let platform = platform::router(Platform {
+    let platform = Platform {
         telemetry: Telemetry {
             logs: Arc::clone(&logs),
             traffic: Arc::clone(&traffic),
@@ -118,7 +120,9 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         progress: stored.as_ref().map(Stored::progress),
         writing,
         restart: restart.clone(),
-    });
+    };
+    // What its descriptions take while they are made is given back when the thread ends.
+    let platform = tokio::task::spawn_blocking(|| platform::router(platform)).await?;
     let maintained = identity.clone();
     tokio::spawn(async move { maintained.maintain().await });
     let gzip = Gzip::new(&settings.features);
@@ -131,7 +135,6 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         settings,
         snapshot,
         metrics,
-        retries: RetryBudget::default(),
         traffic: Arc::clone(&traffic),
         draining: AtomicBool::new(false),
         gzip,
@@ -206,6 +209,11 @@ async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Re
             tokio::spawn(directory.follow(publish));
             Ok(definitions)
         }
+        Source::Documents => {
+            let (publish, definitions) = watch::channel(Arc::default());
+            tokio::spawn(async move { publish.closed().await });
+            Ok(definitions)
+        }
         Source::Kubernetes(selection) => {
             let own = &settings.definitions;
             Ok(kubernetes::start(selection, own.snapshot_folder.as_deref(), own.kubernetes_wait).await?)
@@ -216,7 +224,7 @@ async fn follow(source: Source, settings: &Settings) -> anyhow::Result<watch::Re
 /// Where the platform API writes definitions; each snapshot that is served is told to whom it waits for.
 async fn writing(source: &Source, settings: &Settings, served: watch::Receiver<()>) -> anyhow::Result<Writing> {
     Ok(match (source, settings.definitions.platform) {
-        (Source::Directory(_), _) => Writing::Documents,
+        (Source::Directory(_) | Source::Documents, _) => Writing::Documents,
         (Source::Kubernetes(_), PlatformDefinitions::ReadOnly) => Writing::ReadOnly,
         (Source::Kubernetes(selection), PlatformDefinitions::ReadWrite) => {
             let client = kube::Client::try_default().await?;

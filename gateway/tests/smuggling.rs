@@ -378,7 +378,7 @@ fn chunks() -> Vec<Case> {
 fn meanings() -> Vec<Case> {
     let heads = [
         "GET /api/rest/a/v1/x?^ HTTP/1.1\r\n",
-        "GET /api/rest/a/v1/x?^ HTTP/1.0\r\n",
+        "GET /api/rest/a/v1/x?^ HTTP/1.0\r\nHost:\r\n",
         "GET /api/rest/a/v1/x?^ HTTP/1.1\r\nHost:\r\n",
         "GET /api/rest/a/v1/x?^ HTTP/1.1\r\nHost: g\r\nHost: g\r\n",
         "GET /api/rest/a/v1/x?^ HTTP/1.1\r\nHost: g\r\nX: y\r\nhost: other\r\n",
@@ -562,6 +562,7 @@ fn old() -> Vec<Case> {
     let (get, post) = (GET.replace("1.1", "1.0"), POST.replace("1.1", "1.0"));
     vec![
         Case::forwarded(1, format!("{get}\r\n{NEXT}"), "").ends(),
+        Case::forwarded(1, format!("{}\r\n{NEXT}", get.replace("Host: g\r\n", "")), "").ends(),
         Case::forwarded(1, format!("{post}Content-Length: 3\r\n\r\nabc{NEXT}"), "abc").ends(),
         Case::forwarded(1, format!("{get}Connection: close\r\n\r\n{NEXT}"), "").ends(),
         Case::forwarded(2, format!("{get}Connection: keep-alive\r\n\r\n{NEXT}"), ""),

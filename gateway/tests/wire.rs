@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use doorman_tests::gateway::{GatewayProcess, PATIENCE, Start};
+use doorman_tests::raw;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -189,6 +190,103 @@ async fn an_upload_that_is_answered_early_delays_nobody() -> Result<()> {
     let answer = client.get(gateway.url("/api/rest/a/v1/x")).send().await?;
     assert_eq!(answer.status().as_u16(), 200);
     drop(uploading);
+    Ok(())
+}
+
+/// Reads the head and the body of one answer.
+fn read_answer(stream: &mut TcpStream) -> Result<u16> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head)?.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
+    stream.read_exact(&mut vec![0; length.parse()?])?;
+    head.get(9..12).and_then(|status| status.parse().ok()).context(head.clone())
+}
+
+/// The answer is there before the body is, and the next request is answered behind both.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_body_that_nobody_reads_is_in_nobodys_way() -> Result<()> {
+    let upstream = Upstream::start(None).await?;
+    let gateway = upstream.gateway()?;
+    let address = gateway.address();
+    let calls = [
+        ("POST /nowhere HTTP/1.1", 404),
+        ("POST /api/rest/none/v1/x HTTP/1.1", 404),
+        ("PATCH /platform/user/me HTTP/1.1", 405),
+        ("POST /platform/authorization/refresh HTTP/1.1", 401),
+        ("GET /api/rest/a/v1/x HTTP/1.1", 200),
+    ];
+    tokio::task::spawn_blocking(move || {
+        for (first, status) in calls {
+            for body in ["Content-Length: 2\r\n\r\n,{}", "Transfer-Encoding: chunked\r\n\r\n,2\r\n{}\r\n0\r\n\r\n"] {
+                let (head, body) = body.split_once(',').context("no body")?;
+                let mut stream = TcpStream::connect(address)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(format!("{first}\r\nHost: g\r\n{head}").as_bytes())?;
+                ensure!(read_answer(&mut stream)? == status, "{first}");
+                stream.write_all(format!("{body}GET /api/rest/a/v1/x HTTP/1.1\r\nHost: g\r\n\r\n").as_bytes())?;
+                ensure!(read_answer(&mut stream)? == 200, "after {first}");
+            }
+        }
+        // Who doesn't look before all is sent sees the answer too.
+        for path in ["/platform/authorization", "/api/rest/a/v1/x"] {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let length = 5_000_000;
+            stream
+                .write_all(format!("POST {path} HTTP/1.1\r\nHost: g\r\nContent-Length: {length}\r\n\r\n").as_bytes())?;
+            stream.write_all(&vec![b'x'; length])?;
+            ensure!(read_answer(&mut stream)? == 413, "{path}");
+        }
+        Ok(())
+    })
+    .await?
+}
+
+/// Not within the bounds, and not where the client waits to be told to send it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_without_end_is_not_read_for_ever() -> Result<()> {
+    let upstream = Upstream::start(None).await?;
+    let gateway = upstream.gateway()?;
+    let address = gateway.address();
+    tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"POST /nowhere HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000000\r\n\r\n")?;
+        let piece = vec![b'x'; 1 << 20];
+        let sent = std::iter::repeat_with(|| stream.write_all(&piece)).take(900).take_while(Result::is_ok).count();
+        ensure!(sent < 900, "all of it was taken");
+        let mut waiting = TcpStream::connect(address)?;
+        waiting.set_read_timeout(Some(PATIENCE))?;
+        waiting.write_all(b"POST /nowhere HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")?;
+        ensure!(read_answer(&mut waiting)? == 404, "told to go on");
+        Ok(())
+    })
+    .await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_answers_and_closes_without_reading_is_heard() -> Result<()> {
+    for (name, answer) in [
+        ("its length told", &b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfine"[..]),
+        ("its end that of the connection", b"HTTP/1.0 200 OK\r\n\r\nfine"),
+    ] {
+        let upstream = raw::fixed(answer)?;
+        let gateway = Start::new(BINARY)?.manifest("a.yaml", &api(&format!("http://{upstream}")))?.run()?;
+        let client = Client::builder().timeout(PATIENCE).build()?;
+        for size in [1, 20_000, 60_000, 200_000, 900_000] {
+            for round in 0..10 {
+                let call = client.post(gateway.url("/api/rest/a/v1/x")).body(vec![b'x'; size]);
+                let at = || format!("{name}, {size} bytes, round {round}");
+                let seen = call.send().await.with_context(at)?;
+                let (status, text) = (seen.status().as_u16(), seen.text().await.with_context(at)?);
+                assert_eq!((status, text.as_str()), (200, "fine"), "{name}, {size} bytes, round {round}");
+            }
+        }
+    }
     Ok(())
 }
 

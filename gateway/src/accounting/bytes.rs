@@ -13,12 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::task::JoinHandle;
 
 use super::{Accounts, Allowance, afterwards::Afterwards};
-use crate::store::{Store, now};
+use crate::{
+    listen::ClientBody,
+    store::{Store, now},
+};
 
 /// So many are booked before the end: calls that go on for hours count while they do.
 const BOOKED_AT: u64 = 1 << 20;
@@ -123,14 +125,14 @@ pub fn length(frame: &Frame<Bytes>) -> u64 {
 /// A client's body, whose bytes are counted as they are read.
 #[derive(Debug)]
 pub struct Received {
-    inner: Incoming,
+    inner: ClientBody,
     /// `None`: there is nothing to read.
     read: Option<Arc<Read>>,
 }
 
 impl Received {
     /// A body whose bytes also count for this meter.
-    pub fn new(inner: Incoming, meter: Option<Arc<Meter>>) -> Self {
+    pub fn new(inner: ClientBody, meter: Option<Arc<Meter>>) -> Self {
         let read = || Arc::new(Read { bytes: AtomicU64::default(), is_cut_off: AtomicBool::default(), meter });
         Self { read: (!inner.is_end_stream()).then(read), inner }
     }

@@ -48,9 +48,14 @@ fn counter(rule: &Rule, facts: &Facts<'_>) -> Option<Counter> {
     let is_about = match &rule.target {
         Target::Any => true,
         Target::User(name) => facts.user == Some(name),
-        Target::Api { name, version } => facts.api.and_then(|api| api.split_once('/')) == Some((name, version)),
+        Target::Api { name, version } => facts
+            .api
+            .and_then(|api| api.split_once('/'))
+            .is_some_and(|(own, of_own)| own == name && version.as_ref().is_none_or(|version| of_own == version)),
         Target::Endpoint { method, name, version, path } => facts.endpoint.is_some_and(|own| {
-            own.method == method.as_str() && own.api.split_once('/') == Some((name, version)) && own.path == path
+            method.as_ref().is_none_or(|method| own.method == method.as_str())
+                && own.api.split_once('/') == Some((name, version))
+                && own.path == path
         }),
         Target::Network(network) => network.contains(&facts.address.to_canonical()),
     };
@@ -100,10 +105,10 @@ impl Rules {
         for (index, rule) in rules.iter().enumerate() {
             match &rule.target {
                 Target::User(name) => all.of.entry(name.as_str().into()).or_default().push(index),
-                Target::Api { name, version } | Target::Endpoint { name, version, .. } => {
+                Target::Api { name, version: Some(version) } | Target::Endpoint { name, version, .. } => {
                     all.of.entry(format!("{name}/{version}").into()).or_default().push(index);
                 }
-                Target::Any | Target::Network(_) => all.others.push(index),
+                Target::Any | Target::Network(_) | Target::Api { version: None, .. } => all.others.push(index),
             }
         }
         Self { rules, ..all }
@@ -166,6 +171,9 @@ mod tests {
             ("bob", "per_user", "bob", 9),
             ("orders", "per_api", "orders/v1", 7),
             ("orders-v2", "per_api", "orders/v2", 8),
+            ("any-version", "per_api", "orders", 4),
+            ("stock", "per_api", "stock", 4),
+            ("any-method", "per_endpoint", "/api/rest/orders/v1/items/{id}", 3),
             ("item", "per_endpoint", "GET /orders/v1/items/{id}", 6),
             ("post", "per_endpoint", "POST /orders/v1/items/{id}", 6),
             ("office", "per_ip", "192.0.2.0/24", 1),
@@ -173,9 +181,9 @@ mod tests {
             ("each-other", "per_user_api", "other/v1", 2),
             ("each-item", "per_user_endpoint", "GET /orders/v1/items/{id}", 3),
         ]);
-        let amy = ["orders", "item", "amy", "each-item", "each", "office", "all"];
+        let amy = ["orders", "item", "amy", "any-version", "any-method", "each-item", "each", "office", "all"];
         assert_eq!(ids(&rules, &facts(Some("amy"), "::ffff:192.0.2.7")), amy);
-        assert_eq!(ids(&rules, &facts(None, "203.0.113.1")), ["orders", "item", "all"]);
+        assert_eq!(ids(&rules, &facts(None, "203.0.113.1")), ["orders", "item", "any-version", "any-method", "all"]);
         let refused = Facts { admission: Admission::Refused, ..facts(Some("amy"), "192.0.2.7") };
         assert_eq!(ids(&rules, &refused), ["office"]);
         let nothing = Facts { user: None, api: None, endpoint: None, ..facts(None, "203.0.113.1") };

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use client_body::ClientBody;
 use guard::Guarded;
 pub use guard::TAKE_TIME;
 use patience::{Held, Patient};
@@ -34,6 +35,7 @@ use crate::client::Scheme;
 use crate::pipeline::{Body, Gateway, Peer};
 use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
+mod client_body;
 mod guard;
 mod patience;
 pub mod tls;

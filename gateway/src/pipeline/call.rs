@@ -2,23 +2,22 @@
 //! behaviour 9 and 10).
 //!
 //! A call that may be repeated, is validated or changed is read whole before it is sent; all others stream. A server
-//! that keeps failing is left alone by its breaker, and the next one in turn is called. Repeats are bounded by a
-//! budget, so that retries never multiply the load on an upstream that is down.
+//! that keeps failing is left alone by its breaker, and the next one in turn is called. Repeats are bounded by the API's
+//! budget.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use super::account::BodyLimit;
 use super::validate::{self, Reading};
 use super::{Body, Gateway, Observed, transform};
 use crate::accounting::{ChargeError, Charged, Received};
+use crate::listen::ClientBody;
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::snapshot::{CompiledApi, Match, Server, Servers};
@@ -60,32 +59,6 @@ pub(super) struct Decided<'a> {
     pub(super) charged: Charged,
 }
 
-/// Retries that may still be made: each call earns a tenth of one, up to a hundred.
-#[derive(Debug)]
-pub struct RetryBudget(AtomicI64);
-
-impl RetryBudget {
-    const RETRY: i64 = 10;
-    const MOST: i64 = 100 * Self::RETRY;
-
-    fn earn(&self) {
-        if self.0.load(Ordering::Relaxed) < Self::MOST {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn spend(&self) -> bool {
-        let enough = |left: i64| (left >= Self::RETRY).then_some(left - Self::RETRY);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enough).is_ok()
-    }
-}
-
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self(AtomicI64::new(Self::MOST))
-    }
-}
-
 /// A body on its way.
 enum Upload {
     Nothing,
@@ -124,7 +97,7 @@ impl Gateway {
     pub(super) async fn call(
         &self,
         call: Call<'_>,
-        body: Incoming,
+        body: ClientBody,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         let api = call.api;
@@ -181,7 +154,7 @@ impl Gateway {
         let Decided { server, leave, is_trusted, charged } = decided;
         let (api, rules) = (call.api, self.breaker_rules(call.api));
         if api.api.retries > 0 {
-            self.retries.earn();
+            api.retries.earn();
         }
         let mut attempt = 0;
         loop {
@@ -199,9 +172,9 @@ impl Gateway {
             }
             attempt += 1;
             let may_repeat = has_failed && may_be_repeated(&answer) && attempt <= api.api.retries;
-            let may_repeat = may_repeat && self.retries.spend();
+            let may_repeat = may_repeat && api.retries.spend();
             if may_repeat {
-                *leave = rules.and_then(|_| server.pool.breaker().admit());
+                *leave = rules.and_then(|_| server.breaker.admit());
             }
             if may_repeat && (leave.is_some() || rules.is_none()) {
                 tracing::warn!(api = &*api.label, attempt, "an attempt failed; trying again");
@@ -279,14 +252,16 @@ impl Gateway {
 
     /// Full jitter, growing twofold.
     fn pause(&self, attempt: u32) -> Duration {
-        let upstream = &self.settings.upstream;
+        let settings = self.settings.live();
+        let upstream = &settings.upstream;
         let grown = upstream.retry_base_delay.saturating_mul(2_u32.saturating_pow(attempt));
         grown.min(upstream.retry_max_delay).mul_f64(fastrand::f64())
     }
 
     /// `None`: its upstreams are always called.
     fn breaker_rules(&self, api: &CompiledApi) -> Option<BreakerRules> {
-        let (own, general) = (&api.api.breaker, &self.settings.upstream);
+        let settings = self.settings.live();
+        let (own, general) = (&api.api.breaker, &settings.upstream);
         own.enabled.unwrap_or(general.breaker).then(|| BreakerRules {
             threshold: own.threshold.unwrap_or(general.breaker_threshold.get()),
             open: own.open.unwrap_or(general.breaker_timeout),
@@ -296,7 +271,7 @@ impl Gateway {
 
 /// The cause goes to the log; the client learns the class only (reference: gateway behaviour 10.4).
 pub(super) fn upstream_failed(api: &CompiledApi, error: &UpstreamError) -> Problem {
-    tracing::warn!(api = &*api.label, %error, "upstream call failed");
+    tracing::error!(api = &*api.label, %error, "upstream call failed");
     if matches!(error, UpstreamError::Timeout(_)) {
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "GTW010", "Gateway timeout")
     } else {
@@ -347,7 +322,7 @@ fn choose<'a>(
 ) -> Result<(&'a Server, Option<Leave>), Problem> {
     let servers = routed.unwrap_or_else(|| own_servers(call));
     let admit = |server: &'a Server| match rules {
-        Some(_) => server.pool.breaker().admit().map(Some),
+        Some(_) => server.breaker.admit().map(Some),
         None => Some(None),
     };
     if let Some(chosen) = servers.choose(admit) {
@@ -358,21 +333,4 @@ fn choose<'a>(
     };
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "GTW999", "Upstream circuit open")
         .header(header::RETRY_AFTER, rules.open.as_secs().max(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retries_are_a_tenth_of_the_calls_once_the_reserve_is_spent() {
-        let budget = RetryBudget::default();
-        assert!((0..100).all(|_| budget.spend()));
-        assert!(!budget.spend());
-        (0..9).for_each(|_| budget.earn());
-        assert!(!budget.spend());
-        budget.earn();
-        assert!(budget.spend());
-        assert!(!budget.spend());
-    }
 }

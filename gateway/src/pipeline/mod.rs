@@ -25,6 +25,7 @@ use tower::ServiceExt;
 use crate::accounting::{Accounts, Admission, Facts, Meter, Read};
 use crate::client::{CallerName, ClientAddress, RequestId, Scheme};
 use crate::identity::{self, Denied, Identity, Principal};
+use crate::listen::ClientBody;
 use crate::platform::SECURITY_SETTINGS;
 use crate::problem::{Envelope, Problem};
 use crate::protocols::rest;
@@ -32,8 +33,9 @@ use crate::request::{self, Segments};
 use crate::routings::Routings;
 use crate::security::Security;
 use crate::settings::Settings;
-use crate::snapshot::{CompiledApi, Entry, Match, Snapshot};
+use crate::snapshot::{CANNOT_BE_SERVED, CompiledApi, Entry, Match, Snapshot};
 use crate::telemetry::audit::{Action, Event};
+use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traffic::{Protocol, Traffic};
 
@@ -51,7 +53,6 @@ mod validate;
 use account::{BodyLimit, Told};
 pub use body::Body;
 use call::Call;
-pub use call::RetryBudget;
 pub use compress::{Gzip, LeftAlone};
 
 /// The status of a request whose client went away before the answer, as nginx has it.
@@ -76,8 +77,6 @@ pub struct Gateway {
     pub platform: axum::Router,
     /// What is counted.
     pub metrics: Metrics,
-    /// How many failed calls may still be repeated.
-    pub retries: RetryBudget,
     /// What is counted by minute, API and user.
     pub traffic: Arc<Traffic>,
     /// Whether clients are asked to go elsewhere.
@@ -177,9 +176,14 @@ impl Asked<'_> {
 impl Gateway {
     /// Answers one request; never fails.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let id = respond::request_id(request.headers());
+        logs::about(id.clone(), self.handle_as(id, request, peer)).await
+    }
+
+    async fn handle_as(self: Arc<Self>, id: HeaderValue, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
-        let id = respond::request_id(&parts.headers);
+        let body = ClientBody::new(body, &parts);
         let observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
         let client = self.security.active().client(&parts.headers, peer.address);
         let arrival = Arrival { parts: &parts, peer, client, id: &id, at: arrived };
@@ -187,10 +191,10 @@ impl Gateway {
         let response = match self.admit_to_the_gateway(arrival) {
             Ok(()) => self.route(arrival, body, &mut request.observed).await.unwrap_or_else(|problem| {
                 let is_wrapped = request.observed.api.as_ref().is_some_and(|api| api.api.envelope);
-                Self::refuse(&problem, arrival, &request.observed, is_wrapped)
+                self.refuse(&problem, arrival, &request.observed, is_wrapped)
             }),
             // Always tells the status in the body (reference: platform API 1.7).
-            Err(problem) => Self::refuse(&problem, arrival, &request.observed, true),
+            Err(problem) => self.refuse(&problem, arrival, &request.observed, true),
         };
         let response = self.answered(arrival, response, &request.observed);
         request.is_answered = true;
@@ -198,8 +202,8 @@ impl Gateway {
     }
 
     /// The answer to a request that is refused.
-    fn refuse(problem: &Problem, arrival: Arrival<'_>, observed: &Observed, is_wrapped: bool) -> Response<Body> {
-        Self::audit(problem, arrival, observed);
+    fn refuse(&self, problem: &Problem, arrival: Arrival<'_>, observed: &Observed, is_wrapped: bool) -> Response<Body> {
+        self.audit(problem, arrival, observed);
         respond::problem(problem, if is_wrapped { Envelope::Strict } else { Envelope::Loose })
     }
 
@@ -222,7 +226,7 @@ impl Gateway {
     }
 
     /// Refusals that belong in the audit trail (reference: gateway behaviour 21.4).
-    fn audit(problem: &Problem, arrival: Arrival<'_>, observed: &Observed) {
+    fn audit(&self, problem: &Problem, arrival: Arrival<'_>, observed: &Observed) {
         let Arrival { parts, client, id, .. } = arrival;
         let (action, reason) = match problem.code {
             Some("SEC010") => (Action::IpGlobalDeny, "not_in_whitelist"),
@@ -232,18 +236,22 @@ impl Gateway {
             Some("REQ001") => (Action::RequestBodySizeExceeded, "too_large"),
             _ => return,
         };
-        let address = client.effective.to_string();
+        let rules = observed.api.as_ref().and_then(|api| api.api.access.ip.as_ref());
+        let address = match (action, rules) {
+            (Action::IpApiDeny, Some(rules)) => self.address_for(rules, arrival),
+            _ => client.effective,
+        };
         let path = parts.uri.path();
         let target = match action {
             Action::IpApiDeny => observed.api.as_ref().map_or(path, |api| &api.label),
             Action::RequestBodySizeExceeded => path,
-            _ => &address,
+            _ => &address.to_string(),
         };
         let forwarded = parts.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok());
         let details = serde_json::json!({ "reason": reason, "xff": forwarded, "source_ip": client.peer });
         Event::new(action, observed.username.as_deref().unwrap_or_default(), target, "blocked")
             .details(details)
-            .from(Some(client.effective), path, id.to_str().ok())
+            .from(Some(address), path, id.to_str().ok())
             .write();
     }
 
@@ -263,11 +271,18 @@ impl Gateway {
     async fn route(
         &self,
         arrival: Arrival<'_>,
-        body: Incoming,
+        body: ClientBody,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         let Arrival { parts, peer, .. } = arrival;
-        let segments = self.parsed(parts)?;
+        let segments = match self.parsed(parts) {
+            Ok(segments) => segments,
+            Err(problem) => {
+                // Others may see another end of it.
+                body.leave();
+                return Err(problem);
+            }
+        };
         observed.is_data_plane = segments.len() > 1 && segments[0] == "api";
         match segments.iter().map(AsRef::as_ref).take(3).collect::<smallvec::SmallVec<[&str; 3]>>().as_slice() {
             ["api", "rest", ..] => self.rest(arrival, body, &segments, observed).await,
@@ -307,7 +322,7 @@ impl Gateway {
     }
 
     /// The management API is a web application of its own; it never fails, it answers.
-    async fn platform(&self, arrival: Arrival<'_>, body: Incoming, observed: &mut Observed) -> Response<Body> {
+    async fn platform(&self, arrival: Arrival<'_>, body: ClientBody, observed: &mut Observed) -> Response<Body> {
         let Arrival { parts, peer, client, id, .. } = arrival;
         let mut request = Request::new(axum::body::Body::new(body));
         request.method_mut().clone_from(&parts.method);
@@ -329,7 +344,7 @@ impl Gateway {
     async fn rest(
         &self,
         arrival: Arrival<'_>,
-        body: Incoming,
+        body: ClientBody,
         segments: &Segments<'_>,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
@@ -475,11 +490,16 @@ impl Gateway {
         Ok(!self.settings.limits.admin_needs_subscription && self.identity.is_admin_role(&principal.role).await?)
     }
 
+    /// The address that these rules are about.
+    fn address_for(&self, rules: &IpRules, arrival: Arrival<'_>) -> IpAddr {
+        let Arrival { parts, client, .. } = arrival;
+        self.security.active().address_for_api(&parts.headers, &client, rules.trust_forwarded_for)
+    }
+
     /// Reference: gateway behaviour 6.3; the deny list is looked at first.
     fn admit_address(&self, rules: &IpRules, arrival: Arrival<'_>) -> Result<(), Problem> {
-        let Arrival { parts, peer, client, .. } = arrival;
-        let security = self.security.active();
-        let address = security.address_for_api(&parts.headers, &client, rules.trust_forwarded_for);
+        let Arrival { parts, peer, .. } = arrival;
+        let (security, address) = (self.security.active(), self.address_for(rules, arrival));
         let restricted = |code| Err(Problem::new(StatusCode::FORBIDDEN, code, "IP restricted"));
         if rules.deny.iter().any(|net| net.contains(&address)) {
             return restricted("API011");
@@ -497,12 +517,7 @@ impl Gateway {
 fn find(snapshot: &Snapshot, name: &str, version: &str) -> Result<Arc<CompiledApi>, Problem> {
     match snapshot.find(name, version) {
         Some(Entry::Served(api)) => Ok(api.clone()),
-        // The reason may name servers and Secrets, and anybody may have asked.
-        Some(Entry::Unservable(_)) => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "GTW503",
-            "The API is defined but can't be served; its status and the gateway's log say why",
-        )),
+        Some(Entry::Unservable(_)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "GTW503", CANNOT_BE_SERVED)),
         None => Err(unknown_api()),
     }
 }

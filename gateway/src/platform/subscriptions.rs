@@ -14,7 +14,12 @@ use super::{
     request::{At, Caller, Sent},
     wire::Text,
 };
-use crate::{identity::Denied, problem::Problem, store::Collection};
+use crate::{
+    identity::Denied,
+    problem::Problem,
+    snapshot::{CANNOT_BE_SERVED, Entry},
+    store::Collection,
+};
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
     OpenApiRouter::default()
@@ -69,18 +74,26 @@ struct Username {
     username: String,
 }
 
-/// What the two changes have in common: their codes.
+/// What the two changes differ in.
 struct Codes {
+    is_end: bool,
     general: &'static str,
     forbidden: (&'static str, &'static str),
 }
 
-const SUBSCRIBE: Codes =
-    Codes { general: "GEN001", forbidden: ("SUB009", "You do not have permission to subscribe another user") };
-const UNSUBSCRIBE: Codes =
-    Codes { general: "GEN002", forbidden: ("SUB010", "You do not have permission to unsubscribe another user") };
+const SUBSCRIBE: Codes = Codes {
+    is_end: false,
+    general: "GEN001",
+    forbidden: ("SUB009", "You do not have permission to subscribe another user"),
+};
+const UNSUBSCRIBE: Codes = Codes {
+    is_end: true,
+    general: "GEN002",
+    forbidden: ("SUB010", "You do not have permission to unsubscribe another user"),
+};
 
-/// Looks at everything but the subscription itself.
+/// Looks at everything but the subscription itself. Of an API that can't be served nobody knows whom it lets in: it takes no
+/// subscriptions until it can, and lets go of those it has.
 async fn check(
     platform: &Platform,
     caller: Result<Caller, Denied>,
@@ -94,19 +107,20 @@ async fn check(
     let missing = |message| Refusal::from(Problem::new(StatusCode::NOT_FOUND, codes.general, message));
     let user = platform.identity.store().user(&body.username.0).await?.ok_or_else(|| missing("User not found"))?;
     let snapshot = platform.snapshot.load();
-    let access = snapshot.access(&body.api_name.0, &body.api_version.0).ok_or_else(|| missing("API not found"))?;
-    if !access.admits_groups(&user.groups) {
-        let message = "You do not have the correct group for this";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, codes.general, message).into());
+    let refused = |status, message| Err(Refusal::from(Problem::new(status, codes.general, message)));
+    match snapshot.find(&body.api_name.0, &body.api_version.0).ok_or_else(|| missing("API not found"))? {
+        Entry::Served(api) if api.api.access.admits_groups(&user.groups) => Ok(()),
+        Entry::Served(_) => refused(StatusCode::UNAUTHORIZED, "You do not have the correct group for this"),
+        Entry::Unservable(_) if codes.is_end => Ok(()),
+        Entry::Unservable(_) => refused(StatusCode::SERVICE_UNAVAILABLE, CANNOT_BE_SERVED),
     }
-    Ok(())
 }
 
 /// Subscribes a user to an API: oneself, or with `manage_subscriptions` anyone.
 #[utoipa::path(post, path = "/platform/subscription/subscribe", tag = "Subscriptions", request_body = Subscription,
     responses((status = 200, description = "Subscribed.", body = Message)),
     security(("token" = ["manage_subscriptions"])),
-    extensions(("x-error-codes" = json!(["400 SUB004", "401 GEN001", "403 SUB009", "404 GEN001"]))))]
+    extensions(("x-error-codes" = json!(["400 SUB004", "401 GEN001", "403 SUB009", "404 GEN001", "503 GEN001"]))))]
 async fn subscribe(State(platform): State<Platform>, sent: Sent<Subscription>) -> Result<Answer, Refusal> {
     let Sent { caller, body } = sent;
     check(&platform, caller, &body, &SUBSCRIBE).await?;

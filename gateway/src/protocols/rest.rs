@@ -135,6 +135,11 @@ pub fn upstream_request(
         headers.insert(name, value.clone());
     }
 
+    // Many a server waits for the body of a method that has one unless it is told that there is none (RFC 9110, 8.6).
+    let may_carry = matches!(parts.method, http::Method::POST | http::Method::PUT | http::Method::PATCH);
+    if may_carry && body.is_end_stream() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = Uri::from(target);

@@ -136,6 +136,10 @@ pub fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ref
     if uri.scheme().is_some_and(|scheme| ![Scheme::HTTP, Scheme::HTTPS].contains(scheme)) {
         return Err(Refused::Scheme);
     }
+    // Probes of load balancers often are of this version and name none.
+    if version == Version::HTTP_10 && uri.authority().is_none() && !headers.contains_key(HOST) {
+        return Ok(());
+    }
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (uri.authority().map(|authority| authority.as_str().as_bytes()), hosts.next(), hosts.next()) {
         (None, Some(host), None) => host.as_bytes(),

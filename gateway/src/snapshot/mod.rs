@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use doorman_crds::api::{Access, Api, ApiKey, NoSecret, UpstreamTls, WeightedServer};
+use doorman_crds::api::{Api, ApiKey, NoSecret, UpstreamTls, WeightedServer};
 use doorman_crds::revision::{MAX_REJECTED, MAX_UNUSABLE, ObjectHash, Rejection, Revision, RevisionReport};
 use doorman_crds::verdict::{self, Refusal};
 use doorman_crds::{DoormanApi, DoormanApiSpec, FieldError, Reason, api, role, selection};
@@ -22,7 +22,7 @@ use crate::identity::{DefinedRole, DefinedRoles};
 use crate::settings::table::Upstream;
 use crate::store::Role;
 use crate::telemetry::per_api::{ApiCounter, PerApi};
-use crate::upstream::{CallTimeouts, Pool, Pools, Tls};
+use crate::upstream::{Breaker, CallTimeouts, Pool, Pools, RetryBudget, Targets, Tls};
 
 mod paths;
 mod turns;
@@ -78,6 +78,9 @@ impl Definition {
     }
 }
 
+/// What callers are told of an API that is unservable: the reason may name servers and Secrets.
+pub const CANNOT_BE_SERVED: &str = "The API is defined but can't be served; its status and the gateway's log say why";
+
 /// What is known under one name and version.
 #[derive(Clone, Debug)]
 pub enum Entry {
@@ -98,6 +101,8 @@ pub struct CompiledApi {
     pub paths: Paths,
     /// Where calls go unless the endpoint has servers of its own.
     pub servers: Servers,
+    /// How many of its failed calls may still be repeated.
+    pub retries: RetryBudget,
     /// What Prometheus is told of its calls.
     pub counter: Arc<ApiCounter>,
 }
@@ -127,6 +132,8 @@ pub struct Servers {
 pub struct Server {
     /// Connections to it.
     pub pool: Arc<Pool>,
+    /// Tells whether it is called at the moment.
+    pub breaker: Arc<Breaker>,
     /// Value of `Host`.
     pub authority: HeaderValue,
     /// Path before the endpoint's.
@@ -136,11 +143,13 @@ pub struct Server {
 }
 
 impl Servers {
-    pub(crate) fn compile(listed: &[WeightedServer], pools: &Pools, tls: Option<&Arc<Tls>>) -> Self {
+    pub(crate) fn compile(listed: &[WeightedServer], targets: &mut Targets<'_>) -> Self {
         let called = listed.iter().filter(|server| server.weight > 0);
         let compiled = called.filter_map(|WeightedServer { address, weight }| {
+            let (pool, breaker) = targets.of(address);
             let server = Server {
-                pool: pools.get(address, tls),
+                pool,
+                breaker,
                 authority: HeaderValue::from_str(address.authority.as_str()).ok()?,
                 base_path: address.base_path.as_str().into(),
                 query: address.query.as_deref().map(Into::into),
@@ -220,14 +229,6 @@ impl Snapshot {
         };
         self.version(&key.name, &key.version).is_some_and(|found| is_it(&found.definition.object))
             || self.shadowed.iter().any(is_it)
-    }
-
-    /// Who may call an API that is served.
-    pub fn access(&self, name: &str, version: &str) -> Option<&Access> {
-        match self.find(name, version)? {
-            Entry::Served(api) => Some(&api.api.access),
-            Entry::Unservable(_) => None,
-        }
     }
 
     /// All that can be called, in no order.
@@ -359,6 +360,9 @@ impl Compiler {
                 Compiled::Invalid(errors) => (errors, &[]),
                 Compiled::Secretless(errors) => (&[], errors),
             };
+            // A stored API lets in who has a role of that name, whether or not there is one (reference: gateway behaviour 6.6).
+            let is_stored = is_stored(meta);
+            let is_role = |role: &str| is_stored || is_role(role);
             let verdict = verdict::of_api(&name, winner.as_deref(), errors, named, is_role, secret_errors);
             // What is wrong with a state that is on its way out says nothing of the one that is reported.
             if winner.is_none() && held.is_none() {
@@ -507,13 +511,19 @@ fn compile_api(
             }
         },
     };
-    let own_tls = tls.as_ref().map(|(_, tls)| tls);
-    let servers = Servers::compile(&std::mem::take(&mut api.servers), pools, own_tls);
+    let mut targets = Targets::new(pools, tls.as_ref().map(|(_, tls)| tls));
+    let servers = Servers::compile(&std::mem::take(&mut api.servers), &mut targets);
     let label: Box<str> = api.key.to_string().into();
     let endpoints = std::mem::take(&mut api.endpoints);
-    let paths = Paths::compile(&label, endpoints, |own| Servers::compile(own, pools, own_tls));
+    let paths = Paths::compile(&label, endpoints, |own| Servers::compile(own, &mut targets));
     let counter = counters.of(&label);
-    (Compiled::Ready(Arc::new(CompiledApi { api, label, paths, servers, counter }), errors.into()), tls)
+    (
+        Compiled::Ready(
+            Arc::new(CompiledApi { api, label, paths, servers, retries: RetryBudget::default(), counter }),
+            errors.into(),
+        ),
+        tls,
+    )
 }
 
 #[cfg(test)]

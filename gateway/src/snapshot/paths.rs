@@ -84,7 +84,11 @@ struct UpstreamPath {
 pub struct Match<'a>(&'a Target);
 
 impl Paths {
-    pub(super) fn compile(api: &str, endpoints: Vec<Endpoint>, servers: impl Fn(&[WeightedServer]) -> Servers) -> Self {
+    pub(super) fn compile(
+        api: &str,
+        endpoints: Vec<Endpoint>,
+        mut servers: impl FnMut(&[WeightedServer]) -> Servers,
+    ) -> Self {
         let mut root = Tree::default();
         for endpoint in endpoints {
             let mut tree = &mut root;

@@ -117,13 +117,13 @@ pub enum Target {
     Api {
         /// Its name.
         name: String,
-        /// Its version.
-        version: String,
+        /// Its version; `None`: all of them.
+        version: Option<String>,
     },
     /// An endpoint of an API.
     Endpoint {
-        /// The method of calls.
-        method: Method,
+        /// The method of calls; `None`: all of them.
+        method: Option<Method>,
         /// The API's name.
         name: String,
         /// The API's version.
@@ -146,34 +146,39 @@ impl Target {
         };
         let (read, form) = match of {
             RuleType::PerUser => (Some(Self::User(text.to_owned())), "the name of a user"),
-            RuleType::PerApi | RuleType::PerUserApi => (api(text), "`name/version` of an API"),
+            RuleType::PerApi | RuleType::PerUserApi => (api(text), "the name of an API, or its `name/version`"),
             RuleType::PerEndpoint | RuleType::PerUserEndpoint => {
-                (endpoint(text), "an endpoint such as `GET /orders/v1/items/{id}`")
+                (endpoint(text), "an endpoint such as `GET /orders/v1/items/{id}`, with or without the method")
             }
             RuleType::PerIp => (networks::parse(text).map(Self::Network), "an IP address or a CIDR"),
-            RuleType::Global => (None, "left out"),
+            // Whatever it names, it is about all.
+            RuleType::Global => (Some(Self::Any), "left out"),
         };
         read.ok_or_else(|| format!("Target identifier of {name} rules must be {form}"))
     }
 }
 
 fn api(text: &str) -> Option<Target> {
-    let (name, version) = text.split_once('/')?;
+    let (name, version) = text.split_once('/').map_or((text, None), |(name, version)| (name, Some(version)));
     let is_name = |part: &str| !part.is_empty() && !part.contains(|c: char| c == '/' || c.is_whitespace());
-    (is_name(name) && is_name(version)).then(|| Target::Api { name: name.to_owned(), version: version.to_owned() })
+    let is_api = is_name(name) && version.is_none_or(is_name);
+    is_api.then(|| Target::Api { name: name.to_owned(), version: version.map(str::to_owned) })
 }
 
 fn endpoint(text: &str) -> Option<Target> {
-    let (method, path) = text.split_once(' ')?;
-    let path = path.trim_start().strip_prefix('/')?;
+    let (method, path) = text.split_once(' ').map_or((None, text), |(method, path)| (Some(method), path.trim_start()));
+    let path = path.strip_prefix("/api/rest").unwrap_or(path).strip_prefix('/')?;
     let (api_path, rest) = match path.match_indices('/').nth(1) {
         Some((end, _)) => path.split_at(end),
         None => (path, "/"),
     };
-    let Some(Target::Api { name, version }) = api(api_path) else { return None };
-    let method = method.to_ascii_uppercase();
+    let Some(Target::Api { name, version: Some(version) }) = api(api_path) else { return None };
     // Other texts are methods too, but no endpoint has them.
-    let method = method.bytes().all(|byte| byte.is_ascii_uppercase()).then(|| method.parse().ok())??;
+    let parse = |text: String| text.bytes().all(|byte| byte.is_ascii_uppercase()).then(|| text.parse().ok())?;
+    let method = match method {
+        Some(text) => Some(parse(text.to_ascii_uppercase())?),
+        None => None,
+    };
     Some(Target::Endpoint { method, name, version, path: PathTemplate::parse(rest).ok()? })
 }
 
@@ -249,6 +254,9 @@ mod tests {
             (R::PerApi, "orders/v1"),
             (R::PerUserApi, "orders/v1"),
             (R::PerEndpoint, "GET /orders/v1/items/{id}"),
+            (R::PerApi, "orders"),
+            (R::PerEndpoint, "/orders/v1/items"),
+            (R::PerEndpoint, "/api/rest/orders/v1/items"),
             (R::PerUserEndpoint, "post /orders/v1"),
             (R::PerIp, "10.0.0.0/8"),
             (R::PerIp, "2001:db8::1"),
@@ -256,16 +264,15 @@ mod tests {
             assert!(Target::parse(of, Some(text)).is_ok(), "{of:?} {text}");
         }
         for (of, text) in [
-            (R::PerApi, "orders"),
+            (R::PerApi, "all orders"),
             (R::PerApi, "orders/v1/items"),
             (R::PerApi, "/v1"),
-            (R::PerEndpoint, "/orders/v1/items"),
+            (R::PerEndpoint, "/orders"),
             (R::PerEndpoint, "GET orders/v1/items"),
             (R::PerEndpoint, "GET /orders"),
             (R::PerEndpoint, "GET /orders/v1/{}"),
             (R::PerIp, "10.0.0.0/33"),
             (R::PerIp, "localhost"),
-            (R::Global, "amy"),
         ] {
             assert!(Target::parse(of, Some(text)).is_err(), "{of:?} {text}");
         }
@@ -277,9 +284,13 @@ mod tests {
         for of in [R::PerUserApi, R::PerUserEndpoint, R::Global] {
             assert_eq!(Target::parse(of, None), Ok(Target::Any), "{of:?}");
         }
+        assert_eq!(Target::parse(R::Global, Some("amy")), Ok(Target::Any), "it is about all, whatever it names");
         let root = Target::parse(R::PerEndpoint, Some("get /orders/v1")).unwrap();
         let path = PathTemplate::parse("/").unwrap();
-        assert_eq!(root, Target::Endpoint { method: Method::GET, name: "orders".into(), version: "v1".into(), path });
+        assert_eq!(
+            root,
+            Target::Endpoint { method: Some(Method::GET), name: "orders".into(), version: "v1".into(), path }
+        );
     }
 
     #[test]

@@ -279,10 +279,7 @@ mod tests {
                     assert_eq!((&record["request_id"], &record["client_ip"]), (&"abc123".into(), &"192.0.2.7".into()));
                     record["message"].as_str().unwrap().to_owned()
                 }
-                LogFormat::Plain => {
-                    let message = line.split_once("[request_id=abc123] ").unwrap().1;
-                    message.split(" | ").next().unwrap().to_owned()
-                }
+                LogFormat::Plain => line.split_once("[request_id=abc123] ").unwrap().1.trim_end().to_owned(),
             };
             assert_eq!(message, expected);
         }

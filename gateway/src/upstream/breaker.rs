@@ -1,6 +1,6 @@
 //! Leaves an upstream alone that keeps failing (reference: gateway behaviour 10.3).
 //!
-//! One breaker per address. Failures in a row open it; while it is open nothing is sent; afterwards a single call
+//! One breaker per address and API. Failures in a row open it; while it is open nothing is sent; afterwards a single call
 //! probes, and its outcome closes it or opens it again. Costs a load and, after failures, a store per call.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct BreakerRules {
     pub open: Duration,
 }
 
-/// The breaker of one address.
+/// The breaker of one address, as one API calls it.
 #[derive(Debug)]
 pub struct Breaker {
     origin: Instant,

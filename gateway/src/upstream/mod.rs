@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use doorman_crds::api::UpstreamAddress;
 
+mod attentive;
 mod body;
 mod breaker;
+mod budget;
 mod connect;
 mod pool;
 mod tls;
@@ -19,6 +21,7 @@ mod usage;
 
 pub use body::{Progress, RequestBody, ResponseBody};
 pub use breaker::{Breaker, BreakerRules, Leave};
+pub use budget::RetryBudget;
 pub use pool::Pool;
 pub use tls::Tls;
 
@@ -124,6 +127,33 @@ pub struct CallTimeouts {
 
 /// Host, port and scheme, and what an API says of TLS to them.
 type PoolKey = (UpstreamAddress, Option<Fingerprint>);
+
+/// What one API, or one routing, calls. It shares connections with others, and no breaker: what its calls meet at an address
+/// says little of what those of another meet there.
+#[derive(Debug)]
+pub struct Targets<'a> {
+    pools: &'a Pools,
+    tls: Option<&'a Arc<Tls>>,
+    known: Vec<(Arc<Pool>, Arc<Breaker>)>,
+}
+
+impl<'a> Targets<'a> {
+    /// Out of these pools, with this way of TLS.
+    pub fn new(pools: &'a Pools, tls: Option<&'a Arc<Tls>>) -> Self {
+        Self { pools, tls, known: Vec::new() }
+    }
+
+    /// The connections to an address, and its breaker.
+    pub fn of(&mut self, address: &UpstreamAddress) -> (Arc<Pool>, Arc<Breaker>) {
+        let pool = self.pools.get(address, self.tls);
+        if let Some(known) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, &pool)) {
+            return known.clone();
+        }
+        let target = (pool.clone(), pool.new_breaker());
+        self.known.push(target.clone());
+        target
+    }
+}
 
 /// All pools, one per address and way of TLS, shared by the APIs that call it so.
 #[derive(Clone, Debug)]

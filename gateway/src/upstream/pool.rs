@@ -1,7 +1,7 @@
 //! Connections to one upstream address: the one used last is used first, so that spare ones can expire.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use doorman_crds::api::UpstreamAddress;
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::attentive::{Attentive, Known};
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::breaker::Breaker;
 use super::connect::{Stream, Way, connect};
@@ -32,7 +33,8 @@ pub struct Pool {
     /// Made for the first connection.
     way: OnceLock<Way>,
     options: Arc<PoolOptions>,
-    breaker: Arc<Breaker>,
+    /// Those of all who call it.
+    breakers: Mutex<Vec<Weak<Breaker>>>,
     /// One permit per open HTTP/1 connection.
     permits: Arc<Semaphore>,
     idle: Mutex<VecDeque<Idle>>,
@@ -48,6 +50,7 @@ struct Idle {
 #[derive(Debug)]
 struct Http1 {
     sender: http1::SendRequest<RequestBody>,
+    known: Known,
     /// Ends with the last use of the connection, even in the middle of a message.
     _task: AbortOnDropHandle<()>,
     _permit: OwnedSemaphorePermit,
@@ -93,7 +96,7 @@ impl Pool {
             tls: address.tls,
             own_tls,
             way: OnceLock::new(),
-            breaker: Arc::default(),
+            breakers: Mutex::default(),
             permits: Arc::new(Semaphore::new(options.max_connections)),
             options,
             idle: Mutex::default(),
@@ -101,9 +104,14 @@ impl Pool {
         }
     }
 
-    /// Tells whether the address is called at the moment.
-    pub fn breaker(&self) -> &Arc<Breaker> {
-        &self.breaker
+    /// A breaker for the calls of one more API.
+    pub(super) fn new_breaker(&self) -> Arc<Breaker> {
+        let (breaker, mut all) = (Arc::default(), lock(&self.breakers));
+        if all.len() == all.capacity() {
+            all.retain(|known| known.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(&breaker));
+        breaker
     }
 
     /// Does it call this address, over TLS or not as that says?
@@ -118,12 +126,9 @@ impl Pool {
 
     pub(super) fn usage(&self) -> Usage {
         let idle = lock(&self.idle).iter().filter(|entry| !entry.connection.sender.is_closed()).count();
+        let open_breakers = lock(&self.breakers).iter().filter_map(Weak::upgrade).filter(|own| own.is_open()).count();
         let open = self.options.max_connections.saturating_sub(self.permits.available_permits());
-        Usage {
-            busy: open.saturating_sub(idle) as u64,
-            idle: idle as u64,
-            open_breakers: u64::from(self.breaker.is_open()),
-        }
+        Usage { busy: open.saturating_sub(idle) as u64, idle: idle as u64, open_breakers: open_breakers as u64 }
     }
 
     /// Sends a request and waits for the head of its answer. `is_sent` becomes true when the upstream may have seen
@@ -169,6 +174,7 @@ impl Pool {
             Connection::Http1(mut connection) => {
                 shape_for_http1(&mut request);
                 *is_sent = true;
+                connection.known.begin();
                 let answer = connection.sender.try_send_request(request);
                 match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
                     Ok(response) => {
@@ -267,6 +273,7 @@ impl Pool {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
+        let (stream, known) = Attentive::new(stream, self.tls);
         let opened = http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, connection) = opened.map_err(|error| self.no_handshake(&error))?;
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -274,7 +281,7 @@ impl Pool {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         }));
-        Ok(Connection::Http1(Http1 { sender, _task: task, _permit: permit }))
+        Ok(Connection::Http1(Http1 { sender, known, _task: task, _permit: permit }))
     }
 
     fn no_handshake(&self, error: &hyper::Error) -> UpstreamError {
@@ -308,7 +315,7 @@ impl Pool {
     }
 
     fn put(&self, connection: Http1) {
-        if connection.sender.is_closed() {
+        if connection.sender.is_closed() || !connection.known.is_usable() {
             return;
         }
         let now = Instant::now();

@@ -82,18 +82,22 @@ mod tests {
 
     use doorman_crds::api::UpstreamAddress;
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::telemetry::metrics::Metrics;
-    use crate::upstream::{BreakerRules, PoolOptions};
+    use crate::upstream::{BreakerRules, PoolOptions, Targets};
 
     #[test]
     fn addresses_are_bounded_and_tell_of_their_breakers() {
         let pools = Pools::new(PoolOptions::local());
         let address = |n: usize| format!("http://up{n:04}:80/base").parse::<UpstreamAddress>().unwrap();
-        let held: Vec<_> = (0..1_200).map(|n| pools.get(&address(n), None)).collect();
+        let held: Vec<_> = (0..1_200).map(|n| Targets::new(&pools, None).of(&address(n))).collect();
+        let others = Targets::new(&pools, None).of(&address(7));
+        assert!(Arc::ptr_eq(&held[7].0, &others.0) && !Arc::ptr_eq(&held[7].1, &others.1));
         let rules = BreakerRules { threshold: 1, open: Duration::from_secs(30) };
         for n in [7, 1_100, 1_101] {
-            held[n].breaker().admit().unwrap().failed(rules);
+            held[n].1.admit().unwrap().failed(rules);
         }
         let text = Metrics::default().showing(pools.clone()).render();
         for line in [
@@ -105,7 +109,7 @@ mod tests {
             assert!(text.lines().any(|own| own == line), "{line}");
         }
         assert_eq!(text.lines().filter(|line| line.starts_with("doorman_upstream_breakers_open{")).count(), 1_001);
-        drop(held);
+        drop((held, others));
         assert!(!Metrics::default().showing(pools).render().contains("address="), "nobody calls them any more");
     }
 }

@@ -458,6 +458,9 @@ fn rule() -> impl Strategy<Value = Rule> {
         2 => Just(("per_endpoint", Some("GET /a/v1/items"))),
         1 => Just(("per_endpoint", Some("GET /b/v1/items/{id}/"))),
         1 => Just(("per_endpoint", Some("get /b/v1"))),
+        1 => Just(("per_endpoint", Some("/b/v1/items"))),
+        1 => Just(("per_endpoint", Some("/api/rest/a/v1/items"))),
+        1 => Just(("per_endpoint", Some("/items"))),
         1 => Just(("per_ip", Some("203.0.113.0/24"))),
         1 => Just(("per_ip", Some("::ffff:10.0.0.0/104"))),
         1 => Just(("per_ip", Some("2001:db8::/32"))),
@@ -468,6 +471,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         1 => Just(("per_user_endpoint", Some("POST /a/v1/items"))),
         1 => Just(("per_user_endpoint", Some("GET /b/v1/items"))),
         1 => Just(("global", None)),
+        1 => Just(("global", Some("all"))),
     ];
     let window = select(&["second", "minute", "hour", "day", "month"][..]);
     (kind, window, 1..5_i64, 0..3_i64, flag(0.9)).prop_map(|((kind, target), window, limit, priority, enabled)| Rule {

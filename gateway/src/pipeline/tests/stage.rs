@@ -22,7 +22,7 @@ use crate::definitions::Definitions;
 use crate::identity::{Accesses, Identity};
 use crate::pipeline::call::Decided;
 use crate::pipeline::validate::Reading;
-use crate::pipeline::{Arrival, Body, Gateway, Gzip, Observed, Peer, RetryBudget, respond, validate};
+use crate::pipeline::{Arrival, Body, Gateway, Gzip, Observed, Peer, respond, validate};
 use crate::problem::Problem;
 use crate::protocols::rest;
 use crate::routings::Routings;
@@ -180,7 +180,6 @@ impl Stage {
             settings: Arc::new(settings),
             snapshot: Arc::default(),
             metrics: Metrics::default(),
-            retries: RetryBudget::default(),
             traffic: Arc::new(Traffic::open(None)),
             draining: AtomicBool::new(false),
             gzip,
@@ -324,7 +323,7 @@ impl Stage {
             Err(problem) => Err(problem),
         };
         seen.code = outcome.as_ref().err().and_then(|problem| problem.code).unwrap_or_default().to_owned();
-        let response = outcome.unwrap_or_else(|problem| Gateway::refuse(&problem, arrival, &observed, false));
+        let response = outcome.unwrap_or_else(|problem| self.gateway.refuse(&problem, arrival, &observed, false));
         let response = gateway.answered(arrival, response, &observed);
         let response = gateway.metered(response, &observed).await;
         let number = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -386,8 +385,8 @@ impl Stage {
         let Decided { server, is_trusted, mut charged, .. } =
             gateway.decided(&call, reading, whole, routed.as_deref()).await?;
         let told = rest::Caller { key: charged.key.as_ref(), is_trusted, ..call.told };
-        let request =
-            rest::upstream_request(parts, call.api, call.endpoint, call.path, server, told, RequestBody::Empty)?;
+        let body = if carries_body { RequestBody::Whole(Some(checked)) } else { RequestBody::Empty };
+        let request = rest::upstream_request(parts, call.api, call.endpoint, call.path, server, told, body)?;
         charged.is_sent = true;
         if !is_whole {
             read();

@@ -1,7 +1,7 @@
 //! One record and the line it becomes, in the two forms of the operations guide.
 //!
 //! Plain: `2024-01-15 10:30:00 INFO [request_id=abc123] User admin logged in`, and, when a record has more fields,
-//! ` | username=admin api=orders/v1` after it. JSON: the members of the guide, always all of them, then `name` (the
+//! ` | username=admin api=orders/v1` after it, but for audit events, whose message tells all. JSON: the members of the guide, always all of them, then `name` (the
 //! logger) and the other fields. A line is one line, whatever a client put into it, and what stands after its last
 //! ` | ` was put there by us: a message can't pretend to have fields.
 
@@ -11,6 +11,7 @@ use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::HeaderValue;
 use smallvec::SmallVec;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
@@ -103,6 +104,13 @@ impl Scratch {
             _ => self.others.push(Other { name, value, is_bare }),
         }
     }
+
+    fn about(&mut self, request: &HeaderValue) {
+        let start = self.text.len();
+        self.text.push_str(request.to_str().unwrap_or_default());
+        self.request_id = Some(start..self.text.len());
+        self.text.push('\n');
+    }
 }
 
 impl Visit for Scratch {
@@ -127,6 +135,16 @@ impl Visit for Scratch {
     }
 }
 
+tokio::task_local! {
+    /// The id of the request that is handled.
+    static REQUEST: HeaderValue;
+}
+
+/// Lets the records of a request that don't name it carry its id.
+pub fn about<F: Future>(request: HeaderValue, handling: F) -> impl Future<Output = F::Output> {
+    REQUEST.scope(request, handling)
+}
+
 thread_local! {
     static BUFFERS: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
     static SECOND: RefCell<(u64, String)> = RefCell::default();
@@ -138,6 +156,9 @@ pub(super) fn line(event: &Event<'_>, format: LogFormat, take: impl FnOnce(&[u8]
         scratch.clear();
         line.clear();
         event.record(scratch);
+        if scratch.request_id.is_none() {
+            let _ = REQUEST.try_with(|id| scratch.about(id));
+        }
         let metadata = event.metadata();
         write_line(scratch, level_name(*metadata.level()), logger(metadata), format, line);
     };
@@ -220,7 +241,9 @@ fn write_line(scratch: &Scratch, level: &str, logger: &str, format: LogFormat, l
             out.text(" ");
             out.one_line(&message);
             let mut before = COLUMN;
-            for (name, value) in [username, client_ip] {
+            // What an audit event has to say, it says in its message.
+            let columns = [username, client_ip].into_iter().filter(|_| logger != AUDIT);
+            for (name, value) in columns {
                 if let Some(value) = value {
                     out.field(&mut before, name, &value);
                 }
@@ -228,7 +251,10 @@ fn write_line(scratch: &Scratch, level: &str, logger: &str, format: LogFormat, l
             for other in &scratch.others {
                 out.field(&mut before, other.name, &value(other));
             }
-            if before == COLUMN && message.rsplit_once(COLUMN).is_some_and(|(_, tail)| tail.contains('=')) {
+            if logger != AUDIT
+                && before == COLUMN
+                && message.rsplit_once(COLUMN).is_some_and(|(_, tail)| tail.contains('='))
+            {
                 out.text(" |");
             }
             out.text("\n");

@@ -80,7 +80,7 @@ struct Audited {
 
 /// Reads a line; `None`: it is none of ours.
 pub(super) fn parse(line: &str, trail: Trail) -> Option<Entry> {
-    let mut entry = if line.starts_with('{') { json(line)? } else { plain(line)? };
+    let mut entry = if line.starts_with('{') { json(line)? } else { plain(line, trail)? };
     if entry.source.is_empty() {
         let name = if trail == Trail::Audit { AUDIT } else { GATEWAY };
         name.clone_into(&mut entry.source);
@@ -119,7 +119,7 @@ fn without_zone(time: DateTime) -> Option<i64> {
     TimeZone::UTC.to_timestamp(time).ok().map(Timestamp::as_millisecond)
 }
 
-fn plain(line: &str) -> Option<Entry> {
+fn plain(line: &str, trail: Trail) -> Option<Entry> {
     let seconds = without_zone(DateTime::strptime("%Y-%m-%d %H:%M:%S", line.get(..19)?).ok()?)?;
     let rest = &line[19..];
     if let Some(rest) = rest.strip_prefix(',') {
@@ -131,7 +131,9 @@ fn plain(line: &str) -> Option<Entry> {
         entry.request_id = Some(id.to_owned());
         rest = message;
     }
-    if let Some(message) = rest.strip_suffix(" |") {
+    if trail == Trail::Audit {
+        // All of it is the event.
+    } else if let Some(message) = rest.strip_suffix(" |") {
         rest = message;
     } else if let Some((message, tail)) = rest.rsplit_once(COLUMN)
         && let Some(fields) = fields(tail)

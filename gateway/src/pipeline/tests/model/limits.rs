@@ -151,13 +151,16 @@ fn counts(rule: &Rule, facts: &Facts<'_>) -> Option<String> {
     let is_let_in = matches!(facts.way, Way::Guest | Way::User);
     let user = facts.person.map(|person| person.user.username.to_string());
     let (api, endpoint) = (facts.api.as_ref(), facts.endpoint.as_ref());
-    // `get /a/v1/items/` is `GET a/v1/items`.
-    let plain = |text: &str| {
-        let (method, path) = text.split_once(' ')?;
-        Some(format!("{} {}", method.to_uppercase(), path.trim_matches('/')))
+    // `get /a/v1/items/` is `GET a/v1/items`; without a method it is about all of them.
+    let plain = |text: &str| match text.split_once(' ') {
+        Some((method, path)) => (Some(method.to_uppercase()), path.trim_matches('/').to_owned()),
+        None => (None, text.strip_prefix("/api/rest").unwrap_or(text).trim_matches('/').to_owned()),
     };
-    let is_api = api.is_some_and(|api| rule.target == Some(api));
-    let is_endpoint = endpoint.is_some_and(|own| plain(own) == rule.target.and_then(plain));
+    let is_api = api.is_some_and(|api| rule.target == Some(api) || rule.target == api.split('/').next());
+    let is_endpoint = endpoint.zip(rule.target).is_some_and(|(own, target)| {
+        let ((own_method, own_path), (method, path)) = (plain(own), plain(target));
+        own_path == path && (method.is_none() || own_method == method)
+    });
     let is_any = rule.target.is_none();
     match rule.kind {
         "per_ip" => {
@@ -169,7 +172,7 @@ fn counts(rule: &Rule, facts: &Facts<'_>) -> Option<String> {
         "per_endpoint" => endpoint.filter(|_| is_endpoint).cloned(),
         "per_user_api" => Some(format!("{} {}", user?, api.filter(|_| is_api || is_any)?)),
         "per_user_endpoint" => Some(format!("{} {}", user?, endpoint.filter(|_| is_endpoint || is_any)?)),
-        _ => is_any.then(String::new),
+        _ => Some(String::new()),
     }
 }
 

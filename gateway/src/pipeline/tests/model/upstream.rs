@@ -205,6 +205,10 @@ impl Model<'_> {
             self.hit("a swapped authorization");
             headers.insert("authorization".to_owned(), value.to_owned());
         }
+        if ask.body.is_empty() && ["POST", "PUT", "PATCH"].contains(&ask.method.as_str()) {
+            self.hit("nothing where there could be a body");
+            headers.insert("content-length".to_owned(), "0".to_owned());
+        }
         headers.insert("host".to_owned(), origin(server).1.to_owned());
         headers.insert("x-request-id".to_owned(), "id".to_owned());
         for name in ["x-user-email", "x-doorman-user"] {

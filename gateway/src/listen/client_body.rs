@@ -1,0 +1,89 @@
+//! A client's body, and what happens to the rest of it when nobody reads it to its end.
+//!
+//! The next request of an HTTP/1.1 connection comes behind the body of this one (RFC 9112, 9.3), and a client that still
+//! sends when its connection is closed may lose the answer to a reset (RFC 9112, 9.6). So the rest is read and thrown away
+//! while the answer is on its way: within bounds, for whoever is refused may not keep a connection for it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Version, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+/// The most that is thrown away of one body, and the longest that takes; beyond them the connection is closed.
+const MOST_BYTES: usize = 16 << 20;
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// See the module's own words.
+#[derive(Debug)]
+pub struct ClientBody {
+    /// `None`: it was read to its end, or nobody is to read on.
+    inner: Option<Incoming>,
+    /// Is the rest in the way of anything?
+    is_in_the_way: bool,
+}
+
+impl ClientBody {
+    /// The body of a request with this head.
+    pub fn new(inner: Incoming, head: &Parts) -> Self {
+        // The others have streams of their own. Who waits to be told to go on is not told by whoever doesn't want the body.
+        let is_in_the_way = head.version != Version::HTTP_2 && !head.headers.contains_key(header::EXPECT);
+        Self { inner: (!inner.is_end_stream()).then_some(inner), is_in_the_way }
+    }
+
+    /// Leaves the rest where it is: the connection ends.
+    pub fn leave(mut self) {
+        self.inner = None;
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        this.is_in_the_way = true;
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            this.inner = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        let rest = self.inner.take().filter(|inner| self.is_in_the_way && !inner.is_end_stream());
+        if let Some((rest, runtime)) = rest.zip(Handle::try_current().ok()) {
+            runtime.spawn(timeout(LONGEST, discard(rest)));
+        }
+    }
+}
+
+/// Reads to the end, or to the most.
+async fn discard(mut rest: Incoming) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = rest.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > MOST_BYTES {
+            return;
+        }
+    }
+}
