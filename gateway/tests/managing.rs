@@ -119,7 +119,12 @@ async fn a_protected_api_asks_for_token_subscription_group_and_role() -> Result<
     assert_eq!(listed, json!({ "apis": ["orders/v1"], "subscriptions": { "apis": ["orders/v1"] } }));
 
     stage.does("PUT", "/platform/api/orders/v1", json!({ "api_allowed_roles": ["other"] })).await?;
-    assert_eq!(stage.call(path).await?.0, 503, "there is no such role");
+    let other_role = (403, "GTW014");
+    assert_eq!(code(&stage.call(path).await?), other_role, "there is no such role, and nobody has it");
+    let again = stage.send("POST", subscribe, subscription.clone()).await?;
+    assert_eq!(code(&again), (400, "SUB004"), "subscriptions don't ask for roles");
+    stage.does("PUT", "/platform/api/orders/v1", json!({ "api_allowed_roles": ["other", "admin"] })).await?;
+    assert_eq!(stage.call(path).await?.0, 200, "a role that is no more takes nothing from the others");
     stage
         .does("PUT", "/platform/api/orders/v1", json!({ "api_allowed_roles": [], "api_allowed_groups": ["x"] }))
         .await?;
@@ -389,6 +394,17 @@ async fn an_upstream_that_keeps_failing_is_left_alone_and_another_is_called() ->
     let refused = stage.call("/api/rest/orders/v1/echo").await?;
     assert_eq!(code(&refused), (503, "GTW999"));
     assert_eq!(refused.1["error_message"], "Upstream circuit open");
+    let of_another = json!({ "api_name": "stock", "api_public": true });
+    stage.does("POST", "/platform/api", stage.api(of_another)).await?;
+    stage
+        .does(
+            "POST",
+            "/platform/endpoint",
+            json!({ "api_name": "stock", "api_version": "v1", "endpoint_method": "GET", "endpoint_uri": "/echo",
+                "endpoint_description": "x" }),
+        )
+        .await?;
+    assert_eq!(stage.call("/api/rest/stock/v1/echo").await?.0, 200, "what one API meets there is nothing to another");
 
     // Nobody listens there; the other one serves from the first call on that finds it open.
     let other = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
@@ -524,7 +540,7 @@ async fn who_changes_what_is_in_the_audit_trail() -> Result<()> {
         ("user.password", "admin", "bea", json!(200)),
         ("user.update", "admin", "admin", json!(403)),
         ("api.create", "admin", "orders/v1", json!(201)),
-        ("endpoint.create", "admin", "GET/orders/v1//echo", json!(201)),
+        ("endpoint.create", "admin", "GET/orders/v1/echo", json!(201)),
         ("ip.api_deny", "admin", "orders/v1", json!("blocked")),
         ("request.body_size_exceeded", "admin", "/api/rest/orders/v1/echo", json!("blocked")),
         ("endpoint.import", "admin", "orders/v1", json!(404)),

@@ -177,6 +177,8 @@ impl Target {
             Self::Path => Some(params.iter().map(|(_, value)| value).collect::<Vec<_>>().join("/")),
             Self::Body(members) => {
                 let parts: Vec<String> = members.iter().filter_map(|member| text(body, member)).collect();
+                // Paths of endpoints begin with a slash themselves.
+                let parts: Vec<_> = parts.iter().map(|part| part.trim_start_matches('/')).collect();
                 (!parts.is_empty()).then(|| parts.join("/"))
             }
             Self::Fixed(name) => Some(name.to_owned()),

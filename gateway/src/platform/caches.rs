@@ -11,6 +11,8 @@ use super::{
 };
 use crate::store::Change;
 
+pub(super) const PATH: &str = "/api/caches";
+
 const NO_CLEAR: (&str, &str) = ("GTW008", "You do not have permission to clear caches");
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
@@ -20,7 +22,7 @@ pub(super) fn routes() -> OpenApiRouter<Platform> {
 /// Forgets what is cached and starts the counters of requests again; what bytes and quotas have used up stays.
 ///
 /// On every gateway of the store. The counters are those of rates, throttles, tiers and rules; those of sign-ins go on.
-#[utoipa::path(delete, path = "/api/caches", tag = "Caches",
+#[utoipa::path(delete, path = PATH, tag = "Caches",
     responses((status = 200, description = "It is forgotten.", body = Message)),
     security(("token" = ["manage_gateway"])), extensions(("x-error-codes" = json!(["403 GTW008"]))))]
 async fn clear(State(platform): State<Platform>, caller: Caller) -> Result<Answer, Refusal> {

@@ -199,6 +199,12 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     if request.method() == Method::HEAD {
         *request.method_mut() = Method::TRACE;
     }
+    // The two routes below `/api` are in no envelope, and browsers may read only one of them (reference: platform API 1.5).
+    let (may_be_wrapped, is_for_browsers) = match request.uri().path() {
+        status::PATH => (false, false),
+        caches::PATH => (false, true),
+        _ => (true, true),
+    };
     let mut response = match refused_body(&platform, &request) {
         Some(refusal) => refusal,
         None => answered(routes, request).await,
@@ -206,10 +212,12 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         drop_head(&mut response);
     }
-    if settings.live().features.strict_envelope {
+    if may_be_wrapped && settings.live().features.strict_envelope {
         response = answer::wrap(response);
     }
-    cors::decorate(network, origin.as_ref(), &mut response);
+    if is_for_browsers {
+        cors::decorate(network, origin.as_ref(), &mut response);
+    }
     response
 }
 

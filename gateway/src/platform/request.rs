@@ -91,9 +91,9 @@ async fn check_csrf(parts: &Parts, platform: &Platform, signed_in: &SignedIn) ->
         .strip_prefix(SESSIONS)
         .is_some_and(|rest| rest.is_empty() || (rest.starts_with('/') && !rest.starts_with("/admin/")));
     let is_https = scheme(parts).is_effectively_https(&parts.headers);
-    // Nor do the management routes below `/api` ask for one.
-    let is_of_platform = path.starts_with("/platform/");
-    if !platform.settings.server.enforces_https() || !is_https || is_of_sessions || !is_of_platform {
+    // Nor do the management routes below `/api` ask for one, nor those that only watch (operations guide, runbook 3).
+    let asks = path.starts_with("/platform/") && !path.starts_with("/platform/monitor/");
+    if !platform.settings.server.enforces_https() || !is_https || is_of_sessions || !asks {
         return Ok(());
     }
     let sent = parts.headers.get(X_CSRF_TOKEN).and_then(|value| value.to_str().ok()).filter(|sent| !sent.is_empty());
@@ -421,6 +421,8 @@ impl Search {
 /// Where a request comes from, and what its cookies would be.
 pub(super) struct Origin {
     pub(super) address: IpAddr,
+    /// Whose sign-ins and registrations it counts among.
+    pub(super) counted_as: IpAddr,
     pub(super) cookies: Cookies,
     pub(super) trail: Trail,
 }
@@ -429,12 +431,14 @@ impl FromRequestParts<Platform> for Origin {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, platform: &Platform) -> Result<Self, Self::Rejection> {
-        let address = parts.extensions.get::<ClientAddress>().map(|client| client.effective);
-        if address.is_none() {
+        let client = parts.extensions.get::<ClientAddress>().copied().unwrap_or_else(|| {
             tracing::error!("a request without its client's address: all such share one limit");
-        }
+            let unknown = Ipv4Addr::UNSPECIFIED.into();
+            ClientAddress { peer: unknown, effective: unknown }
+        });
+        let security = platform.persistence.security().active();
+        let counted_as = security.address_for_sign_ins(&parts.headers, &client);
         let cookies = Cookies::new(&platform.settings, &parts.headers, &parts.uri, scheme(parts));
-        let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        Ok(Self { address, cookies, trail: trail(parts) })
+        Ok(Self { address: client.effective, counted_as, cookies, trail: trail(parts) })
     }
 }

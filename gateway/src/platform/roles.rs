@@ -302,7 +302,11 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRole>) -> Result
         document.entry(permission.flag()).or_insert(Bson::Boolean(false));
     }
     match platform.identity.store().insert(Collection::Roles, document).await {
-        Ok(()) => Ok(Answer::created("Role created successfully")),
+        Ok(()) => {
+            // An API of the manifests may name it.
+            platform.until_served().await;
+            Ok(Answer::created("Role created successfully"))
+        }
         Err(StoreError::Taken) => Err(exists()),
         Err(error) => Err(error.into()),
     }
@@ -442,6 +446,7 @@ async fn delete(
     if !was_there {
         return Err(unknown(StatusCode::BAD_REQUEST));
     }
+    platform.until_served().await;
     Ok(Answer::message("Role deleted successfully"))
 }
 

@@ -16,6 +16,8 @@ use super::{
 };
 use crate::{identity::Denied, problem::Problem};
 
+pub(super) const PATH: &str = "/api/status";
+
 /// Nobody is signed in.
 const NOT_SIGNED_IN: &str = "GTW401";
 /// Who is signed in can't be told.
@@ -74,7 +76,7 @@ fn not_signed_in(denied: Denied) -> Problem {
 }
 
 /// Tells how long the gateway has been up, its memory, connections and stores.
-#[utoipa::path(get, path = "/api/status", tag = "Gateway",
+#[utoipa::path(get, path = PATH, tag = "Gateway",
     responses((status = 200, description = "It answers.", body = GatewayStatus)),
     security(("token" = ["manage_gateway"])),
     extensions(("x-error-codes" = json!(["401 GTW401", "403 GTW013", "500 GTW006"]))))]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use doorman_crds::{DoormanApiSpec, api::ValidationSpec, role::Permission};
 use mongodb::bson::{Document, doc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -69,8 +69,10 @@ struct Rule {
     #[serde(rename = "type")]
     type_: AnyText,
     /// Least value, length or number of items.
+    #[serde(serialize_with = "whole_if_it_is")]
     min: Option<f64>,
     /// Largest value, length or number of items.
+    #[serde(serialize_with = "whole_if_it_is")]
     max: Option<f64>,
     /// Regular expression, from the beginning.
     pattern: Option<AnyText>,
@@ -86,6 +88,18 @@ struct Rule {
     /// The rule of every item of an array.
     #[schema(no_recursion)]
     array_items: Option<Box<Rule>>,
+}
+
+/// Clients that send a whole number read one.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn whole_if_it_is<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    // Beyond these, not every whole number is one that a float can be.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match *number {
+        #[expect(clippy::cast_possible_truncation, reason = "it was looked at")]
+        Some(number) if number.fract() == 0.0 && number.abs() <= EXACT => serializer.serialize_i64(number as i64),
+        _ => number.serialize(serializer),
+    }
 }
 
 /// Which endpoint.

@@ -85,6 +85,12 @@ impl Active {
         }
     }
 
+    /// The address whose sign-ins are counted: behind a proxy that may be believed it is the client's, whatever else is
+    /// believed of forwarding headers (reference: platform API 4).
+    pub fn address_for_sign_ins(&self, headers: &HeaderMap, client: &ClientAddress) -> IpAddr {
+        effective(headers, &self.trust_of_apis, client.peer)
+    }
+
     /// Is it a caller that skips an API's address rules? Outside production so does one who names this machine as the
     /// host: through a port that a container engine maps, local callers don't come from a local address.
     pub fn skips_rules_of_apis(&self, headers: &HeaderMap, peer: IpAddr) -> bool {

@@ -30,7 +30,8 @@ start are reported together.
 - The configuration file holds no secrets: one in it is refused. `log: {level: DEBUG}` and `LOG_LEVEL: DEBUG` are the same.
 - The column \"From\" tells whether the operations guide names a variable, only Doorman itself does, or it is new here.
 
-Where definitions come from, the cluster or a folder of manifests, is chosen on the command line (`--manifests DIR`).
+Definitions come from a folder of manifests (`--manifests DIR` on the command line), else from the cluster, where `DOORMAN_GATEWAY_NAME` and
+`DOORMAN_GATEWAY_NAMESPACE` name a DoormanGateway, else over the platform API alone.
 ";
 
 /// The text of `docs/settings.md`.

@@ -3,7 +3,7 @@
 //! In: the trimmed, non-empty text of one variable. Out: a value, or what to do about a text that is none.
 //! A reader of text never echoes a secret.
 
-use std::{fmt, num::NonZeroU16, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{fmt, net::Ipv6Addr, num::NonZeroU16, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use doorman_crds::networks;
 use http::{HeaderName, HeaderValue, Method};
@@ -117,9 +117,12 @@ impl Parse for HeaderValue {
 
 /// A comma list, or a JSON list of texts, of anything that can be read from one entry.
 fn list<T>(text: &str, entry: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    // A text that only begins as JSON does, such as `[::1]:6379`, is one of the first kind.
-    let entries: Vec<String> =
-        serde_json::from_str(text).unwrap_or_else(|_| text.split(',').map(str::to_owned).collect());
+    // A text that only begins as JSON does, such as `[::1]:6379`, is one of the first kind; one that has lost its quotes to a
+    // shell or an env file, such as `[10.0.1.10, 10.0.2.0/24]`, of the second.
+    let bare = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bare = bare.filter(|inner| !inner.contains(['[', ']', '"']) && inner.parse::<Ipv6Addr>().is_err());
+    let split = || bare.unwrap_or(text).split(',').map(str::to_owned).collect();
+    let entries: Vec<String> = serde_json::from_str(text).unwrap_or_else(|_| split());
     entries.iter().map(|one| one.trim()).filter(|one| !one.is_empty()).map(entry).collect()
 }
 

@@ -207,7 +207,7 @@ async fn read_balances(
 #[utoipa::path(post, path = "/platform/credit/{name}", tag = "Credits", params(Name), request_body = UserCredits,
     responses((status = 200, description = "It is what the user has now.", body = Message)),
     security(("token" = ["manage_credits"])),
-    extensions(("x-error-codes" = json!(["400 CRD009", "400 CRD010", "400 CRD014", "403 CRD001", "404 CRD017"]))))]
+    extensions(("x-error-codes" = json!(["400 CRD009", "400 CRD010", "400 CRD014", "403 CRD001"]))))]
 async fn save_balances(
     State(platform): State<Platform>,
     At(Name { name }): At<Name>,
@@ -235,9 +235,6 @@ async fn save_balances(
         balances.insert(group, stored);
     }
     let store = platform.identity.store();
-    if store.user(&name).await?.is_none() {
-        return Err(refused(StatusCode::NOT_FOUND, UNKNOWN, "User not found"));
-    }
     store.save(Collection::UserCredits, doc! { "username": name, "users_credits": balances }).await?;
     Ok(Answer::message("Credits saved successfully"))
 }

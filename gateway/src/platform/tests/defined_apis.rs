@@ -215,19 +215,19 @@ async fn endpoints_and_what_they_demand_are_written_to_the_object() {
 
     let id = read["endpoint_id"].as_str().unwrap();
     let rules = json!({ "item": { "required": true, "type": "object", "nested_schema": { "list": { "required": false,
-        "type": "array", "array_items": { "required": true, "type": "string", "min": 2.0 } } } } });
+        "type": "array", "array_items": { "required": true, "type": "string", "min": 2 } } } } });
     let new =
         json!({ "endpoint_id": id, "validation_enabled": true, "validation_schema": { "validation_schema": rules } });
     fixture.does("POST", "/platform/endpoint/endpoint/validation", &admin, new.clone()).await;
     let again = fixture.send("POST", "/platform/endpoint/endpoint/validation", &admin, new).await;
     refused(&again, 400, "END017", "already exists");
     let rule = cluster.object(KIND, "orders-v1")["spec"]["endpoints"][0]["validation"]["rules"]["item"].clone();
-    assert_eq!(rule["nestedSchema"]["list"]["arrayItems"], json!({ "required": true, "type": "string", "min": 2.0 }));
+    assert_eq!(rule["nestedSchema"]["list"]["arrayItems"], json!({ "required": true, "type": "string", "min": 2 }));
     let validation = format!("/platform/endpoint/endpoint/validation/{id}");
     fixture.does("PUT", &validation, &admin, json!({ "validation_enabled": false })).await;
     let read = fixture.found(&validation, &admin).await;
     let item = &read["validation_schema"]["validation_schema"]["item"]["nested_schema"]["list"]["array_items"];
-    assert_eq!((&read["validation_enabled"], &item["min"], &item["max"]), (&json!(false), &json!(2.0), &Value::Null));
+    assert_eq!((&read["validation_enabled"], &item["min"], &item["max"]), (&json!(false), &json!(2), &Value::Null));
     for _ in 0..2 {
         fixture.does("DELETE", &validation, &admin, Value::Null).await;
     }

@@ -208,19 +208,6 @@ async fn keep(store: &Store, assignment: Document, status: StatusCode) -> Result
     Ok(answer)
 }
 
-/// Keeps what holds now until that moment, and then this.
-fn later(held: Option<Document>, mut order: Order<'_>, when: Moment) -> Document {
-    order.from = Some(when);
-    let next = order.document();
-    match held {
-        None => next,
-        Some(mut held) => {
-            held.insert(NEXT, next);
-            held
-        }
-    }
-}
-
 /// This for some days, and then again what holds now, unless that has ended by then.
 fn for_days(held: Option<Document>, mut order: Order<'_>, now: Moment, end: Moment) -> Document {
     (order.from, order.until) = (Some(now), Some(end));
@@ -319,8 +306,7 @@ async fn read_tier_of_user(
 
 /// Lists the assignments that name a tier, for now or for later.
 #[utoipa::path(get, path = "/platform/tiers/{tier_id}/users", tag = "Tiers", params(TierId, SliceQuery),
-    responses((status = 200, description = "The assignments.", body = Vec<TierAssignment>),
-        (status = 404, description = "There is no such tier.")),
+    responses((status = 200, description = "The assignments; none for a tier that there isn't.", body = Vec<TierAssignment>)),
     security(("token" = ["manage_tiers"])))]
 async fn list_users(
     State(platform): State<Platform>,
@@ -330,7 +316,6 @@ async fn list_users(
 ) -> Result<Response, Refusal> {
     must_manage(&caller, &platform).await?;
     let (slice, store) = (slice.slice()?, platform.identity.store());
-    must_exist(store, &tier_id, StatusCode::NOT_FOUND).await?;
     let found: Vec<Value> = slice.cut(of_tier(store, &tier_id).await?).iter().map(|found| told(found)).collect();
     Ok(bare(StatusCode::OK, &found))
 }
@@ -347,12 +332,19 @@ async fn change(
     must_exist(store, tier, StatusCode::BAD_REQUEST).await?;
     let held = held(store, user, now).await?;
     let notes = Some(notes(tier_name(held.as_ref())));
-    let order = Order { user, tier, by: &caller.0.principal.username, from: Some(now), until: None, notes };
-    let assignment = match when {
-        None => order.document(),
-        Some(when) => later(held, order, when),
+    let order = Order { user, tier, by: &caller.0.principal.username, from: when.or(Some(now)), until: None, notes };
+    let ordered = order.document();
+    // The answer is what was ordered, also where something else holds until then.
+    let answer = bare(StatusCode::OK, &told(&ordered));
+    let assignment = match (when, held) {
+        (Some(_), Some(mut held)) => {
+            held.insert(NEXT, ordered);
+            held
+        }
+        _ => ordered,
     };
-    keep(store, assignment, StatusCode::OK).await
+    store.save(Collection::TierAssignments, assignment).await?;
+    Ok(answer)
 }
 
 /// Gives a user another tier, at once or at a date; until then the user keeps what holds now.
