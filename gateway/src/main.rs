@@ -64,6 +64,10 @@ fn source(manifests: Option<PathBuf>, settings: &Settings) -> anyhow::Result<Sou
     let own = &settings.definitions;
     let (name, namespace) = match (&own.gateway_name, &own.gateway_namespace) {
         (Some(name), Some(namespace)) => (name, namespace),
+        // In a pod it is more likely that they got lost, and an empty gateway would be taken for a good one.
+        (None, None) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => anyhow::bail!(
+            "nothing to serve: set DOORMAN_GATEWAY_NAME and DOORMAN_GATEWAY_NAMESPACE, or give --manifests DIR"
+        ),
         (None, None) => return Ok(Source::Documents),
         _ => anyhow::bail!("DOORMAN_GATEWAY_NAME and DOORMAN_GATEWAY_NAMESPACE go together; set both or neither"),
     };

@@ -100,7 +100,10 @@ impl Routings {
                 parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called"));
             Some(WeightedServer { address: parsed.ok()?, weight: *weight })
         };
-        Servers::compile(&listed.iter().filter_map(parse).collect::<Vec<_>>(), &mut Targets::new(&self.pools, None))
+        Servers::compile(
+            &listed.iter().filter_map(parse).collect::<Vec<_>>(),
+            &mut Targets::new(&self.pools, None, &[]),
+        )
     }
 }
 

@@ -394,6 +394,8 @@ async fn an_upstream_that_keeps_failing_is_left_alone_and_another_is_called() ->
     let refused = stage.call("/api/rest/orders/v1/echo").await?;
     assert_eq!(code(&refused), (503, "GTW999"));
     assert_eq!(refused.1["error_message"], "Upstream circuit open");
+    stage.endpoint("GET", "/later").await?;
+    assert_eq!(code(&stage.call("/api/rest/orders/v1/echo").await?), (503, "GTW999"), "a change closes no breaker");
     let of_another = json!({ "api_name": "stock", "api_public": true });
     stage.does("POST", "/platform/api", stage.api(of_another)).await?;
     stage

@@ -505,6 +505,35 @@ fn a_start_with_a_wrong_password_says_which_settings_to_look_at() -> Result<()> 
     Ok(())
 }
 
+#[tokio::test]
+async fn without_a_folder_the_platform_api_alone_defines() -> Result<()> {
+    let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let gateway = Start::new(BINARY)?.alone()?.run()?;
+    let token = sign_in(&gateway).await?;
+    for (path, body) in [
+        (
+            "/platform/api",
+            serde_json::json!({ "api_name": "a", "api_version": "v1", "api_description": "a", "api_public": true, "api_type": "REST",
+                "api_servers": [format!("http://{}", upstream.address())], "api_allowed_groups": ["ALL"] }),
+        ),
+        (
+            "/platform/endpoint",
+            serde_json::json!({ "api_name": "a", "api_version": "v1", "endpoint_method": "GET", "endpoint_uri": "/echo",
+                "endpoint_description": "a" }),
+        ),
+    ] {
+        let answer = Client::new().post(gateway.url(path)).bearer_auth(&token).json(&body).send().await?;
+        assert_eq!(answer.status(), 201, "{path}");
+    }
+    assert_eq!(get(gateway.url("/api/rest/a/v1/echo")).await?.0, 200);
+    for (name, text) in [("KUBERNETES_SERVICE_HOST", "nothing to serve"), ("DOORMAN_GATEWAY_NAME", "go together")] {
+        let output = Start::new(BINARY)?.alone()?.with(name, "x").fail()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(text), "{name}: {said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn every_reason_not_to_start_is_listed_at_once() -> Result<()> {
     let output = Start::new(BINARY)?

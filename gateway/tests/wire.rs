@@ -290,6 +290,36 @@ async fn an_upstream_that_answers_and_closes_without_reading_is_heard() -> Resul
     Ok(())
 }
 
+/// The server ends a connection that was kept just when the next request arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_sent_twice_is_not_lost_with_a_connection_that_was_kept() -> Result<()> {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let upstream = listener.local_addr()?;
+    std::thread::spawn(move || {
+        let read_head = |stream: &mut TcpStream| {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                head.push(byte[0]);
+            }
+        };
+        for mut stream in listener.incoming().flatten() {
+            read_head(&mut stream);
+            drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"));
+            read_head(&mut stream);
+        }
+    });
+    let gateway = Start::new(BINARY)?.manifest("a.yaml", &api(&format!("http://{upstream}")))?.run()?;
+    let client = Client::builder().timeout(PATIENCE).build()?;
+    let url = gateway.url("/api/rest/a/v1/x");
+    for _ in 0..3 {
+        assert_eq!(client.get(&url).send().await?.text().await?, "fine");
+    }
+    let answer = client.post(&url).send().await?;
+    assert_eq!(answer.status().as_u16(), 500, "it may have arrived");
+    assert_eq!(client.post(&url).send().await?.text().await?, "fine", "by a connection of its own");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_of_an_upstream_do_not_slip_past_the_header_rules() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;

@@ -147,7 +147,8 @@ async fn ask<D: Document>(target: &Target, timeouts: &CallTimeouts) -> Result<By
         *request.method_mut() = Method::POST;
         *request.body_mut() = RequestBody::Whole(question);
     }
-    let answer = target.pool.send(request, timeouts, None, &mut false).await.map_err(|error| error.to_string())?;
+    let answer =
+        target.pool.send(request, timeouts, None, true, &mut false).await.map_err(|error| error.to_string())?;
     // A redirect is an answer like any other: it could lead where nothing may be called.
     if answer.status() != StatusCode::OK {
         return Err(format!("it answered {}", answer.status()));

@@ -19,6 +19,8 @@ use tokio::time::timeout;
 
 /// The most that is thrown away of one body, and the longest that takes; beyond them the connection is closed.
 const MOST_BYTES: usize = 16 << 20;
+/// The most of who may send nothing at all at the moment.
+const FEW_BYTES: usize = 64 << 10;
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// See the module's own words.
@@ -28,6 +30,8 @@ pub struct ClientBody {
     inner: Option<Incoming>,
     /// Is the rest in the way of anything?
     is_in_the_way: bool,
+    /// How much of it is thrown away.
+    most: usize,
 }
 
 impl ClientBody {
@@ -35,7 +39,12 @@ impl ClientBody {
     pub fn new(inner: Incoming, head: &Parts) -> Self {
         // The others have streams of their own. Who waits to be told to go on is not told by whoever doesn't want the body.
         let is_in_the_way = head.version != Version::HTTP_2 && !head.headers.contains_key(header::EXPECT);
-        Self { inner: (!inner.is_end_stream()).then_some(inner), is_in_the_way }
+        Self { inner: (!inner.is_end_stream()).then_some(inner), is_in_the_way, most: MOST_BYTES }
+    }
+
+    /// Little is to be taken of what follows: the client is over a limit, or not welcome.
+    pub fn take_little(&mut self) {
+        self.most = FEW_BYTES;
     }
 
     /// Leaves the rest where it is: the connection ends.
@@ -72,17 +81,17 @@ impl Drop for ClientBody {
     fn drop(&mut self) {
         let rest = self.inner.take().filter(|inner| self.is_in_the_way && !inner.is_end_stream());
         if let Some((rest, runtime)) = rest.zip(Handle::try_current().ok()) {
-            runtime.spawn(timeout(LONGEST, discard(rest)));
+            runtime.spawn(timeout(LONGEST, discard(rest, self.most)));
         }
     }
 }
 
 /// Reads to the end, or to the most.
-async fn discard(mut rest: Incoming) {
+async fn discard(mut rest: Incoming, most: usize) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = rest.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > MOST_BYTES {
+        if bytes > most {
             return;
         }
     }

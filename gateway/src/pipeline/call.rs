@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, Response, StatusCode, header};
+use http::{HeaderName, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::account::BodyLimit;
@@ -82,6 +82,11 @@ impl Upload {
             Self::Again(bytes) => Some(bytes),
             Self::Nothing | Self::Once(..) => None,
         }
+    }
+
+    /// May it be sent again where it is unknown whether it arrived?
+    fn can_go_again(&self, method: &Method) -> bool {
+        method.is_idempotent() && !matches!(self, Self::Once(..))
     }
 
     fn progress(&self) -> Option<&Arc<Progress>> {
@@ -156,14 +161,19 @@ impl Gateway {
         if api.api.retries > 0 {
             api.retries.earn();
         }
-        let mut attempt = 0;
+        let (mut attempt, mut may_reuse) = (0, true);
         loop {
             let told = rest::Caller { key: charged.key.as_ref(), is_trusted: *is_trusted, ..call.told };
             let body = upload.body();
             let request = rest::upstream_request(call.parts, api, call.endpoint, call.path, server, told, body)?;
             let sent = Instant::now();
-            let answer = server.pool.send(request, timeouts, upload.progress(), &mut charged.is_sent).await;
+            let answer = server.pool.send(request, timeouts, upload.progress(), may_reuse, &mut charged.is_sent).await;
             *observed.upstream.get_or_insert_default() += sent.elapsed();
+            if matches!(answer, Err(UpstreamError::Stale(_))) && upload.can_go_again(&call.parts.method) {
+                // Says nothing about the server, and is no attempt (RFC 9110, 9.2.2).
+                may_reuse = false;
+                continue;
+            }
             let has_failed = has_failed(&answer);
             judge(leave.take(), &answer, has_failed, rules);
             if matches!(answer, Err(UpstreamError::Timeout(_))) {
@@ -299,14 +309,14 @@ fn has_failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bool {
         Ok(answer) => FAILED.contains(&answer.status()),
         Err(UpstreamError::Timeout(_) | UpstreamError::Connect(_)) => true,
         // What the client broke off came out as a broken connection too.
-        Err(UpstreamError::Connection(error)) => !error.is_user(),
+        Err(UpstreamError::Connection(error) | UpstreamError::Stale(error)) => !error.is_user(),
         Err(UpstreamError::Forbidden(_) | UpstreamError::Target(_) | UpstreamError::ClientStalled) => false,
     }
 }
 
 /// A connection that is closed without an answer is not tried again (reference: gateway behaviour 10.3).
 fn may_be_repeated(answer: &Result<Response<ResponseBody>, UpstreamError>) -> bool {
-    !matches!(answer, Err(UpstreamError::Connection(error)) if error.is_incomplete_message())
+    !matches!(answer, Err(UpstreamError::Connection(error) | UpstreamError::Stale(error)) if error.is_incomplete_message())
 }
 
 /// Those of the endpoint, else those of the API.

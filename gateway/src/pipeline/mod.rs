@@ -183,7 +183,7 @@ impl Gateway {
     async fn handle_as(self: Arc<Self>, id: HeaderValue, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
-        let body = ClientBody::new(body, &parts);
+        let mut body = ClientBody::new(body, &parts);
         let observed = Observed { is_data_plane: parts.uri.path().starts_with("/api/"), ..Observed::default() };
         let client = self.security.active().client(&parts.headers, peer.address);
         let arrival = Arrival { parts: &parts, peer, client, id: &id, at: arrived };
@@ -194,7 +194,10 @@ impl Gateway {
                 self.refuse(&problem, arrival, &request.observed, is_wrapped)
             }),
             // Always tells the status in the body (reference: platform API 1.7).
-            Err(problem) => self.refuse(&problem, arrival, &request.observed, true),
+            Err(problem) => {
+                body.take_little();
+                self.refuse(&problem, arrival, &request.observed, true)
+            }
         };
         let response = self.answered(arrival, response, &request.observed);
         request.is_answered = true;
@@ -344,15 +347,20 @@ impl Gateway {
     async fn rest(
         &self,
         arrival: Arrival<'_>,
-        body: ClientBody,
+        mut body: ClientBody,
         segments: &Segments<'_>,
         observed: &mut Observed,
     ) -> Result<Response<Body>, Problem> {
         match self.asked(arrival, segments, observed).await {
-            Ok(asked) => {
-                let call = self.admitted(&asked, observed).await?;
-                self.call(call, body, observed).await
-            }
+            Ok(asked) => match self.admitted(&asked, observed).await {
+                Ok(call) => self.call(call, body, observed).await,
+                Err(problem) => {
+                    if problem.status == StatusCode::TOO_MANY_REQUESTS {
+                        body.take_little();
+                    }
+                    Err(problem)
+                }
+            },
             Err(answer) => {
                 self.account_for_no_call(arrival, observed).await?;
                 Ok(answer)

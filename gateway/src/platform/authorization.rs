@@ -55,11 +55,6 @@ const RATE_LIMITED: &str = "IP_RATE_LIMIT";
 /// Whether there are too many can't be known, and `DOORMAN_LIMITS_FAIL_MODE` is `Closed`.
 const LIMIT_UNKNOWN: &str = "LIM503";
 
-/// How long browsers keep the cookies of a sign-in and of a refresh, whatever the life of the token (reference: platform API
-/// 2.3).
-const SIGN_IN_COOKIES: Duration = Duration::from_secs(1_800);
-const REFRESH_COOKIES: Duration = Duration::from_secs(604_800);
-
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -172,10 +167,10 @@ async fn sign_in(
         tracing::warn!(%error, "a password keeps its old hash");
     }
 
-    let lives = Lives { token: platform.settings.sessions.access_token_life(), cookies: SIGN_IN_COOKIES };
+    let life = platform.settings.sessions.access_token_life();
     let mut headers = limits;
     origin.cookies.clear(&mut headers);
-    let token = start_session(&platform, &origin, &user, lives, &mut headers).await?;
+    let token = start_session(&platform, &origin, &user, life, &mut headers).await?;
     tracing::info!(username = %user.username, client_ip = %origin.address, "User {} logged in", user.username);
     Ok((headers, Answer::token("access_token", token)).into_response())
 }
@@ -235,28 +230,22 @@ async fn upgrade(store: &Store, username: &str, stored: &Password, password: Str
     Ok(())
 }
 
-/// How long a session lasts for those who keep its token themselves, and in browsers.
-struct Lives {
-    token: Duration,
-    cookies: Duration,
-}
-
 /// Issues a token and sets the cookies that go with it.
 async fn start_session(
     platform: &Platform,
     origin: &Origin,
     user: &User,
-    lives: Lives,
+    life: Duration,
     headers: &mut HeaderMap,
 ) -> Result<String, Problem> {
     let identity = &platform.identity;
     let accesses = identity.accesses(user).await.map_err(store_failed)?;
-    let token = identity.keys().issue(user, accesses, lives.token).map_err(|error| failed(&error))?;
+    let token = identity.keys().issue(user, accesses, life).map_err(|error| failed(&error))?;
     let csrf = Uuid::new_v4().to_string();
     if let Err(error) = identity.store().remember_csrf(&user.username, &csrf).await {
         tracing::warn!(%error, "clients without cookies can't pass the CSRF check");
     }
-    origin.cookies.start(&token, &csrf, lives.cookies, headers);
+    origin.cookies.start(&token, &csrf, life, headers);
     Ok(token)
 }
 
@@ -338,9 +327,9 @@ async fn refresh(
     if user.force_password_reset {
         return Err(must_reset());
     }
-    let lives = Lives { token: platform.settings.sessions.refresh_token_life(), cookies: REFRESH_COOKIES };
+    let life = platform.settings.sessions.refresh_token_life();
     let mut headers = HeaderMap::new();
-    let token = start_session(&platform, &origin, &user, lives, &mut headers).await?;
+    let token = start_session(&platform, &origin, &user, life, &mut headers).await?;
     Ok((headers, Answer::token("refresh_token", token)).into_response())
 }
 
@@ -420,6 +409,8 @@ async fn register(
         return Err(bad("USR005", "Password must have no more than 50 characters"));
     }
     let password = Some(Password::from_hash(&users::hash(password).await?));
+    // Whoever it was meant for may be someone else.
+    users::forget_belongings(store, username).await?;
     match store.insert_user(User { password, tokens_from: Some(now()), ..User::new(username, &email, "user") }).await {
         Ok(()) => {
             origin.trail.account(&username.into());

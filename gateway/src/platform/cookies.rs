@@ -84,7 +84,7 @@ impl Cookies {
         self.cookie(name, "", Duration::ZERO, "lax", false)
     }
 
-    /// A new session.
+    /// A new session, valid as long as its token.
     pub(super) fn start(&self, token: &str, csrf: &str, life: Duration, headers: &mut HeaderMap) {
         headers.append(header::SET_COOKIE, self.cookie(ACCESS_COOKIE, token, life, self.same_site, false));
         headers.append(header::SET_COOKIE, self.cookie(CSRF_COOKIE, csrf, life, self.same_site, true));

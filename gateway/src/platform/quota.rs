@@ -217,8 +217,8 @@ enum Format {
         (status = 404, description = "The caller has no tier.")), security(("token" = [])))]
 async fn export(
     State(platform): State<Platform>,
-    Asked(query): Asked<ExportQuery>,
     caller: Caller,
+    Asked(query): Asked<ExportQuery>,
 ) -> Result<Response, Refusal> {
     held(&platform, &caller, NO_LIMITS).await?;
     let quotas = quotas(&platform, &caller).await?;

@@ -315,6 +315,10 @@ pub(super) struct Page {
 pub(super) const PAGE_SIZE: u32 = 10;
 
 impl PageQuery {
+    fn is_asked(&self) -> bool {
+        self.page.is_some() || self.page_size.is_some()
+    }
+
     /// The page, or why there is none.
     pub(super) fn page(&self, platform: &Platform, usual_size: u32) -> Result<Page, Problem> {
         let refused = |message| Problem::new(StatusCode::BAD_REQUEST, "PAG001", message);
@@ -351,7 +355,7 @@ impl Page {
     }
 }
 
-/// Which part of a list is asked for, where lists have no pages (reference: platform API 14, 15).
+/// Which part of a list is asked for, where a page need not be (reference: platform API 14, 15).
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SliceQuery {
@@ -371,8 +375,14 @@ pub(super) struct Slice {
 }
 
 impl SliceQuery {
-    pub(super) fn slice(&self) -> Result<Slice, Problem> {
+    /// The part, or why there is none. Who asks for a page gets that.
+    pub(super) fn slice(&self, page: &PageQuery, platform: &Platform) -> Result<Slice, Problem> {
         const MOST: i64 = 1_000;
+        if page.is_asked() {
+            let Listing { skip, limit, .. } = page.page(platform, PAGE_SIZE)?.listing();
+            let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            return Ok(Slice { skip: number(skip), limit: number(limit.unwrap_or(PAGE_SIZE).into()) });
+        }
         let limit = self.limit.map_or(100, |limit| limit.0);
         if limit > MOST {
             return Err(invalid());

@@ -21,7 +21,7 @@ use crate::{
     accounting::UserLimits,
     identity::{Denied, is_strong},
     problem::Problem,
-    store::{ADMIN, Collection, Listing, Password, StoreError, User, documents::TOKENS_FROM, now},
+    store::{ADMIN, Collection, Listing, Password, Store, StoreError, User, documents::TOKENS_FROM, now},
 };
 
 /// The name or the address is in use.
@@ -529,13 +529,19 @@ async fn delete(
         return Err(unknown());
     }
     // Else the next one of this name would have them.
+    forget_belongings(store, &username).await?;
+    Ok(Answer::message("User deleted successfully"))
+}
+
+/// Forgets what is kept for a user of this name.
+pub(super) async fn forget_belongings(store: &Store, username: &str) -> Result<(), StoreError> {
     for collection in [Collection::Subscriptions, Collection::UserCredits, Collection::TierAssignments] {
-        store.remove(collection, &[&username]).await?;
+        store.remove(collection, &[username]).await?;
     }
-    for entry in store.list(Collection::VaultEntries, &Listing::with("username", username.as_str())).await?.0 {
+    for entry in store.list(Collection::VaultEntries, &Listing::with("username", username)).await?.0 {
         if let Ok(key) = entry.get_str("key_name") {
-            store.remove(Collection::VaultEntries, &[&username, key]).await?;
+            store.remove(Collection::VaultEntries, &[username, key]).await?;
         }
     }
-    Ok(Answer::message("User deleted successfully"))
+    Ok(())
 }

@@ -65,6 +65,14 @@ impl Refusal {
     }
 }
 
+/// Is it an address of this machine or of a private network?
+fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
+    }
+}
+
 impl Active {
     /// Whose headers are believed.
     pub fn trust(&self) -> &Trust {
@@ -86,8 +94,12 @@ impl Active {
     }
 
     /// The address whose sign-ins are counted: behind a proxy that may be believed it is the client's, whatever else is
-    /// believed of forwarding headers (reference: platform API 4).
+    /// believed of forwarding headers (reference: platform API 4). Where all may be believed, only those are that are no
+    /// strangers: else anyone could guess passwords without end.
     pub fn address_for_sign_ins(&self, headers: &HeaderMap, client: &ClientAddress) -> IpAddr {
+        if self.trust_of_apis == Trust::Everyone && !is_near(client.peer) {
+            return client.effective;
+        }
         effective(headers, &self.trust_of_apis, client.peer)
     }
 

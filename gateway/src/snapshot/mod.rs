@@ -5,6 +5,7 @@
 //! 503 with the reason, all others are served, whatever pod compiled when. One thing only is remembered of what was: when
 //! Secrets of an API come to hold what can't be used, it is called with the last ones that could.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::identity::{DefinedRole, DefinedRoles};
 use crate::settings::table::Upstream;
 use crate::store::Role;
 use crate::telemetry::per_api::{ApiCounter, PerApi};
-use crate::upstream::{Breaker, CallTimeouts, Pool, Pools, RetryBudget, Targets, Tls};
+use crate::upstream::{Breaker, CallTimeouts, Pool, Pools, RetryBudget, Target, Targets, Tls};
 
 mod paths;
 mod turns;
@@ -101,8 +102,10 @@ pub struct CompiledApi {
     pub paths: Paths,
     /// Where calls go unless the endpoint has servers of its own.
     pub servers: Servers,
+    /// All that it calls; changed, the API goes on with those it still calls.
+    targets: Box<[Target]>,
     /// How many of its failed calls may still be repeated.
-    pub retries: RetryBudget,
+    pub retries: Arc<RetryBudget>,
     /// What Prometheus is told of its calls.
     pub counter: Arc<ApiCounter>,
 }
@@ -328,6 +331,7 @@ impl Compiler {
             |role: &str| defined.contains_key(role) || built_in.contains(role) || self.stored_roles.contains(role);
 
         let mut before = std::mem::take(&mut self.apis);
+        let states: OnceCell<HashMap<String, Arc<CompiledApi>>> = OnceCell::new();
         let mut tls_before = std::mem::take(&mut self.tls);
         let mut ordered: Vec<_> = definitions.apis.iter().collect();
         ordered.sort_by(|(_, a), (_, b)| selection::precedence(&a.metadata).cmp(&selection::precedence(&b.metadata)));
@@ -346,6 +350,9 @@ impl Compiler {
             let (compiled, hash, last) = if let Some((compiled, hash)) = before.remove(&key) {
                 (compiled, hash, last)
             } else {
+                // States that did not change are taken out of it, and asked for by nobody.
+                let states = states.get_or_init(|| by_uid(&before));
+                let last = Last { tls: last, api: states.get(&key.0).map(AsRef::as_ref) };
                 let (compiled, last) = compile_api(&object.spec, &self.pools, &self.counters, &secrets, last);
                 (compiled, hash_of_api(meta), last)
             };
@@ -485,6 +492,22 @@ impl<'a> SecretsOf<'a> {
     }
 }
 
+/// What is known of an API from an earlier state of it.
+struct Last<'a> {
+    /// How it spoke TLS to its servers.
+    tls: Option<(UpstreamTls, Arc<Tls>)>,
+    api: Option<&'a CompiledApi>,
+}
+
+/// APIs by the uid of their object.
+fn by_uid(compiled: &HashMap<ObjectKey, (Compiled, ObjectHash)>) -> HashMap<String, Arc<CompiledApi>> {
+    let ready = compiled.iter().filter_map(|((uid, ..), (compiled, _))| match compiled {
+        Compiled::Ready(api, _) => Some((uid.clone(), api.clone())),
+        Compiled::Invalid(_) | Compiled::Secretless(_) => None,
+    });
+    ready.collect()
+}
+
 /// Compiles an API. With Secrets that hold what can't be used, it is called as `last`, if it asks for the same as then; one
 /// that is gone, or may not be used any more, leaves no such way.
 fn compile_api(
@@ -492,7 +515,7 @@ fn compile_api(
     pools: &Pools,
     counters: &PerApi,
     secrets: &SecretsOf<'_>,
-    last: Option<(UpstreamTls, Arc<Tls>)>,
+    last: Last<'_>,
 ) -> (Compiled, Option<(UpstreamTls, Arc<Tls>)>) {
     let mut api = match api::parse(spec) {
         Ok(api) => api,
@@ -504,24 +527,24 @@ fn compile_api(
             Ok(tls) => (Some((wanted.clone(), Arc::new(tls))), Vec::new()),
             Err(errors) => {
                 let is_content = errors.iter().all(|error| error.reason == Reason::InvalidSecret);
-                match last.filter(|(asked, _)| is_content && asked == wanted) {
+                match last.tls.filter(|(asked, _)| is_content && asked == wanted) {
                     Some(last) => (Some(last), errors),
                     None => return (Compiled::Secretless(errors.into()), None),
                 }
             }
         },
     };
-    let mut targets = Targets::new(pools, tls.as_ref().map(|(_, tls)| tls));
+    let before = last.api.map_or(&[][..], |before| &before.targets);
+    let mut targets = Targets::new(pools, tls.as_ref().map(|(_, tls)| tls), before);
     let servers = Servers::compile(&std::mem::take(&mut api.servers), &mut targets);
     let label: Box<str> = api.key.to_string().into();
     let endpoints = std::mem::take(&mut api.endpoints);
     let paths = Paths::compile(&label, endpoints, |own| Servers::compile(own, &mut targets));
     let counter = counters.of(&label);
+    let retries = last.api.map(|before| before.retries.clone()).unwrap_or_default();
+    let targets = targets.into_all();
     (
-        Compiled::Ready(
-            Arc::new(CompiledApi { api, label, paths, servers, retries: RetryBudget::default(), counter }),
-            errors.into(),
-        ),
+        Compiled::Ready(Arc::new(CompiledApi { api, label, paths, servers, targets, retries, counter }), errors.into()),
         tls,
     )
 }

@@ -167,7 +167,9 @@ fn api(text: &str) -> Option<Target> {
 
 fn endpoint(text: &str) -> Option<Target> {
     let (method, path) = text.split_once(' ').map_or((None, text), |(method, path)| (Some(method), path.trim_start()));
-    let path = path.strip_prefix("/api/rest").unwrap_or(path).strip_prefix('/')?;
+    // As clients call it; an API may have the name and version of these two, though.
+    let below = path.strip_prefix("/api/rest/").filter(|rest| rest.contains('/'));
+    let path = below.or_else(|| path.strip_prefix('/'))?;
     let (api_path, rest) = match path.match_indices('/').nth(1) {
         Some((end, _)) => path.split_at(end),
         None => (path, "/"),

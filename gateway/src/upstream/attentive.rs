@@ -1,9 +1,10 @@
 //! A connection that is still read when the upstream takes no more of the request.
 //!
-//! A server may answer without reading what it is sent, and close at once: what is sent after that fails, and what is read ends
-//! in a reset, while the answer is here (RFC 9112, 9.6; reference: gateway behaviour 10.3). So that sending fails ends
-//! nothing, and a reset behind the beginning of an answer is the end of the connection; whether the answer is whole then,
-//! its framing tells. Not over TLS, where only the server may say that it has ended.
+//! A server may answer without reading the body it is sent, and close at once: what is sent after that fails, and what is read
+//! ends in a reset, while the answer is here (RFC 9112, 9.6; reference: gateway behaviour 10.3). So that sending fails
+//! ends nothing; and where there is such a body, a reset behind the beginning of an answer is the end of the
+//! connection. Whether the answer is whole then, its framing tells, unless it has none. Not over TLS, where only the server
+//! may say that it has ended.
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +22,8 @@ pub(super) struct Known(Arc<State>);
 struct State {
     takes_nothing: AtomicBool,
     has_answered: AtomicBool,
+    /// Is there a body that the server may leave unread?
+    carries_body: AtomicBool,
 }
 
 impl Known {
@@ -29,9 +32,19 @@ impl Known {
         !self.0.takes_nothing.load(Relaxed)
     }
 
+    /// Has something of the answer come?
+    pub(super) fn has_answered(&self) -> bool {
+        self.0.has_answered.load(Relaxed)
+    }
+
     /// From here on, what is read answers a new request.
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&self, carries_body: bool) {
         self.0.has_answered.store(false, Relaxed);
+        self.0.carries_body.store(carries_body, Relaxed);
+    }
+
+    fn may_end_in_reset(&self) -> bool {
+        self.has_answered() && self.0.carries_body.load(Relaxed)
     }
 }
 
@@ -68,15 +81,18 @@ fn is_gone(error: &io::Error) -> bool {
 impl<S: AsyncRead + Unpin> AsyncRead for Attentive<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (this, before) = (self.get_mut(), buf.filled().len());
-        let has_answered = &this.known.0.has_answered;
         match ready!(Pin::new(&mut this.stream).poll_read(cx, buf)) {
-            Err(error) if !this.is_tls && is_gone(&error) && has_answered.load(Relaxed) => Poll::Ready(Ok(())),
-            outcome => {
-                if buf.filled().len() > before {
-                    has_answered.store(true, Relaxed);
-                }
-                Poll::Ready(outcome)
+            Err(error) if !this.is_tls && is_gone(&error) && this.known.may_end_in_reset() => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(()) if buf.filled().len() > before => {
+                this.known.0.has_answered.store(true, Relaxed);
+                Poll::Ready(Ok(()))
             }
+            // The reset was told to who tried to send.
+            Ok(()) if !this.known.is_usable() && !this.known.may_end_in_reset() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
+            Ok(()) => Poll::Ready(Ok(())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bounds retries, so that they never multiply the load on an upstream that is down.
+//! Bounds the retries of an API: beyond a reserve they add a tenth to its load on an upstream that is down, and no more.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 

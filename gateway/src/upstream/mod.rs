@@ -45,6 +45,9 @@ pub enum UpstreamError {
     /// The client stopped sending its body.
     #[error("the client stopped sending")]
     ClientStalled,
+    /// A connection that had been kept ended without an answer: the server may have closed it before it saw the request.
+    #[error("a kept connection ended: {0}")]
+    Stale(#[source] hyper::Error),
     /// The connection failed after it was opened.
     #[error("connection failed: {0}")]
     Connection(#[from] hyper::Error),
@@ -134,22 +137,32 @@ type PoolKey = (UpstreamAddress, Option<Fingerprint>);
 pub struct Targets<'a> {
     pools: &'a Pools,
     tls: Option<&'a Arc<Tls>>,
-    known: Vec<(Arc<Pool>, Arc<Breaker>)>,
+    known: Vec<Target>,
+    before: &'a [Target],
 }
 
+/// Connections to an address, and what keeps calls from it.
+pub type Target = (Arc<Pool>, Arc<Breaker>);
+
 impl<'a> Targets<'a> {
-    /// Out of these pools, with this way of TLS.
-    pub fn new(pools: &'a Pools, tls: Option<&'a Arc<Tls>>) -> Self {
-        Self { pools, tls, known: Vec::new() }
+    /// Out of these pools, with this way of TLS. Those of `before`, which are of the same API, go on.
+    pub fn new(pools: &'a Pools, tls: Option<&'a Arc<Tls>>, before: &'a [Target]) -> Self {
+        Self { pools, tls, known: Vec::new(), before }
+    }
+
+    /// All that were asked for.
+    pub fn into_all(self) -> Box<[Target]> {
+        self.known.into()
     }
 
     /// The connections to an address, and its breaker.
-    pub fn of(&mut self, address: &UpstreamAddress) -> (Arc<Pool>, Arc<Breaker>) {
+    pub fn of(&mut self, address: &UpstreamAddress) -> Target {
         let pool = self.pools.get(address, self.tls);
-        if let Some(known) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, &pool)) {
+        let is_it = |known: &&Target| Arc::ptr_eq(&known.0, &pool);
+        if let Some(known) = self.known.iter().find(is_it) {
             return known.clone();
         }
-        let target = (pool.clone(), pool.new_breaker());
+        let target = self.before.iter().find(is_it).cloned().unwrap_or_else(|| (pool.clone(), pool.new_breaker()));
         self.known.push(target.clone());
         target
     }

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use doorman_crds::api::UpstreamAddress;
 use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
+use http_body::Body as _;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -21,6 +23,9 @@ use super::connect::{Stream, Way, connect};
 use super::tls::{self, Tls};
 use super::usage::Usage;
 use super::{CallTimeouts, Phase, PoolOptions, UpstreamError};
+
+/// How long a connection that was kept may take to be ready for the next request.
+const READY_WITHIN: Duration = Duration::from_millis(10);
 
 /// All connections to one address.
 #[derive(Debug)]
@@ -72,8 +77,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Of an answer that came before its request was complete nothing is given back: the next call would wait for the
-    /// rest of this one.
+    /// Of an answer that came before its request was read from the client nothing is given back: the next call would wait
+    /// for the rest of this one.
     pub(super) fn give_back(self) {
         if let Some((pool, connection)) = self.held
             && self.upload.is_none_or(|upload| upload.is_sent())
@@ -132,7 +137,8 @@ impl Pool {
     }
 
     /// Sends a request and waits for the head of its answer. `is_sent` becomes true when the upstream may have seen
-    /// something of the request, before it can, and is what it was when it is certain that it has not.
+    /// something of the request, before it can, and is what it was when it is certain that it has not. `may_reuse`: a
+    /// connection that was kept may be used.
     ///
     /// # Errors
     /// See [`UpstreamError`].
@@ -141,13 +147,26 @@ impl Pool {
         mut request: Request<RequestBody>,
         timeouts: &CallTimeouts,
         progress: Option<&Arc<Progress>>,
+        may_reuse: bool,
         is_sent: &mut bool,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         // A connection that turns out closed before the request was written gives the request back; after two such
         // the third attempt uses a new connection.
         for attempt in 0..3 {
-            let (connection, reused) = self.checkout(timeouts, attempt < 2).await?;
-            match self.exchange(connection, request, timeouts, progress, is_sent).await? {
+            let (connection, reused) = self.checkout(timeouts, may_reuse && attempt < 2).await?;
+            let known = match &connection {
+                Connection::Http1(http1) if reused => Some(http1.known.clone()),
+                Connection::Http1(_) | Connection::Http2(_) => None,
+            };
+            let exchanged = match self.exchange(connection, request, timeouts, progress, is_sent).await {
+                Err(UpstreamError::Connection(error))
+                    if !error.is_user() && known.is_some_and(|known| !known.has_answered()) =>
+                {
+                    return Err(UpstreamError::Stale(error));
+                }
+                other => other?,
+            };
+            match exchanged {
                 Ok(response) => return Ok(response),
                 Err((unsent, _)) if reused => request = unsent,
                 Err((_, error)) => {
@@ -174,7 +193,7 @@ impl Pool {
             Connection::Http1(mut connection) => {
                 shape_for_http1(&mut request);
                 *is_sent = true;
-                connection.known.begin();
+                connection.known.begin(!request.body().is_end_stream());
                 let answer = connection.sender.try_send_request(request);
                 match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
                     Ok(response) => {
@@ -227,8 +246,10 @@ impl Pool {
                 }
             }
             while let Some(mut connection) = self.take() {
-                // Ready at once unless the connection task has not seen the end of its last answer yet.
-                if connection.sender.ready().await.is_ok() {
+                // Ready at once unless the connection task has not seen the end of its last answer yet. Or something of
+                // the last request is still to be sent, and the server takes it when it likes: nobody waits for that.
+                let ready = timeout(READY_WITHIN, connection.sender.ready()).await;
+                if matches!(ready, Ok(Ok(()))) && connection.known.is_usable() {
                     return Ok((Connection::Http1(connection), true));
                 }
             }
@@ -395,8 +416,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::net::TcpListener;
 
     use super::*;

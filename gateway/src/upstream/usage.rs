@@ -92,8 +92,8 @@ mod tests {
     fn addresses_are_bounded_and_tell_of_their_breakers() {
         let pools = Pools::new(PoolOptions::local());
         let address = |n: usize| format!("http://up{n:04}:80/base").parse::<UpstreamAddress>().unwrap();
-        let held: Vec<_> = (0..1_200).map(|n| Targets::new(&pools, None).of(&address(n))).collect();
-        let others = Targets::new(&pools, None).of(&address(7));
+        let held: Vec<_> = (0..1_200).map(|n| Targets::new(&pools, None, &[]).of(&address(n))).collect();
+        let others = Targets::new(&pools, None, &[]).of(&address(7));
         assert!(Arc::ptr_eq(&held[7].0, &others.0) && !Arc::ptr_eq(&held[7].1, &others.1));
         let rules = BreakerRules { threshold: 1, open: Duration::from_secs(30) };
         for n in [7, 1_100, 1_101] {

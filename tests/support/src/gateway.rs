@@ -74,6 +74,15 @@ impl Start {
         Ok(self)
     }
 
+    /// Without a folder of manifests.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn alone(self) -> anyhow::Result<Self> {
+        std::fs::remove_dir_all(self.manifests())?;
+        Ok(self)
+    }
+
     fn manifests(&self) -> PathBuf {
         self.folder.path().join("manifests")
     }
@@ -83,7 +92,10 @@ impl Start {
         command.env_clear().env("PORT", address.port().to_string());
         command.env("DOORMAN_ADMIN_PORT", admin.port().to_string());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.arg("--manifests").arg(self.manifests()).current_dir(self.folder.path()).stdin(Stdio::null());
+        if self.manifests().exists() {
+            command.arg("--manifests").arg(self.manifests());
+        }
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 

@@ -17,7 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Refusal, bare, plainly},
-    request::{Asked, At, Caller, Origin, Search, Sent, SliceQuery},
+    request::{Asked, At, Caller, Origin, PageQuery, Search, Sent, SliceQuery},
     wire::{AnyText, Flag, Int, Text, given},
 };
 use crate::store::{
@@ -256,18 +256,19 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRule>) -> Result
 }
 
 /// Lists rate-limit rules, those with the largest priority first.
-#[utoipa::path(get, path = "/platform/rate-limits", tag = "Rate limits", params(RuleFilter, SliceQuery),
+#[utoipa::path(get, path = "/platform/rate-limits", tag = "Rate limits", params(RuleFilter, SliceQuery, PageQuery),
     responses((status = 200, description = "The rules.", body = Vec<Value>),
-        (status = 400, description = "There is no such type.")),
-    security(("token" = ["manage_rate_limits"])))]
+        (status = 400, description = "There is no such type, or no such page.")),
+    security(("token" = ["manage_rate_limits"])), extensions(("x-error-codes" = json!(["400 PAG001"]))))]
 async fn list(
     State(platform): State<Platform>,
     Asked(filter): Asked<RuleFilter>,
     Asked(slice): Asked<SliceQuery>,
+    Asked(page): Asked<PageQuery>,
     caller: Caller,
 ) -> Result<Response, Refusal> {
     must_manage(&caller, &platform).await?;
-    let slice = slice.slice()?;
+    let slice = slice.slice(&page, &platform)?;
     if let Some(rule_type) = &filter.rule_type {
         RuleType::parse(rule_type).map_err(refused)?;
     }

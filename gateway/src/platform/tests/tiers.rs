@@ -142,6 +142,7 @@ async fn tiers_are_listed_in_slices_and_found_by_text() {
     for (query, ids, total, has_next) in [
         ("", vec!["a", "b", "c"], 3, false),
         ("?skip=1&limit=1", vec!["b"], 3, true),
+        ("?page=2&page_size=2", vec!["c"], 3, false),
         ("?enabled_only=true", vec!["a", "c"], 2, false),
         ("?search=startUPS", vec!["a"], 1, false),
         ("?search=FREE&enabled_only=false", vec!["b"], 1, false),
@@ -157,6 +158,10 @@ async fn tiers_are_listed_in_slices_and_found_by_text() {
             (200, ids, &json!(total), &json!(has_next)),
             "{query}"
         );
+    }
+    for query in ["?page=0", "?page_size=201"] {
+        let seen = fixture.send("GET", &format!("/platform/tiers{query}"), &token, Value::Null).await;
+        assert_eq!((seen.status, &seen.json()["error_code"]), (400, &json!("PAG001")), "{query}");
     }
     let list = fixture.send("GET", "/platform/tiers?skip=2&limit=2", &token, Value::Null).await.json();
     assert_eq!(

@@ -18,7 +18,7 @@ use crate::{
     platform::{
         Platform,
         answer::{Refusal, bare, failed, plainly},
-        request::{Asked, At, Caller, Sent, SliceQuery},
+        request::{Asked, At, Caller, PageQuery, Sent, SliceQuery},
         wire::{AnyText, Flag, Int, Text},
     },
     store::{
@@ -305,17 +305,18 @@ async fn read_tier_of_user(
 }
 
 /// Lists the assignments that name a tier, for now or for later.
-#[utoipa::path(get, path = "/platform/tiers/{tier_id}/users", tag = "Tiers", params(TierId, SliceQuery),
+#[utoipa::path(get, path = "/platform/tiers/{tier_id}/users", tag = "Tiers", params(TierId, SliceQuery, PageQuery),
     responses((status = 200, description = "The assignments; none for a tier that there isn't.", body = Vec<TierAssignment>)),
-    security(("token" = ["manage_tiers"])))]
+    security(("token" = ["manage_tiers"])), extensions(("x-error-codes" = json!(["400 PAG001"]))))]
 async fn list_users(
     State(platform): State<Platform>,
     At(TierId { tier_id }): At<TierId>,
     Asked(slice): Asked<SliceQuery>,
+    Asked(page): Asked<PageQuery>,
     caller: Caller,
 ) -> Result<Response, Refusal> {
     must_manage(&caller, &platform).await?;
-    let (slice, store) = (slice.slice()?, platform.identity.store());
+    let (slice, store) = (slice.slice(&page, &platform)?, platform.identity.store());
     let found: Vec<Value> = slice.cut(of_tier(store, &tier_id).await?).iter().map(|found| told(found)).collect();
     Ok(bare(StatusCode::OK, &found))
 }

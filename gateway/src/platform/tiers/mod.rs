@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Platform,
     answer::{Answer, Refusal, bare, failed, plainly},
-    request::{Asked, At, Caller, SearchQuery, Sent, SentList, SliceQuery},
+    request::{Asked, At, Caller, PageQuery, SearchQuery, Sent, SentList, SliceQuery},
     wire::{Amount, AnyText, Flag, Int, Text, given},
 };
 use crate::{
@@ -231,18 +231,19 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewTier>) -> Result
 }
 
 /// Lists tiers.
-#[utoipa::path(get, path = "/platform/tiers", tag = "Tiers", params(SliceQuery, TierFilter, SearchQuery),
+#[utoipa::path(get, path = "/platform/tiers", tag = "Tiers", params(SliceQuery, PageQuery, TierFilter, SearchQuery),
     responses((status = 200, description = "Tiers; `search` looks at ids, names and descriptions.", body = Tiers)),
-    security(("token" = ["manage_tiers"])), extensions(("x-error-codes" = json!(["403 TIER001"]))))]
+    security(("token" = ["manage_tiers"])), extensions(("x-error-codes" = json!(["400 PAG001", "403 TIER001"]))))]
 async fn list(
     State(platform): State<Platform>,
     Asked(slice): Asked<SliceQuery>,
+    Asked(page): Asked<PageQuery>,
     Asked(filter): Asked<TierFilter>,
     Asked(searched): Asked<SearchQuery>,
     caller: Caller,
 ) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageTiers, NO_LIST).await?;
-    let (slice, search) = (slice.slice()?, searched.search());
+    let (slice, search) = (slice.slice(&page, &platform)?, searched.search());
     let has_it = |tier: &Document| {
         let members = ["tier_id", "name", "display_name", "description"];
         search.as_ref().is_none_or(|search| search.is_in(members.iter().filter_map(|member| tier.get_str(member).ok())))
