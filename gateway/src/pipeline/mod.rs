@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -177,7 +178,7 @@ impl Gateway {
     /// Answers one request; never fails.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let id = respond::request_id(request.headers());
-        logs::about(id.clone(), self.handle_as(id, request, peer)).await
+        logs::about(id.clone(), pin!(self.handle_as(id, request, peer))).await
     }
 
     async fn handle_as(self: Arc<Self>, id: HeaderValue, request: Request<Incoming>, peer: Peer) -> Response<Body> {

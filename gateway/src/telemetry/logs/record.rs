@@ -8,7 +8,9 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::Pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
@@ -140,9 +142,10 @@ tokio::task_local! {
     static REQUEST: HeaderValue;
 }
 
-/// Lets the records of a request that don't name it carry its id.
-pub fn about<F: Future>(request: HeaderValue, handling: F) -> impl Future<Output = F::Output> {
-    REQUEST.scope(request, handling)
+/// Lets the records of a request that don't name it carry its id. Takes the future where it is: that of a request is large, and
+/// moving it costs more than all that is done with the id.
+pub async fn about<F: Future>(request: HeaderValue, mut handling: Pin<&mut F>) -> F::Output {
+    poll_fn(|cx| REQUEST.sync_scope(request.clone(), || handling.as_mut().poll(cx))).await
 }
 
 thread_local! {

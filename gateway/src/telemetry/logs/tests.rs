@@ -1,8 +1,10 @@
 //! The logs as their readers find them: files, console and ring of a folder of their own.
 
 use std::fs;
+use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 
+use http::HeaderValue;
 use proptest::prelude::*;
 use serde_json::Value;
 use tracing::subscriber::with_default;
@@ -89,6 +91,38 @@ fn timeless(line: &str, format: LogFormat) -> String {
         LogFormat::Plain => format!("TIME{}", &line[19..]),
         LogFormat::Json => line.replacen(&line[14..34], "TIME", 1),
     }
+}
+
+#[test]
+fn what_is_said_about_a_request_carries_its_id_in_each_turn_and_nothing_else_does() {
+    let sandbox = Sandbox::new(LogFormat::Plain);
+    sandbox.during(|| {
+        let handling = async |name: &str| {
+            tracing::info!("{name} begins");
+            tokio::task::yield_now().await;
+            tracing::info!("{name} ends");
+            tracing::info!(request_id = "own", "{name} says another");
+        };
+        let of = async |name| about(HeaderValue::from_static(name), pin!(handling(name))).await;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            tokio::join!(biased; of("a"), of("b"), async { tracing::info!("nobody") });
+        });
+    });
+    let text = sandbox.application();
+    let lines: Vec<&str> = text.lines().map(|line| line[19..].trim_start_matches(" INFO ")).collect();
+    assert_eq!(
+        lines,
+        [
+            "[request_id=a] a begins",
+            "[request_id=b] b begins",
+            "nobody",
+            "[request_id=a] a ends",
+            "[request_id=own] a says another",
+            "[request_id=b] b ends",
+            "[request_id=own] b says another",
+        ]
+    );
 }
 
 #[test]
