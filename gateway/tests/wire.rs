@@ -195,12 +195,7 @@ async fn an_upload_that_is_answered_early_delays_nobody() -> Result<()> {
 
 /// Reads the head and the body of one answer.
 fn read_answer(stream: &mut TcpStream) -> Result<u16> {
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head)?.to_ascii_lowercase();
+    let head = String::from_utf8(raw::read_head(stream)?)?.to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
     stream.read_exact(&mut vec![0; length.parse()?])?;
     head.get(9..12).and_then(|status| status.parse().ok()).context(head.clone())
@@ -296,16 +291,10 @@ async fn what_may_be_sent_twice_is_not_lost_with_a_connection_that_was_kept() ->
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let upstream = listener.local_addr()?;
     std::thread::spawn(move || {
-        let read_head = |stream: &mut TcpStream| {
-            let (mut head, mut byte) = (Vec::new(), [0]);
-            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-                head.push(byte[0]);
-            }
-        };
         for mut stream in listener.incoming().flatten() {
-            read_head(&mut stream);
+            drop(raw::read_head(&mut stream));
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"));
-            read_head(&mut stream);
+            drop(raw::read_head(&mut stream));
         }
     });
     let gateway = Start::new(BINARY)?.manifest("a.yaml", &api(&format!("http://{upstream}")))?.run()?;

@@ -136,13 +136,11 @@ pub fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ref
     if uri.scheme().is_some_and(|scheme| ![Scheme::HTTP, Scheme::HTTPS].contains(scheme)) {
         return Err(Refused::Scheme);
     }
-    // Probes of load balancers often are of this version and name none.
-    if version == Version::HTTP_10 && uri.authority().is_none() && !headers.contains_key(HOST) {
-        return Ok(());
-    }
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (uri.authority().map(|authority| authority.as_str().as_bytes()), hosts.next(), hosts.next()) {
         (None, Some(host), None) => host.as_bytes(),
+        // Probes of load balancers often are of this version and name none.
+        (None, None, None) if version == Version::HTTP_10 => return Ok(()),
         // HTTP/1.1 says it in a field, whatever else says it (RFC 9112 3.2).
         (Some(authority), None, None) if version != Version::HTTP_11 => authority,
         (Some(authority), Some(host), None) if authority.eq_ignore_ascii_case(host.as_bytes()) => authority,

@@ -154,19 +154,7 @@ impl Pool {
         // the third attempt uses a new connection.
         for attempt in 0..3 {
             let (connection, reused) = self.checkout(timeouts, may_reuse && attempt < 2).await?;
-            let known = match &connection {
-                Connection::Http1(http1) if reused => Some(http1.known.clone()),
-                Connection::Http1(_) | Connection::Http2(_) => None,
-            };
-            let exchanged = match self.exchange(connection, request, timeouts, progress, is_sent).await {
-                Err(UpstreamError::Connection(error))
-                    if !error.is_user() && known.is_some_and(|known| !known.has_answered()) =>
-                {
-                    return Err(UpstreamError::Stale(error));
-                }
-                other => other?,
-            };
-            match exchanged {
+            match self.exchange((connection, reused), request, timeouts, progress, is_sent).await? {
                 Ok(response) => return Ok(response),
                 Err((unsent, _)) if reused => request = unsent,
                 Err((_, error)) => {
@@ -179,16 +167,17 @@ impl Pool {
         Err(UpstreamError::Connect(format!("{} closes every connection", self.address())))
     }
 
-    /// Sends a request by a connection; gives it back when nothing of it was sent.
+    /// Sends a request by a connection, which was kept or not; gives the request back when nothing of it was sent.
     async fn exchange(
         self: &Arc<Self>,
-        connection: Connection,
+        (connection, reused): (Connection, bool),
         mut request: Request<RequestBody>,
         timeouts: &CallTimeouts,
         progress: Option<&Arc<Progress>>,
         is_sent: &mut bool,
     ) -> Result<Exchanged, UpstreamError> {
         let (started, was_sent) = (Instant::now(), *is_sent);
+        let mut is_stale = false;
         let mut error = match connection {
             Connection::Http1(mut connection) => {
                 shape_for_http1(&mut request);
@@ -200,7 +189,10 @@ impl Pool {
                         let lease = Lease { held: Some((self.clone(), connection)), upload: progress.cloned() };
                         return Ok(Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read))));
                     }
-                    Err(error) => error,
+                    Err(error) => {
+                        is_stale = reused && !connection.known.has_answered();
+                        error
+                    }
                 }
             }
             Connection::Http2(mut sender) => {
@@ -223,6 +215,7 @@ impl Pool {
         }
         match unsent {
             Some(unsent) => Ok(Err((unsent, error))),
+            None if is_stale && !error.is_user() => Err(UpstreamError::Stale(error)),
             None => Err(error.into()),
         }
     }
@@ -450,7 +443,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             let mut is_sent = was_sent;
-            let exchanged = pool.exchange(connection, request(), &TIMEOUTS, None, &mut is_sent).await.unwrap();
+            let exchanged = pool.exchange((connection, false), request(), &TIMEOUTS, None, &mut is_sent).await.unwrap();
             assert!(exchanged.is_err(), "the request comes back");
             assert_eq!(is_sent, was_sent, "another attempt may have been sent");
         }
@@ -465,7 +458,7 @@ mod tests {
         tokio::spawn(connection);
         let mut server = server.await.unwrap();
         let (pool, mut is_sent) = (pool("https://a:80"), false);
-        let exchange = pool.exchange(Connection::Http2(sender), request(), &TIMEOUTS, None, &mut is_sent);
+        let exchange = pool.exchange((Connection::Http2(sender), false), request(), &TIMEOUTS, None, &mut is_sent);
         let serve = async {
             let (_, respond) = server.accept().await.unwrap().unwrap();
             refuse(&mut server, respond);

@@ -12,15 +12,25 @@ pub fn serve(mut answer: impl FnMut(&mut TcpStream) + Send + 'static) -> io::Res
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-                head.push(byte[0]);
-            }
+            // What is answered doesn't depend on whether it came to its end.
+            drop(read_head(&mut stream));
             answer(&mut stream);
         }
     });
     Ok(address)
+}
+
+/// Reads a head, with the empty line that ends it and nothing behind that.
+///
+/// # Errors
+/// When it doesn't come to its end.
+pub fn read_head(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(head)
 }
 
 /// Answers each request with these bytes.

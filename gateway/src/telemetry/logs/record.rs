@@ -1,9 +1,9 @@
 //! One record and the line it becomes, in the two forms of the operations guide.
 //!
 //! Plain: `2024-01-15 10:30:00 INFO [request_id=abc123] User admin logged in`, and, when a record has more fields,
-//! ` | username=admin api=orders/v1` after it, but for audit events, whose message tells all. JSON: the members of the guide, always all of them, then `name` (the
-//! logger) and the other fields. A line is one line, whatever a client put into it, and what stands after its last
-//! ` | ` was put there by us: a message can't pretend to have fields.
+//! ` | username=admin api=orders/v1` after it, but for audit events, whose message tells all. JSON: the members of the
+//! guide, always all of them, then `name` (the logger) and the other fields. A line is one line, whatever a client put
+//! into it, and what stands after its last ` | ` was put there by us: a message can't pretend to have fields.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -243,22 +243,20 @@ fn write_line(scratch: &Scratch, level: &str, logger: &str, format: LogFormat, l
             }
             out.text(" ");
             out.one_line(&message);
-            let mut before = COLUMN;
             // What an audit event has to say, it says in its message.
-            let columns = [username, client_ip].into_iter().filter(|_| logger != AUDIT);
-            for (name, value) in columns {
-                if let Some(value) = value {
-                    out.field(&mut before, name, &value);
+            if logger != AUDIT {
+                let mut before = COLUMN;
+                for (name, value) in [username, client_ip] {
+                    if let Some(value) = value {
+                        out.field(&mut before, name, &value);
+                    }
                 }
-            }
-            for other in &scratch.others {
-                out.field(&mut before, other.name, &value(other));
-            }
-            if logger != AUDIT
-                && before == COLUMN
-                && message.rsplit_once(COLUMN).is_some_and(|(_, tail)| tail.contains('='))
-            {
-                out.text(" |");
+                for other in &scratch.others {
+                    out.field(&mut before, other.name, &value(other));
+                }
+                if before == COLUMN && message.rsplit_once(COLUMN).is_some_and(|(_, tail)| tail.contains('=')) {
+                    out.text(" |");
+                }
             }
             out.text("\n");
         }
