@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::owner::{MANAGED_BY, Origin, Owner, PLATFORM, RELEASED, without_others, without_platform};
 
@@ -32,8 +32,8 @@ use super::owner::{MANAGED_BY, Origin, Owner, PLATFORM, RELEASED, without_others
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait until this process serves what was written.
 pub const SERVED: Duration = Duration::from_secs(5);
-/// How often a change is made anew because somebody else was faster; each status of the operator counts as one.
-const TRIES: usize = 10;
+/// How long a change is made anew because somebody else was faster: another pod, or a status of the operator.
+const CONTENDED: Duration = Duration::from_secs(10);
 /// Longest wait for the changes that came before.
 const TURN: Duration = Duration::from_secs(10);
 /// Longest name of an object; it fits where a DNS label must.
@@ -196,7 +196,8 @@ impl Writer {
         parameters: &PatchParams,
     ) -> Result<Option<Origin>, E> {
         let _turn = self.turn().await?;
-        for tried in 0..TRIES {
+        let mut tries = Tries::new();
+        loop {
             let found = self.find::<K>(name).await?;
             if let Some(other) = found.as_ref().map(|found| K::called(found.spec())).filter(|other| other != what) {
                 return Err(self.owned::<K>(name, &other).into());
@@ -207,11 +208,10 @@ impl Writer {
                 None => Some(vec![self.gateway_ref()]),
             };
             match self.apply(name, found.as_ref(), &wanted, parameters).await {
-                Err(WriteError::Changed) => pause(tried).await,
+                Err(WriteError::Changed) => tries.again().await?,
                 other => return Ok(other.map(|object: K| Some(Origin::of(object.meta(), None)))?),
             }
         }
-        Err(WriteError::Changed.into())
     }
 
     /// Takes over an object of somebody else in the namespace of the gateway. One that a tool keeps as it is elsewhere
@@ -221,7 +221,8 @@ impl Writer {
     /// [`WriteError`]; then the object is not the platform's yet.
     pub async fn adopt<K: Definition>(&self, name: &str, is_forced: bool) -> Result<Origin, WriteError> {
         let _turn = self.turn().await?;
-        for tried in 0..TRIES {
+        let mut tries = Tries::new();
+        loop {
             let found = self.get::<K>(name).await?.ok_or(WriteError::Changed)?;
             self.must_be_of_this_gateway(name, &found)?;
             let owner = Owner::of(found.meta());
@@ -232,11 +233,10 @@ impl Writer {
                 return Err(WriteError::Kept(tool.to_owned()));
             }
             match self.take_over(name, &found).await {
-                Err(WriteError::Changed) => pause(tried).await,
+                Err(WriteError::Changed) => tries.again().await?,
                 other => return other,
             }
         }
-        Err(WriteError::Changed)
     }
 
     /// First every field becomes the platform's too, then nobody else's; so no field is nobody's in between.
@@ -254,7 +254,8 @@ impl Writer {
     /// [`WriteError`]; then the object is the platform's still.
     pub async fn release<K: Definition>(&self, name: &str) -> Result<Origin, WriteError> {
         let _turn = self.turn().await?;
-        for tried in 0..TRIES {
+        let mut tries = Tries::new();
+        loop {
             let found = self.find::<K>(name).await?.ok_or(WriteError::Changed)?;
             let mut fields = without_platform(found.meta());
             // An object whose fields are all nobody's is taken by the API server for one that was there before it kept
@@ -272,11 +273,10 @@ impl Writer {
             let metadata = json!({ "managedFields": fields, "annotations": { RELEASED: "true" },
                 "labels": { MANAGED_BY: null } });
             match self.merge(name, &found, metadata).await {
-                Err(WriteError::Changed) => pause(tried).await,
+                Err(WriteError::Changed) => tries.again().await?,
                 other => return other,
             }
         }
-        Err(WriteError::Changed)
     }
 
     /// Changes metadata of an object that is as it was found.
@@ -294,7 +294,8 @@ impl Writer {
     /// [`WriteError`]; then nothing was deleted, unless the API server is away.
     pub async fn delete<K: Definition>(&self, name: &str) -> Result<Option<Origin>, WriteError> {
         let _turn = self.turn().await?;
-        for tried in 0..TRIES {
+        let mut tries = Tries::new();
+        loop {
             let Some(found) = self.find::<K>(name).await? else { return Ok(None) };
             let meta = found.meta();
             let preconditions =
@@ -302,11 +303,10 @@ impl Writer {
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match self.ask(name, self.api::<K>().delete(name, &parameters)).await {
                 Ok(_) => return Ok(Some(Origin::of(meta, None))),
-                Err(WriteError::Changed) => pause(tried).await,
+                Err(WriteError::Changed) => tries.again().await?,
                 Err(error) => return Err(error),
             }
         }
-        Err(WriteError::Changed)
     }
 
     /// Waits until this holds of what is served; `false`: it does not in time.
@@ -421,9 +421,27 @@ fn refs<K: Definition>(object: &K) -> Option<Vec<GatewayRef>> {
     K::gateway_refs(&mut object.spec().clone()).take()
 }
 
-/// Others are making their changes: the more often that happens, the longer they may need.
-async fn pause(tried: usize) {
-    sleep(Duration::from_millis(fastrand::u64(0..=4 << tried.min(6)))).await;
+/// A change that others may overtake, each time after a longer pause, but never so long that who has just made a change
+/// is always faster with the next.
+struct Tries {
+    until: Instant,
+    made: u32,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self { until: Instant::now() + CONTENDED, made: 0 }
+    }
+
+    /// Pauses before the next. [`WriteError::Changed`]: there is none.
+    async fn again(&mut self) -> Result<(), WriteError> {
+        if Instant::now() >= self.until {
+            return Err(WriteError::Changed);
+        }
+        sleep(Duration::from_millis(fastrand::u64(0..=4 << self.made.min(4)))).await;
+        self.made += 1;
+        Ok(())
+    }
 }
 
 /// The name of the object that defines an API. No two APIs have the same: the last hyphen of a plain one begins the

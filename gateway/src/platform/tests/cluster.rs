@@ -37,6 +37,8 @@ pub(super) struct Cluster {
     pub(super) is_watched: bool,
     /// The answer to every apply, instead.
     pub(super) answer: Option<Value>,
+    /// How many of the next applies somebody else is faster than.
+    pub(super) overtaken: AtomicU64,
 }
 
 fn entry(manager: &str) -> Value {
@@ -56,6 +58,7 @@ impl Cluster {
             versions: AtomicU64::default(),
             is_watched: true,
             answer: None,
+            overtaken: AtomicU64::default(),
         }
     }
 
@@ -91,6 +94,10 @@ impl Cluster {
                 (200, json!({ "kind": "Status", "status": "Success" }))
             }
             _ => {
+                let one_less = |left: u64| left.checked_sub(1);
+                if is_apply && self.overtaken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+                    return status(409, "Conflict");
+                }
                 if version(body) != found.as_ref().map_or(Value::Null, version) {
                     return status(409, "Conflict");
                 }

@@ -232,7 +232,7 @@ async fn what_others_own_in_the_cluster_is_theirs() {
     refused(&seen, 409, "DEF409", "another gateway");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_the_api_server_says_is_told() {
     let status = |code: u16, reason: &str| json!({ "kind": "Status", "status": "Failure", "reason": reason, "code": code, "message": "because of a rule" });
     for (answer, code, error, part) in [
@@ -247,6 +247,15 @@ async fn what_the_api_server_says_is_told() {
         let seen = fixture.send("POST", "/platform/role", &admin, json!({ "role_name": "ops" })).await;
         refused(&seen, code, error, part);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_others_overtake_is_made_all_the_same() {
+    let (fixture, cluster) = in_cluster(Cluster { overtaken: 50.into(), ..Cluster::usual() }).await;
+    let admin = fixture.token().await;
+    let seen = fixture.send("POST", "/platform/role", &admin, json!({ "role_name": "ops" })).await;
+    assert_eq!(seen.status, 201, "{seen:?}");
+    assert!(cluster.object("DoormanRole", "ops").is_object());
 }
 
 #[tokio::test(start_paused = true)]
