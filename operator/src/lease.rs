@@ -16,6 +16,8 @@ const DURATION: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two tries.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long giving it back may take: a pod that is to end must not wait for an API server that is away.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// A claim to lead.
 pub struct Leadership {
@@ -64,11 +66,17 @@ impl Leadership {
         }
     }
 
-    /// Gives the lead back, so that the next need not wait.
-    ///
-    /// # Errors
-    /// What the API server says.
-    pub async fn release(&mut self) -> kube::Result<()> {
+    /// Gives the lead back, so that the next need not wait. That is worth a short try only: a Lease that is not given
+    /// back runs out.
+    pub async fn release(&self) {
+        match timeout(RELEASE, self.give_back()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the Lease can't be given back; it runs out by itself"),
+            Err(_) => tracing::warn!("the Lease can't be given back: no answer; it runs out by itself"),
+        }
+    }
+
+    async fn give_back(&self) -> kube::Result<()> {
         let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
         let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
         else {
@@ -125,5 +133,23 @@ impl Leadership {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::Config;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn giving_the_lead_back_does_not_wait_for_an_api_server_that_is_away() {
+        // It takes connections and never answers.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let leadership = Leadership::new(client, "doorman-system", "doorman-operator", "pod-1");
+        timeout(RELEASE * 2, leadership.release()).await.expect("it goes on waiting");
     }
 }

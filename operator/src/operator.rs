@@ -76,7 +76,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         };
         metrics.leads.set(0);
         if let Some(result) = end {
-            leadership.release().await.context("the Lease can't be given back")?;
+            leadership.release().await;
             return result;
         }
         tracing::warn!("another operator leads now, or the Lease could not be renewed in time; waiting for the lead");

@@ -274,7 +274,6 @@ impl Keys {
         self.of_tokens = TokenKeys { secret, only };
     }
 
-    /// Keys of Redis and MongoDB.
     /// From the key of a Secret the spec may name.
     fn take_named(
         &mut self,

@@ -22,13 +22,9 @@ use super::{
 
 impl World {
     pub(super) fn gateway(&mut self, change: Change<DoormanGateway>) {
-        let object = match change {
-            Change::Put(object) => Arc::new(*object),
-            Change::Unreadable(meta, error) => {
-                // Nothing can be done without its spec: what runs stays as it is.
-                tracing::error!(gateway = %ObjectId::of(&meta), error, "the object can't be read");
-                return;
-            }
+        let (meta, read) = match change {
+            Change::Put(object) => (object.metadata.clone(), Ok(object)),
+            Change::Unreadable(meta, error) => (*meta, Err(error)),
             Change::Gone(id) => {
                 if let Some(gone) = self.gateways.remove(&id) {
                     self.queue.mark_apis(gone.apis.members());
@@ -38,23 +34,31 @@ impl World {
                 return;
             }
         };
-        let id = ObjectId::of(&object.metadata);
-        let selection = Selection::new(&id.namespace, &id.name, object.spec.apis.as_ref());
-        let same = |record: &GatewayRecord| record.object.metadata.uid == object.metadata.uid;
-        if !self.gateways.get(&id).is_some_and(same) {
+        let id = ObjectId::of(&meta);
+        if self.gateways.get(&id).is_none_or(|record| record.meta.uid != meta.uid) {
             self.gateway(Change::Gone(id.clone()));
-            self.gateways.insert(id.clone(), GatewayRecord::new(object.clone(), selection.clone()));
-            self.retake(&id);
+            self.gateways.insert(id.clone(), GatewayRecord::new(meta.clone()));
         }
         let Some(record) = self.gateways.get_mut(&id) else { return };
-        record.is_reconcile_wanted |= record.object.metadata.generation != object.metadata.generation;
-        record.refusal = verdict::all_of(&gateway::validate(&object.spec)).err();
-        record.status = object.status.clone().unwrap_or_default();
-        record.object = object;
-        let is_same_selection = record.selection == selection;
-        record.selection = selection;
-        if !is_same_selection {
-            self.retake(&id);
+        record.is_reconcile_wanted |= record.meta.generation != meta.generation;
+        record.meta = meta;
+        match read {
+            Ok(object) => {
+                let selection = Some(Selection::new(&id.namespace, &id.name, object.spec.apis.as_ref()));
+                record.refusal = verdict::all_of(&gateway::validate(&object.spec)).err();
+                record.status = object.status.clone().unwrap_or_default();
+                record.object = Some(Arc::new(*object));
+                if record.selection != selection {
+                    record.selection = selection;
+                    self.retake(&id);
+                }
+            }
+            Err(error) => {
+                // Nothing can be done without its spec: what runs stays as it is until it is read again.
+                tracing::error!(gateway = %id, error, "the object can't be read");
+                record.refusal = verdict::all_of(&[FieldError::invalid("spec", error)]).err();
+                record.is_reconcile_wanted = true;
+            }
         }
         self.queue.mark(Target::Gateway(id));
     }
@@ -160,8 +164,8 @@ impl World {
             None => self.namespaces.remove(&name),
         };
         if before != labels {
-            let selective =
-                self.gateways.iter().filter(|(_, g)| g.selection.namespaces == gateway::Namespaces::Selector);
+            let is_selective = |selection: &Selection| selection.namespaces == gateway::Namespaces::Selector;
+            let selective = self.gateways.iter().filter(|(_, g)| g.selection.as_ref().is_some_and(is_selective));
             for gateway in selective.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 self.retake(&gateway);
             }
@@ -185,7 +189,7 @@ impl World {
         let Some(record) = self.gateways.get_mut(gateway) else { return };
         let labels = |namespace: &str| self.namespaces.get(namespace);
         let taken = new.filter(|new| {
-            new.hash.is_some() && record.selection.takes(&new.meta, new.refs.as_deref(), |namespace| labels(namespace))
+            new.hash.is_some() && record.takes(&new.meta, new.refs.as_deref(), |namespace| labels(namespace))
         });
         let was_taken = record.apis.since(id).is_some();
         let secret = |name: &String| ObjectId { namespace: id.namespace.clone(), name: name.clone() };
@@ -278,7 +282,7 @@ impl World {
         let Some(record) = self.gateways.get_mut(gateway) else { return };
         let labels = |namespace: &str| self.namespaces.get(namespace);
         let taken = new.filter(|new| {
-            new.hash.is_some() && record.selection.takes(&new.meta, new.refs.as_deref(), |namespace| labels(namespace))
+            new.hash.is_some() && record.takes(&new.meta, new.refs.as_deref(), |namespace| labels(namespace))
         });
         let was_taken = record.roles.since(id).is_some();
         let mut names = Vec::new();
@@ -396,7 +400,12 @@ impl World {
     }
 
     pub(super) fn owned(&mut self, key: OwnedKey, owned: Option<Owned>) {
+        let before = self.owned.get(&key).map(|before| &before.version.uid);
+        let gone = before.filter(|uid| owned.as_ref().is_none_or(|owned| owned.version.uid != **uid)).cloned();
         for (id, gateway) in &mut self.gateways {
+            if gateway.is_reconciling {
+                gateway.told.entry(key.clone()).or_default().extend(gone.clone());
+            }
             let is_drift = gateway
                 .applied
                 .get(&key)
@@ -454,10 +463,17 @@ impl World {
         let Some(record) = self.gateways.get_mut(id) else { return };
         record.is_reconciling = false;
         record.applied = outcome.applied;
-        // What the watch told meanwhile.
-        record
-            .applied
-            .retain(|key, applied| self.owned.get(key).is_none_or(|owned| !owned.version.is_after(&applied.version)));
+        // What went or was changed meanwhile is not as it was applied. What the watch showed before says nothing: it
+        // may be behind what was just made.
+        let told = std::mem::take(&mut record.told);
+        let before = record.applied.len();
+        record.applied.retain(|key, applied| {
+            told.get(key).is_none_or(|gone| {
+                let is_gone = gone.contains(&applied.version.uid);
+                !is_gone && self.owned.get(key).is_none_or(|owned| !owned.version.is_after(&applied.version))
+            })
+        });
+        record.is_reconcile_wanted |= record.applied.len() < before;
         record.missing_keys = outcome.missing_keys.or(record.missing_keys.take());
         let is_failure = outcome.failure.is_some() || !outcome.ungranted.is_empty();
         record.failures = if is_failure { record.failures + 1 } else { 0 };

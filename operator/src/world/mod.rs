@@ -342,9 +342,12 @@ struct RoleRecord {
 /// What is kept of a gateway.
 #[derive(Debug)]
 struct GatewayRecord {
-    object: Arc<DoormanGateway>,
+    meta: ObjectMeta,
+    /// As it was last read, maybe long before `meta`; `None` when it never was.
+    object: Option<Arc<DoormanGateway>>,
     refusal: Option<Refusal>,
-    selection: Selection,
+    /// What it takes by that.
+    selection: Option<Selection>,
     status: DoormanGatewayStatus,
     status_written: Option<Instant>,
     apis: Track,
@@ -367,6 +370,8 @@ struct GatewayRecord {
     empty_since: Option<Instant>,
     needed: BTreeSet<String>,
     applied: BTreeMap<OwnedKey, Applied>,
+    /// Rendered objects that the watch told of since the reconcile that runs began, each with the uids that went.
+    told: BTreeMap<OwnedKey, BTreeSet<String>>,
     is_reconcile_wanted: bool,
     is_reconciling: bool,
     /// Generation of the spec that was last rendered, and of the one whose objects are all written.
@@ -379,11 +384,12 @@ struct GatewayRecord {
 }
 
 impl GatewayRecord {
-    fn new(object: Arc<DoormanGateway>, selection: Selection) -> Self {
+    fn new(meta: ObjectMeta) -> Self {
         Self {
-            object,
+            meta,
+            object: None,
             refusal: None,
-            selection,
+            selection: None,
             status: DoormanGatewayStatus::default(),
             status_written: None,
             apis: Track::default(),
@@ -402,6 +408,7 @@ impl GatewayRecord {
             empty_since: None,
             needed: BTreeSet::new(),
             applied: BTreeMap::new(),
+            told: BTreeMap::new(),
             is_reconcile_wanted: true,
             is_reconciling: false,
             rendered: None,
@@ -411,6 +418,16 @@ impl GatewayRecord {
             missing_keys: None,
             failure: None,
         }
+    }
+
+    /// Whether it takes an object, `labels` being those of a namespace. One that was never read takes nothing.
+    fn takes<'a>(
+        &self,
+        meta: &ObjectMeta,
+        refs: Option<&[GatewayRef]>,
+        labels: impl FnOnce(&str) -> Option<&'a BTreeMap<String, String>>,
+    ) -> bool {
+        self.selection.as_ref().is_some_and(|selection| selection.takes(meta, refs, labels))
     }
 
     fn is_role(&self, name: &str) -> bool {

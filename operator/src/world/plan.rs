@@ -117,6 +117,7 @@ struct Counted {
 }
 
 /// What a gateway's pods come to at one moment.
+#[derive(Default)]
 struct Seen {
     progress: Progress,
     lagging: Vec<LaggingPod>,
@@ -187,7 +188,7 @@ impl World {
         let target = Target::Gateway(id.clone());
         let rollout = self.rollout_of(id);
         let record = self.gateways.get(id)?;
-        let is_terminating = record.object.metadata.deletion_timestamp.is_some();
+        let is_terminating = record.meta.deletion_timestamp.is_some();
         if self.in_flight.contains_key(&target) || is_terminating {
             return None;
         }
@@ -195,9 +196,9 @@ impl World {
             return None;
         }
         let fleet = Fleet {
-            generation: record.object.metadata.generation,
+            generation: record.meta.generation,
             refused: record.refusal.as_ref(),
-            storage: record.object.spec.storage.mode,
+            storage: record.object.as_ref().map(|object| object.spec.storage.mode),
             missing_keys: record.missing_keys.as_deref(),
             failure: record.failure.as_deref(),
             rollout: rollout.as_ref(),
@@ -218,7 +219,7 @@ impl World {
             self.queue.at(due, target);
             return None;
         }
-        Some((record.object.metadata.uid.clone()?, StatusOf::Gateway(wanted)))
+        Some((record.meta.uid.clone()?, StatusOf::Gateway(wanted)))
     }
 
     /// Whether what the watches show of a gateway's pods speaks of its newest spec; else a status would speak of an
@@ -228,14 +229,14 @@ impl World {
             return true;
         }
         let mut deployments = record.applied.iter().filter(|(key, _)| key.kind == Kind::Deployment);
-        record.written == record.object.metadata.generation
+        record.written == record.meta.generation
             && deployments.all(|(key, applied)| {
                 self.owned.get(key).is_some_and(|owned| !applied.version.is_after(&owned.version))
             })
     }
 
     fn rollout_of(&self, id: &ObjectId) -> Option<Rollout> {
-        let uid = self.gateways.get(id)?.object.metadata.uid.as_deref()?;
+        let uid = self.gateways.get(id)?.meta.uid.as_deref()?;
         let mut own = self.deployments.iter().filter(|(deployment, record)| {
             deployment.namespace == id.namespace && record.owner.as_deref() == Some(uid)
         });
@@ -245,7 +246,11 @@ impl World {
     /// Brings what is known of a gateway's pods up to date and marks every object whose answer that changes.
     fn settle(&mut self, id: &ObjectId, now: Instant) -> Option<Seen> {
         let record = self.gateways.get_mut(id)?;
-        let uid = record.object.metadata.uid.as_deref();
+        if record.object.is_none() {
+            // Nobody knows what the pods of a spec that was never read should serve.
+            return Some(Seen::default());
+        }
+        let uid = record.meta.uid.as_deref();
         let labels = self.deployments.iter().find_map(|(deployment, own)| {
             (deployment.namespace == id.namespace && own.owner.as_deref() == uid).then_some(&own.pod_labels)
         });
@@ -344,18 +349,19 @@ impl World {
                 record.is_reconcile_wanted = true;
             }
         }
-        let is_terminating = record.object.metadata.deletion_timestamp.is_some();
-        if !record.is_reconcile_wanted || record.is_reconciling || record.refusal.is_some() || is_terminating {
+        let is_terminating = record.meta.deletion_timestamp.is_some();
+        let object = record.object.clone().filter(|_| record.refusal.is_none() && !is_terminating)?;
+        if !record.is_reconcile_wanted || record.is_reconciling {
             return None;
         }
         (record.is_reconcile_wanted, record.is_reconciling, record.retry) = (false, true, None);
-        record.rendered = record.object.metadata.generation;
+        record.rendered = record.meta.generation;
         self.queue.mark_apis(&record.choose_secrets(id, &self.secrets, &self.apis));
-        let rendered = render::render(&record.object, &self.installation, &record.asked);
+        let rendered = render::render(&object, &self.installation, &record.asked);
         record.needed = rendered.needed.iter().map(|needed| needed.secret.clone()).collect();
         record.needed.extend(rendered.generated.iter().filter_map(|generated| generated.metadata.name.clone()));
         let wanted: BTreeSet<_> = rendered.all().map(OwnedKey::of).collect();
-        let uid = record.object.metadata.uid.as_deref();
+        let uid = record.meta.uid.as_deref();
         let remove = self.owned.iter().filter(|(key, owned)| {
             let is_own = (uid.is_some() && owned.owner.as_deref() == uid) || owned.gateway.as_ref() == Some(id);
             is_own && PRUNABLE.contains(&key.kind) && !wanted.contains(key)
@@ -370,7 +376,7 @@ impl World {
 
     /// What a gateway's ready pods say of an API, `serves` being those that are up to date with it.
     fn counts(&self, gateway: &ObjectId, api: &ObjectId, serves: impl Fn(&PodRecord) -> bool) -> Counted {
-        let uid = self.gateways.get(gateway).and_then(|gateway| gateway.object.metadata.uid.as_deref());
+        let uid = self.gateways.get(gateway).and_then(|gateway| gateway.meta.uid.as_deref());
         let labels = self.deployments.values().find(|own| own.owner.as_deref() == uid).map(|own| &own.pod_labels);
         let own = self.pods.iter().filter(|(id, pod)| {
             id.namespace == gateway.namespace

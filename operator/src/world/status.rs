@@ -59,9 +59,10 @@ impl Reached {
 }
 
 /// How far one gateway is with one object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Progress {
     /// Too early to tell.
+    #[default]
     Undecided,
     /// No ready pod.
     NoPods,
@@ -321,8 +322,8 @@ pub struct Fleet<'a> {
     pub generation: Option<i64>,
     /// Why the spec can't be turned into pods.
     pub refused: Option<&'a Refusal>,
-    /// Where state lives.
-    pub storage: StorageMode,
+    /// Where state lives; `None`: the spec was never read.
+    pub storage: Option<StorageMode>,
     /// Keys that are missing, in words; `None`: not looked up yet.
     pub missing_keys: Option<&'a [String]>,
     /// Why the last attempt to write the objects failed.
@@ -354,19 +355,21 @@ pub fn of_gateway(old: &DoormanGatewayStatus, fleet: Fleet<'_>, now: &Time) -> D
         Some(missing) => writer.say(KEYS_READY, Status::False, "SecretNotFound", missing.join("; ")),
     }
     match (fleet.storage, fleet.stores.answers, fleet.stores.missing()) {
-        (StorageMode::Memory, ..) => writer.say(STORAGE_REACHABLE, Status::True, "Memory", "state lives in the pod"),
-        (StorageMode::External, 0, _) if fleet.ready_pods == 0 => {
+        (Some(StorageMode::Memory), ..) => {
+            writer.say(STORAGE_REACHABLE, Status::True, "Memory", "state lives in the pod");
+        }
+        (Some(StorageMode::External), 0, _) if fleet.ready_pods == 0 => {
             let message = "no pod is ready: a pod starts when Redis and MongoDB answer it";
             writer.say(STORAGE_REACHABLE, Status::Unknown, "NoReadyPods", message);
         }
-        (StorageMode::External, 0, _) if fleet.progress == Progress::Unknown => {
+        (Some(StorageMode::External), 0, _) if fleet.progress == Progress::Unknown => {
             writer.say(STORAGE_REACHABLE, Status::Unknown, "PodsUnreachable", "no pod tells which stores it reaches");
         }
-        (StorageMode::External, 0, _) => writer.keep(STORAGE_REACHABLE),
-        (StorageMode::External, _, Some(missing)) => {
+        (None, ..) | (Some(StorageMode::External), 0, _) => writer.keep(STORAGE_REACHABLE),
+        (Some(StorageMode::External), _, Some(missing)) => {
             writer.say(STORAGE_REACHABLE, Status::False, "Unreachable", missing);
         }
-        (StorageMode::External, _, None) => {
+        (Some(StorageMode::External), _, None) => {
             writer.say(STORAGE_REACHABLE, Status::True, "Reachable", "the pods reach Redis and MongoDB");
         }
     }

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod drift;
 mod secrets;
+mod unreadable;
 
 /// A world whose writes always succeed, and what was written.
 struct Fixture {
@@ -19,6 +21,7 @@ struct Fixture {
     apis: Vec<(String, i64)>,
     writes: Vec<(Target, StatusOf)>,
     jobs: Vec<Job>,
+    removed: Vec<OwnedKey>,
     /// Namespaces where no right can be given, and why.
     ungranted: BTreeMap<String, String>,
 }
@@ -48,6 +51,7 @@ impl Fixture {
             apis: Vec::new(),
             writes: Vec::new(),
             jobs: Vec::new(),
+            removed: Vec::new(),
             ungranted: BTreeMap::new(),
         };
         fixture.gateway(json!({ "storage": { "mode": "Memory" } }));
@@ -153,7 +157,7 @@ impl Fixture {
                         self.event(Event::Reconciled(job.gateway.clone(), outcome));
                         self.jobs.push(*job);
                     }
-                    Action::Remove(..) => {}
+                    Action::Remove(key, _) => self.removed.push(key),
                 }
             }
         }
