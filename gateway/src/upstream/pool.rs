@@ -26,6 +26,10 @@ use super::{CallTimeouts, Phase, PoolOptions, UpstreamError};
 
 /// How long a connection that was kept may take to be ready for the next request.
 const READY_WITHIN: Duration = Duration::from_millis(10);
+/// How long an HTTP/2 server may be silent while it owes an answer before it is asked whether it is still there, and how long
+/// it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_WAIT: Duration = Duration::from_secs(20);
 
 /// All connections to one address.
 #[derive(Debug)]
@@ -40,10 +44,11 @@ pub struct Pool {
     options: Arc<PoolOptions>,
     /// Those of all who call it.
     breakers: Mutex<Vec<Weak<Breaker>>>,
-    /// One permit per open HTTP/1 connection.
+    /// One permit per call in flight over HTTP/1, from before it has a connection, and one per open HTTP/2 connection.
     permits: Arc<Semaphore>,
+    /// These hold no permit; together with those that do they are never more than there may be.
     idle: Mutex<VecDeque<Idle>>,
-    http2: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    http2: Mutex<Option<Http2>>,
 }
 
 #[derive(Debug)]
@@ -58,21 +63,38 @@ struct Http1 {
     known: Known,
     /// Ends with the last use of the connection, even in the middle of a message.
     _task: AbortOnDropHandle<()>,
-    _permit: OwnedSemaphorePermit,
+}
+
+/// A connection that carries a call, and what lets that be in flight. Dropped in this order: whoever gets the permit may
+/// open another connection.
+#[derive(Debug)]
+struct Busy {
+    http1: Http1,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A connection that carries many calls; its clones are the same one.
+#[derive(Clone, Debug)]
+struct Http2 {
+    sender: http2::SendRequest<RequestBody>,
+    /// Tells it from all others.
+    identity: Arc<()>,
 }
 
 /// What came of sending a request: an answer, or the request as it was and why nothing of it was sent.
 type Exchanged = Result<Response<ResponseBody>, (Request<RequestBody>, hyper::Error)>;
 
+#[derive(Debug)]
 enum Connection {
-    Http1(Http1),
-    Http2(http2::SendRequest<RequestBody>),
+    Http1(Busy),
+    Http2(Http2),
 }
 
-/// A connection in use; dropped without [`Lease::give_back`] it closes.
+/// A connection in use; dropped without [`Lease::give_back`] one of HTTP/1 closes.
 #[derive(Debug)]
 pub(super) struct Lease {
-    held: Option<(Arc<Pool>, Http1)>,
+    pool: Arc<Pool>,
+    connection: Connection,
     upload: Option<Arc<Progress>>,
 }
 
@@ -80,10 +102,18 @@ impl Lease {
     /// Of an answer that came before its request was read from the client nothing is given back: the next call would wait
     /// for the rest of this one.
     pub(super) fn give_back(self) {
-        if let Some((pool, connection)) = self.held
-            && self.upload.is_none_or(|upload| upload.is_sent())
-        {
-            pool.put(connection);
+        let Connection::Http1(busy) = self.connection else { return };
+        if self.upload.is_none_or(|upload| upload.is_sent()) {
+            self.pool.put(busy.http1);
+            // Last, so that the call that it wakes finds the connection.
+            drop(busy.permit);
+        }
+    }
+
+    /// The answer did not go on in time.
+    pub(super) fn give_up(self) {
+        if let Connection::Http2(http2) = &self.connection {
+            self.pool.forget(http2);
         }
     }
 }
@@ -132,8 +162,8 @@ impl Pool {
     pub(super) fn usage(&self) -> Usage {
         let idle = lock(&self.idle).iter().filter(|entry| !entry.connection.sender.is_closed()).count();
         let open_breakers = lock(&self.breakers).iter().filter_map(Weak::upgrade).filter(|own| own.is_open()).count();
-        let open = self.options.max_connections.saturating_sub(self.permits.available_permits());
-        Usage { busy: open.saturating_sub(idle) as u64, idle: idle as u64, open_breakers: open_breakers as u64 }
+        let busy = self.options.max_connections.saturating_sub(self.permits.available_permits());
+        Usage { busy: busy as u64, idle: idle as u64, open_breakers: open_breakers as u64 }
     }
 
     /// Sends a request and waits for the head of its answer. `is_sent` becomes true when the upstream may have seen
@@ -179,29 +209,34 @@ impl Pool {
         let (started, was_sent) = (Instant::now(), *is_sent);
         let mut is_stale = false;
         let mut error = match connection {
-            Connection::Http1(mut connection) => {
+            Connection::Http1(mut busy) => {
                 shape_for_http1(&mut request);
                 *is_sent = true;
-                connection.known.begin(!request.body().is_end_stream());
-                let answer = connection.sender.try_send_request(request);
+                busy.http1.known.begin(!request.body().is_end_stream());
+                let answer = busy.http1.sender.try_send_request(request);
                 match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
                     Ok(response) => {
-                        let lease = Lease { held: Some((self.clone(), connection)), upload: progress.cloned() };
+                        let connection = Connection::Http1(busy);
+                        let lease = Lease { pool: self.clone(), connection, upload: progress.cloned() };
                         return Ok(Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read))));
                     }
                     Err(error) => {
-                        is_stale = reused && !connection.known.has_answered();
+                        is_stale = reused && !busy.http1.known.has_answered();
                         error
                     }
                 }
             }
-            Connection::Http2(mut sender) => {
+            Connection::Http2(mut http2) => {
                 shape_for_http2(&mut request, self.tls)?;
                 *is_sent = true;
-                let answer = sender.try_send_request(request);
-                match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
+                let answer = http2.sender.try_send_request(request);
+                let answered = within(answer, started, timeouts, progress.map(AsRef::as_ref)).await;
+                if matches!(answered, Err(UpstreamError::Timeout(_))) {
+                    self.forget(&http2);
+                }
+                match answered? {
                     Ok(response) => {
-                        let lease = Lease { held: None, upload: None };
+                        let lease = Lease { pool: self.clone(), connection: Connection::Http2(http2), upload: None };
                         return Ok(Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read))));
                     }
                     Err(error) => error,
@@ -226,37 +261,41 @@ impl Pool {
         timeouts: &CallTimeouts,
         may_reuse: bool,
     ) -> Result<(Connection, bool), UpstreamError> {
-        if may_reuse {
-            if self.tls && self.options.http2 {
-                let open = lock(&self.http2).clone().filter(|sender| !sender.is_closed());
-                if let Some(mut sender) = open {
-                    match timeout(timeouts.pool, sender.ready()).await {
-                        Ok(Ok(())) => return Ok((Connection::Http2(sender), true)),
-                        // It has ended meanwhile; a new one takes its place.
-                        Ok(Err(_)) => {}
-                        Err(_) => return Err(UpstreamError::Timeout(Phase::Connection)),
-                    }
-                }
-            }
-            while let Some(mut connection) = self.take() {
-                // Ready at once unless the connection task has not seen the end of its last answer yet. Or something of
-                // the last request is still to be sent, and the server takes it when it likes: nobody waits for that.
-                let ready = timeout(READY_WITHIN, connection.sender.ready()).await;
-                if matches!(ready, Ok(Ok(()))) && connection.known.is_usable() {
-                    return Ok((Connection::Http1(connection), true));
+        if may_reuse && self.tls && self.options.http2 {
+            let open = lock(&self.http2).clone().filter(|http2| !http2.sender.is_closed());
+            if let Some(mut http2) = open {
+                match timeout(timeouts.pool, http2.sender.ready()).await {
+                    Ok(Ok(())) => return Ok((Connection::Http2(http2), true)),
+                    // It has ended meanwhile; a new one takes its place.
+                    Ok(Err(_)) => {}
+                    Err(_) => return Err(UpstreamError::Timeout(Phase::Connection)),
                 }
             }
         }
-        let permit = match self.permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => match timeout(timeouts.pool, self.permits.clone().acquire_owned()).await {
-                Ok(Ok(permit)) => permit,
-                _ => return Err(UpstreamError::Timeout(Phase::Connection)),
-            },
-        };
+        let permit = self.permit(timeouts).await?;
+        while may_reuse && let Some(mut http1) = self.take() {
+            // Ready at once unless the connection task has not seen the end of its last answer yet. Or something of
+            // the last request is still to be sent, and the server takes it when it likes: nobody waits for that.
+            let ready = timeout(READY_WITHIN, http1.sender.ready()).await;
+            if matches!(ready, Ok(Ok(()))) && http1.known.is_usable() {
+                return Ok((Connection::Http1(Busy { http1, permit }), true));
+            }
+        }
+        self.make_room();
         match timeout(timeouts.connect, self.open(permit)).await {
             Ok(opened) => opened.map(|connection| (connection, false)),
             Err(_) => Err(UpstreamError::Timeout(Phase::Connecting)),
+        }
+    }
+
+    /// Lets one call be in flight, in the order in which they ask.
+    async fn permit(&self, timeouts: &CallTimeouts) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        match timeout(timeouts.pool, self.permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(UpstreamError::Timeout(Phase::Connection)),
         }
     }
 
@@ -266,18 +305,13 @@ impl Pool {
         match stream {
             Stream::Plain(stream) => self.http1_over(stream, permit).await,
             Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .adaptive_window(true)
-                    .handshake(TokioIo::new(*stream))
-                    .await
-                    .map_err(|error| self.no_handshake(&error))?;
+                let opened = http2_protocol().handshake(TokioIo::new(*stream)).await;
+                let (sender, connection) = opened.map_err(|error| self.no_handshake(&error))?;
                 tokio::spawn(async move {
                     let _permit = permit;
                     let _ = connection.await;
                 });
-                *lock(&self.http2) = Some(sender.clone());
-                Ok(Connection::Http2(sender))
+                Ok(Connection::Http2(self.keep(sender)))
             }
             Stream::Tls(stream) => self.http1_over(*stream, permit).await,
         }
@@ -295,7 +329,7 @@ impl Pool {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         }));
-        Ok(Connection::Http1(Http1 { sender, known, _task: task, _permit: permit }))
+        Ok(Connection::Http1(Busy { http1: Http1 { sender, known, _task: task }, permit }))
     }
 
     fn no_handshake(&self, error: &hyper::Error) -> UpstreamError {
@@ -340,6 +374,40 @@ impl Pool {
             idle.pop_front();
         }
     }
+
+    /// Makes room for the connection that somebody with a permit is about to open: those that are idle are never more than
+    /// the permits that are left, and the oldest close first.
+    fn make_room(&self) {
+        let mut idle = lock(&self.idle);
+        let most = self.permits.available_permits();
+        while idle.len() > most {
+            idle.pop_front();
+        }
+    }
+
+    /// Further calls go by this connection.
+    fn keep(&self, sender: http2::SendRequest<RequestBody>) -> Http2 {
+        let http2 = Http2 { sender, identity: Arc::new(()) };
+        *lock(&self.http2) = Some(http2.clone());
+        http2
+    }
+
+    /// No further calls go by this connection, which may be dead; those that are on it go on.
+    fn forget(&self, http2: &Http2) {
+        drop(lock(&self.http2).take_if(|kept| Arc::ptr_eq(&kept.identity, &http2.identity)));
+    }
+}
+
+/// HTTP/2 as it is spoken with upstreams. A server that owes no answer is not asked whether it is there: some end the
+/// connection when they are.
+fn http2_protocol() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WAIT);
+    builder
 }
 
 /// A target in origin form, the authority in `Host` (RFC 9112 3.2.1).
@@ -409,7 +477,11 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -438,8 +510,8 @@ mod tests {
         for was_sent in [false, true] {
             let (connection, _) = pool.checkout(&TIMEOUTS, false).await.unwrap();
             drop(listener.accept().await.unwrap());
-            let Connection::Http1(http1) = &connection else { panic!() };
-            while !http1.sender.is_closed() {
+            let Connection::Http1(busy) = &connection else { panic!() };
+            while !busy.http1.sender.is_closed() {
                 tokio::task::yield_now().await;
             }
             let mut is_sent = was_sent;
@@ -449,16 +521,133 @@ mod tests {
         }
     }
 
-    /// What an HTTP/2 server says of the first request, and whether the upstream may have seen that.
-    async fn over_http2(refuse: impl FnOnce(&mut Server, h2::server::SendResponse<bytes::Bytes>)) -> bool {
+    /// A pool of so many connections to a server that answers each request, and how many that server has seen.
+    async fn served(max_connections: usize) -> (Arc<Pool>, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let counted = opened.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Relaxed);
+                tokio::spawn(answer(stream));
+            }
+        });
+        let options = PoolOptions { max_connections, ..PoolOptions::local() };
+        (Arc::new(Pool::new(&address, None, Arc::new(options))), opened)
+    }
+
+    async fn answer(mut stream: TcpStream) {
+        let mut head = Vec::new();
+        while matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+            if head.ends_with(b"\r\n\r\n") {
+                head.clear();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            }
+        }
+    }
+
+    /// The head of an answer; the call is in flight until its body is read.
+    async fn call(pool: &Arc<Pool>, may_reuse: bool) -> Response<ResponseBody> {
+        pool.send(request(), &TIMEOUTS, None, may_reuse, &mut false).await.unwrap()
+    }
+
+    async fn finish(answer: Response<ResponseBody>) {
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+    }
+
+    /// Connections that are busy, and that are idle.
+    fn standing(pool: &Pool) -> (u64, u64) {
+        let usage = pool.usage();
+        (usage.busy, usage.idle)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_gets_the_connection_that_another_gives_back() {
+        let (pool, opened) = served(1).await;
+        let first = call(&pool, true).await;
+        assert_eq!(standing(&pool), (1, 0));
+        // The second one is asked first, and waits.
+        tokio::join!(async { finish(call(&pool, true).await).await }, finish(first));
+        assert_eq!((standing(&pool), opened.load(Relaxed)), ((0, 1), 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_idle_and_not_to_be_used_makes_room_for_what_is_opened() {
+        let (pool, opened) = served(2).await;
+        let (first, second) = tokio::join!(call(&pool, true), call(&pool, true));
+        assert_eq!(standing(&pool), (2, 0));
+        tokio::join!(finish(first), finish(second));
+        assert_eq!(standing(&pool), (0, 2));
+        let third = call(&pool, false).await;
+        assert_eq!((standing(&pool), opened.load(Relaxed)), ((1, 1), 3));
+        let fourth = call(&pool, false).await;
+        assert_eq!((standing(&pool), opened.load(Relaxed)), ((2, 0), 4));
+        tokio::join!(finish(third), finish(fourth));
+        assert_eq!(standing(&pool), (0, 2));
+    }
+
+    /// An HTTP/2 connection that the pool keeps, and the server at its other end, which does nothing unless it is told to.
+    async fn over_http2(pool: &Pool) -> (Http2, Server) {
         let (near, far) = tokio::io::duplex(65_536);
         let server = tokio::spawn(async move { h2::server::handshake(far).await.unwrap() });
-        let opened = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(near)).await;
-        let (sender, connection) = opened.unwrap();
+        let (sender, connection) = http2_protocol().handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
-        let mut server = server.await.unwrap();
+        (pool.keep(sender), server.await.unwrap())
+    }
+
+    async fn exchange(pool: &Arc<Pool>, http2: &Http2, timeouts: &CallTimeouts) -> Result<Exchanged, UpstreamError> {
+        pool.exchange((Connection::Http2(http2.clone()), true), request(), timeouts, None, &mut false).await
+    }
+
+    fn is_late<T>(answer: Result<T, UpstreamError>) -> bool {
+        matches!(answer, Err(UpstreamError::Timeout(Phase::Answer)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_connection_on_which_nobody_is_there_ends() {
+        let pool = pool("https://a:80");
+        let (http2, _server) = over_http2(&pool).await;
+        let patient = CallTimeouts { read: Duration::from_secs(3_600), ..TIMEOUTS };
+        let answer = exchange(&pool, &http2, &patient).await;
+        assert!(matches!(answer, Err(UpstreamError::Connection(error)) if error.is_timeout()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_goes_by_an_http2_connection_on_which_an_answer_was_late() {
+        let pool = pool("https://a:80");
+        let (old, _old_server) = over_http2(&pool).await;
+        assert!(is_late(exchange(&pool, &old, &TIMEOUTS).await));
+        assert!(lock(&pool.http2).is_none(), "it is not kept");
+        let (_new, _new_server) = over_http2(&pool).await;
+        assert!(is_late(exchange(&pool, &old, &TIMEOUTS).await));
+        assert!(lock(&pool.http2).is_some(), "another one is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_goes_by_an_http2_connection_on_which_an_answer_stopped() {
+        let pool = pool("https://a:80");
+        let (http2, mut server) = over_http2(&pool).await;
+        let call = async {
+            let answer = exchange(&pool, &http2, &TIMEOUTS).await.unwrap().unwrap();
+            answer.into_body().collect().await.map_err(UpstreamError::of_body)
+        };
+        let serve = async {
+            let (_, mut respond) = server.accept().await.unwrap().unwrap();
+            let _body = respond.send_response(Response::new(()), false).unwrap();
+            while let Some(Ok(_)) = server.accept().await {}
+            std::future::pending::<()>().await;
+        };
+        let body = tokio::select! { body = call => body, () = serve => panic!() };
+        assert!(is_late(body));
+        assert!(lock(&pool.http2).is_none(), "it is not kept");
+    }
+
+    /// What an HTTP/2 server says of the first request, and whether the upstream may have seen that.
+    async fn is_sent_when(refuse: impl FnOnce(&mut Server, h2::server::SendResponse<bytes::Bytes>)) -> bool {
         let (pool, mut is_sent) = (pool("https://a:80"), false);
-        let exchange = pool.exchange((Connection::Http2(sender), false), request(), &TIMEOUTS, None, &mut is_sent);
+        let (http2, mut server) = over_http2(&pool).await;
+        let exchange = pool.exchange((Connection::Http2(http2), false), request(), &TIMEOUTS, None, &mut is_sent);
         let serve = async {
             let (_, respond) = server.accept().await.unwrap().unwrap();
             refuse(&mut server, respond);
@@ -475,20 +664,20 @@ mod tests {
     #[tokio::test]
     async fn what_an_http2_server_says_it_did_not_process_was_not_sent() {
         assert!(
-            !over_http2(|server, mut respond| {
+            !is_sent_when(|server, mut respond| {
                 respond.send_reset(h2::Reason::REFUSED_STREAM);
                 server.graceful_shutdown();
             })
             .await
         );
         assert!(
-            over_http2(|server, mut respond| {
+            is_sent_when(|server, mut respond| {
                 respond.send_reset(h2::Reason::INTERNAL_ERROR);
                 server.graceful_shutdown();
             })
             .await
         );
         // It has processed this stream, or may have.
-        assert!(over_http2(|server, _| server.abrupt_shutdown(h2::Reason::INTERNAL_ERROR)).await);
+        assert!(is_sent_when(|server, _| server.abrupt_shutdown(h2::Reason::INTERNAL_ERROR)).await);
     }
 }

@@ -63,10 +63,8 @@ impl Tls {
         if !material.errors.is_empty() {
             return Err(material.errors);
         }
-        let builder = match roots {
-            Some(roots) => trusting(roots).map_err(|error| invalid(AUTHORITIES_FIELD, &error))?,
-            None => trusting(system_roots().clone()).map_err(|error| invalid(AUTHORITIES_FIELD, &error))?,
-        };
+        let roots = roots.map_or_else(system_roots, Arc::new);
+        let builder = trusting(roots).map_err(|error| invalid(AUTHORITIES_FIELD, &error))?;
         let config = match shown {
             Some((chain, key)) => {
                 builder.with_client_auth_cert(chain, key).map_err(|error| invalid(CERTIFICATE_FIELD, &error))?
@@ -91,7 +89,7 @@ pub(super) fn usual_config(http2: bool) -> Result<Arc<ClientConfig>, rustls::Err
     if let Some(config) = slot.get() {
         return Ok(config.clone());
     }
-    let mut config = trusting(system_roots().clone())?.with_no_client_auth();
+    let mut config = trusting(system_roots())?.with_no_client_auth();
     config.alpn_protocols = protocols(http2);
     Ok(slot.get_or_init(|| Arc::new(config)).clone())
 }
@@ -101,23 +99,25 @@ fn protocols(http2: bool) -> Vec<Vec<u8>> {
     all[usize::from(!http2)..].to_vec()
 }
 
-fn trusting(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+fn trusting(roots: Arc<RootCertStore>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots))
 }
 
-fn system_roots() -> &'static RootCertStore {
-    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
-    ROOTS.get_or_init(|| {
+/// The same for all: they are many, and an API's own way of TLS often needs nothing else of them.
+fn system_roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "a system root certificate can't be read");
         }
         roots.add_parsable_certificates(found.certs);
-        roots
-    })
+        Arc::new(roots)
+    });
+    roots.clone()
 }
 
 fn invalid(field: &str, error: &rustls::Error) -> Vec<FieldError> {
@@ -182,5 +182,22 @@ impl Material {
             return None;
         };
         Some((chain, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ways_of_tls_share_the_roots_of_the_system() {
+        let spec: DoormanApiSpec =
+            serde_json::from_value(json!({"name": "a", "version": "v1", "protocol": "REST"})).unwrap();
+        let own = UpstreamTls { authorities: None, certificate: None, server_name: Some("a.example".to_owned()) };
+        let all = [(); 8].map(|()| Tls::new(&spec, &own, |_| unreachable!()).unwrap());
+        // Each of them, and the one that all are made of.
+        assert!(Arc::strong_count(&system_roots()) > all.len());
     }
 }
