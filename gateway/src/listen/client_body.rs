@@ -28,6 +28,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub struct ClientBody {
     /// `None`: it was read to its end, or nobody is to read on.
     inner: Option<Incoming>,
+    /// Bodies of HTTP/2 have streams of their own, and are in nobody's way.
+    has_own_stream: bool,
     /// Is the rest in the way of anything?
     is_in_the_way: bool,
     /// How much of it is thrown away.
@@ -37,9 +39,11 @@ pub struct ClientBody {
 impl ClientBody {
     /// The body of a request with this head.
     pub fn new(inner: Incoming, head: &Parts) -> Self {
-        // The others have streams of their own. Who waits to be told to go on is not told by whoever doesn't want the body.
-        let is_in_the_way = head.version != Version::HTTP_2 && !head.headers.contains_key(header::EXPECT);
-        Self { inner: (!inner.is_end_stream()).then_some(inner), is_in_the_way, most: MOST_BYTES }
+        let has_own_stream = head.version == Version::HTTP_2;
+        // Who waits to be told to go on is not told by whoever doesn't want the body.
+        let is_in_the_way = !has_own_stream && !head.headers.contains_key(header::EXPECT);
+        let inner = (!inner.is_end_stream()).then_some(inner);
+        Self { inner, has_own_stream, is_in_the_way, most: MOST_BYTES }
     }
 
     /// Little is to be taken of what follows: the client is over a limit, or not welcome.
@@ -60,7 +64,7 @@ impl Body for ClientBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        this.is_in_the_way = true;
+        this.is_in_the_way = !this.has_own_stream;
         let frame = ready!(Pin::new(inner).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             this.inner = None;
@@ -94,5 +98,51 @@ async fn discard(mut rest: Incoming, most: usize) {
         if bytes > most {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::StreamBody;
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Reads the beginning of a body and answers.
+    async fn refuse(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+        let (head, body) = request.into_parts();
+        let first = ClientBody::new(body, &head).frame().await;
+        assert!(matches!(first, Some(Ok(_))), "{first:?}");
+        Ok(Response::new(String::new()))
+    }
+
+    #[tokio::test]
+    async fn of_an_http2_body_that_is_refused_the_rest_is_not_taken() {
+        const PIECE: &[u8] = &[b'a'; 8 << 10];
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(server.serve_connection(TokioIo::new(far), service_fn(refuse)));
+        let (mut calls, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.unwrap();
+        tokio::spawn(connection);
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let pieces = (0..2 * MOST_BYTES / PIECE.len()).map(move |_| {
+            let _ = sender.send(PIECE.len());
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(PIECE)))
+        });
+        let body = StreamBody::new(futures::stream::iter(pieces));
+        let _answer = calls.send_request(Request::post("http://gateway.example/").body(body).unwrap()).await.unwrap();
+        let mut bytes = 0;
+        // Until the client gives its body up.
+        while let Some(piece) = sent.recv().await {
+            bytes += piece;
+        }
+        // What the windows let through, at most.
+        assert!(bytes < MOST_BYTES / 2, "{bytes} bytes were taken");
     }
 }

@@ -1,13 +1,14 @@
 //! Sockets: TLS, protocol limits, and draining without losing a request.
 //!
-//! A connection is served until it ends by itself or the listener drains. Draining has two steps: while the gateway
-//! announces it (`Connection: close` on HTTP/1.1 answers) connections are still accepted; then listening ends, HTTP/2
-//! connections get GOAWAY, and calls in flight may finish within a bound. In this order, so that a client that is asked
-//! to go finds the port closed and does not come back; a connection that was let in before is served.
+//! A connection is served until it ends by itself, no call runs on it for too long, or the listener drains. Draining has
+//! two steps: while the gateway announces it (`Connection: close` on HTTP/1.1 answers) connections are still accepted;
+//! then listening ends, HTTP/2 connections get GOAWAY, and calls in flight may finish within a bound. In this order, so
+//! that a client that is asked to go finds the port closed and does not come back; a connection that was let in before
+//! is served.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, Version};
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 pub use client_body::ClientBody;
 use guard::Guarded;
 pub use guard::TAKE_TIME;
+use idle::Calls;
 use patience::{Held, Patient};
 
 use crate::client::Scheme;
@@ -37,12 +39,13 @@ use crate::request::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
 mod client_body;
 mod guard;
+mod idle;
 mod patience;
 pub mod tls;
 
 /// Longest time a TLS handshake may take.
 const TLS_ACCEPT: Duration = Duration::from_secs(5);
-/// Longest time between two requests of one HTTP/1.1 connection.
+/// Longest time from the beginning of a connection to its first call, and without a call after that.
 const IDLE: Duration = Duration::from_secs(75);
 /// Most concurrent streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
@@ -199,37 +202,54 @@ async fn exchange<S, H, A>(
     H: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>> + Send + 'static,
 {
-    let (called, held) = (Notify::new(), Arc::<Held>::default());
+    let (called, held, calls) = (Notify::new(), Arc::<Held>::default(), Calls::new());
+    // From the first call of an HTTP/1.1 connection on, the library looks after its idle times.
+    let first = OnceLock::new();
     let service = service_fn(|request| {
         called.notify_one();
-        let held = (request.version() == Version::HTTP_2).then(|| held.clone());
+        let over_http2 = (request.version() == Version::HTTP_2).then(|| (held.clone(), calls.begin()));
+        if over_http2.is_none() {
+            first.get_or_init(|| calls.begin());
+        }
         let answer = handle(request);
         async move {
             let answer = answer.await;
-            Ok::<_, Infallible>(match held {
-                Some(held) => answer.map(|body| Either::Right(Patient::new(body, held))),
+            Ok::<_, Infallible>(match over_http2 {
+                Some((held, call)) => answer.map(|body| Either::Right(Patient::new(body, held, call))),
                 None => answer.map(Either::Left),
             })
         }
     });
     let stream = TokioIo::new(Guarded::new(stream));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-    let close = async {
+    let mut close = std::pin::pin!(async {
         closing.cancelled().await;
         // A first call may be on its way; cut, nobody would know whether it was begun.
         let _ = timeout(FIRST_CALL, called.notified()).await;
-    };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = close => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = held.too_long() => {
-            tracing::info!(client_ip = %client, "a client takes nothing of an answer; its connection ends");
-            // The others on it may be other people's, behind a proxy.
-            connection.as_mut().graceful_shutdown();
-            timeout(TAKE_TIME, connection).await.unwrap_or(Ok(()))
+    });
+    let mut too_long = std::pin::pin!(held.too_long());
+    let mut is_asked_to_end = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = close.as_mut() => {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            }
+            () = too_long.as_mut() => {
+                tracing::info!(client_ip = %client, "a client takes nothing of an answer; its connection ends");
+                // The others on it may be other people's, behind a proxy.
+                connection.as_mut().graceful_shutdown();
+                break timeout(TAKE_TIME, connection).await.unwrap_or(Ok(()));
+            }
+            () = calls.none_for(IDLE) => {
+                // Whatever keeps an HTTP/2 connection then, it is no call.
+                if is_asked_to_end {
+                    break Ok(());
+                }
+                is_asked_to_end = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
     };
     if let Err(error) = ended {
@@ -241,7 +261,9 @@ async fn exchange<S, H, A>(
 mod tests {
     use bytes::Bytes;
     use hyper::client::conn::http2;
-    use tokio::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
 
@@ -283,8 +305,94 @@ mod tests {
             let life = life_of_a_client_that_takes_nothing(1000, body).await;
             assert!((TAKE_TIME * 5..TAKE_TIME * 7).contains(&life), "{life:?}");
         }
-        // What was taken is waited for by nobody.
+        // What was taken is waited for by nobody: the connection is idle.
         let life = life_of_a_client_that_takes_nothing(100, own).await;
-        assert_eq!(life.as_secs(), TAKE_TIME.as_secs() * 20);
+        assert_eq!(life.as_secs(), IDLE.as_secs());
+    }
+
+    /// A connection on which each call takes so long: its client's side, and what ends with it.
+    fn served(time: Duration) -> (DuplexStream, JoinHandle<()>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let handle = move |_| async move {
+            sleep(time).await;
+            Response::new(Body::Own(None))
+        };
+        let closing = CancellationToken::new();
+        let serving = tokio::spawn(async move {
+            exchange(far, handle, &protocol(), IpAddr::from([192, 0, 2, 1]), closing).await;
+        });
+        (near, serving)
+    }
+
+    /// How long until a connection ends.
+    async fn life(serving: JoinHandle<()>) -> Duration {
+        let start = Instant::now();
+        timeout(IDLE * 3, serving).await.expect("the connection lives on").unwrap();
+        start.elapsed()
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_first_call_is_closed() {
+        for bytes in [0, 16, 20] {
+            let (mut client, serving) = served(Duration::ZERO);
+            client.write_all(&PREFACE[..bytes]).await.unwrap();
+            assert_eq!(life(serving).await.as_secs(), IDLE.as_secs(), "after {bytes} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http1_connection_is_kept_between_calls_and_while_one_runs() {
+        let (mut client, serving) = served(IDLE * 2);
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut answer = [0; 1000];
+            let length = client.read(&mut answer).await.unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+            sleep(IDLE / 2).await;
+        }
+        let life = life(serving).await;
+        assert!(life.abs_diff(IDLE / 2) < Duration::from_secs(1), "{life:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_connection_ends_when_no_call_runs_and_not_before() {
+        let (near, serving) = served(IDLE * 2);
+        let (mut calls, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..3 {
+            let request = Request::get("http://gateway.example/").body(String::new()).unwrap();
+            assert_eq!(calls.send_request(request).await.unwrap().status(), 200);
+            sleep(IDLE / 2).await;
+        }
+        let life = life(serving).await;
+        assert!(life.abs_diff(IDLE / 2) < Duration::from_secs(1), "{life:?}");
+        drop(calls);
+    }
+
+    /// A client that is there, and never says that it has seen that it is to go.
+    async fn stay(mut client: DuplexStream) {
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const PONG: &[u8] = &[0, 0, 8, 6, 1, 0, 0, 0, 0];
+        const SHUTDOWN: &[u8] = &[0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+        client.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+        let mut head = [0; 9];
+        while client.read_exact(&mut head).await.is_ok() {
+            let [_, high, low, kind, flags, ..] = head;
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+            client.read_exact(&mut payload).await.unwrap();
+            if kind == 6 && flags == 0 && payload != SHUTDOWN {
+                client.write_all(&[PONG, &payload[..]].concat()).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_client_that_does_not_go_is_cut() {
+        let (near, serving) = served(Duration::ZERO);
+        tokio::spawn(stay(near));
+        let life = life(serving).await;
+        assert!((IDLE..IDLE * 2 + Duration::from_secs(1)).contains(&life), "{life:?}");
     }
 }

@@ -13,8 +13,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::TAKE_TIME;
+use super::idle::Call;
 
 /// Boxed error of a body.
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,11 +37,11 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// A piece that counts until it is dropped.
-    fn hold(self: &Arc<Self>, data: Bytes) -> Bytes {
+    /// A piece that counts until it is dropped; until then its call runs.
+    fn hold(self: &Arc<Self>, data: Bytes, call: Arc<Call>) -> Bytes {
         let span = self.now.load(Ordering::Relaxed) % SPANS;
         self.pieces[span].fetch_add(1, Ordering::Relaxed);
-        Bytes::from_owner(Piece { data, span, held: self.clone() })
+        Bytes::from_owner(Piece { data, span, held: self.clone(), _call: call })
     }
 
     /// Returns when a piece has been held for too long.
@@ -59,6 +61,7 @@ struct Piece {
     data: Bytes,
     span: usize,
     held: Arc<Held>,
+    _call: Arc<Call>,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -77,9 +80,10 @@ impl Drop for Piece {
 #[derive(Debug)]
 pub(super) struct Patient<B> {
     shared: Arc<Mutex<Shared<B>>>,
-    /// Whether somebody looks at the clock; short answers are gone before that is worth it.
-    is_watched: bool,
+    /// Who looks at the clock, until this is dropped; short answers are gone before that is worth it.
+    watch: Option<AbortOnDropHandle<()>>,
     held: Arc<Held>,
+    call: Arc<Call>,
 }
 
 #[derive(Debug)]
@@ -98,21 +102,21 @@ fn lock<B>(shared: &Mutex<Shared<B>>) -> MutexGuard<'_, Shared<B>> {
 }
 
 impl<B: Send + 'static> Patient<B> {
-    /// A body of an answer over this connection.
-    pub(super) fn new(body: B, held: Arc<Held>) -> Self {
+    /// A body of the answer to this call, over this connection.
+    pub(super) fn new(body: B, held: Arc<Held>, call: Call) -> Self {
         let shared = Arc::new(Mutex::new(Shared { body: Some(body), rest: Bytes::new(), idle_since: None }));
-        Self { shared, is_watched: false, held }
+        Self { shared, watch: None, held, call: Arc::new(call) }
     }
 
     fn watch(&mut self) {
-        if !self.is_watched {
-            self.is_watched = true;
-            tokio::spawn(give_up_when_idle(Arc::downgrade(&self.shared)));
+        if self.watch.is_none() {
+            let watching = tokio::spawn(give_up_when_idle(Arc::downgrade(&self.shared)));
+            self.watch = Some(AbortOnDropHandle::new(watching));
         }
     }
 }
 
-/// Ends with the body, at the latest [`TAKE_TIME`] after it.
+/// Ends when the body is given up.
 async fn give_up_when_idle<B>(shared: Weak<Mutex<Shared<B>>>) {
     let mut next = Instant::now() + TAKE_TIME;
     loop {
@@ -156,7 +160,7 @@ where
         }
         let frame = other.unwrap_or_else(|| {
             let piece = shared.rest.split_to(shared.rest.len().min(PIECE));
-            Frame::data(this.held.hold(piece))
+            Frame::data(this.held.hold(piece, this.call.clone()))
         });
         let has_more = !shared.rest.is_empty() || !body.is_end_stream();
         shared.idle_since = has_more.then(Instant::now);
@@ -189,6 +193,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use tokio::sync::mpsc;
 
+    use super::super::idle::Calls;
     use super::*;
 
     type Pieces = mpsc::UnboundedReceiver<&'static str>;
@@ -202,10 +207,43 @@ mod tests {
         StreamBody::new(Box::pin(frames))
     }
 
+    fn patient<B: Send + 'static>(body: B) -> Patient<B> {
+        Patient::new(body, Arc::default(), Calls::new().begin())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_watches_an_answer_that_is_over() {
+        let (sender, pieces) = mpsc::unbounded_channel();
+        let mut patient = patient(body(pieces));
+        sender.send("a").unwrap();
+        patient.frame().await.unwrap().unwrap();
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        assert_eq!(tasks(), 1);
+        drop(patient);
+        sleep(TAKE_TIME / 100).await;
+        assert_eq!(tasks(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_runs_until_its_last_piece_is_sent() {
+        let calls = Calls::new();
+        let text = http_body_util::Full::new(Bytes::from("a")).map_err(Into::into);
+        let mut patient = Patient::new(text, Arc::default(), calls.begin());
+        let piece = patient.frame().await.unwrap().unwrap();
+        drop(patient);
+        let sent = async {
+            sleep(TAKE_TIME * 2).await;
+            drop(piece);
+        };
+        let start = Instant::now();
+        tokio::join!(calls.none_for(TAKE_TIME), sent);
+        assert_eq!(start.elapsed().as_secs(), TAKE_TIME.as_secs() * 3);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_nobody_takes_is_given_up() {
         let (sender, pieces) = mpsc::unbounded_channel();
-        let mut patient = Patient::new(body(pieces), Arc::default());
+        let mut patient = patient(body(pieces));
         sender.send("a").unwrap();
         patient.frame().await.unwrap().unwrap();
         let start = Instant::now();
@@ -217,7 +255,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_and_a_slow_upstream_have_their_time() {
         let (sender, pieces) = mpsc::unbounded_channel();
-        let mut patient = Patient::new(body(pieces), Arc::default());
+        let mut patient = patient(body(pieces));
         for _ in 0..5 {
             sender.send("a").unwrap();
             patient.frame().await.unwrap().unwrap();
@@ -236,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn long_answers_go_in_pieces_and_lose_nothing() {
         let long: Bytes = (0..PIECE * 2 + 100).map(|at| at.to_le_bytes()[0]).collect();
-        let mut patient = Patient::new(http_body_util::Full::new(long.clone()).map_err(Into::into), Arc::default());
+        let mut patient = patient(http_body_util::Full::new(long.clone()).map_err(Into::into));
         let mut seen = Vec::new();
         while !patient.is_end_stream() {
             assert_eq!(patient.size_hint().exact(), Some((long.len() - seen.len()) as u64));

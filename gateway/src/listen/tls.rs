@@ -10,10 +10,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
+use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 
 /// How often the files are looked at. Mounted Secrets change by a link swap that notices miss.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// SHA-256 of what both files held: the key's text need not be kept to see a change.
+type Fingerprint = [u8; 32];
 
 /// Why a certificate can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,8 @@ pub struct Certificate {
     chain_file: PathBuf,
     key_file: PathBuf,
     current: ArcSwap<CertifiedKey>,
+    /// Of what was loaded at first.
+    loaded: Fingerprint,
 }
 
 impl Certificate {
@@ -45,11 +51,12 @@ impl Certificate {
     /// # Errors
     /// [`CertificateError`] naming the file.
     pub fn load(certificate: &Path, key: &Path) -> Result<Arc<Self>, CertificateError> {
-        let (current, _) = read(certificate, key)?;
+        let (current, loaded) = read(certificate, key)?;
         Ok(Arc::new(Self {
             chain_file: certificate.to_owned(),
             key_file: key.to_owned(),
             current: ArcSwap::from_pointee(current),
+            loaded,
         }))
     }
 
@@ -67,17 +74,18 @@ impl Certificate {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Follows the files for ever. New connections get the new certificate; open ones keep theirs.
+    /// Follows the files for ever, from when they were loaded. New connections get the new certificate; open ones keep
+    /// theirs.
     pub async fn follow(self: Arc<Self>) {
-        let mut seen = read(&self.chain_file, &self.key_file).map(|(_, bytes)| bytes).unwrap_or_default();
+        let mut seen = self.loaded;
         let mut complained = false;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             match read(&self.chain_file, &self.key_file) {
-                Ok((_, bytes)) if bytes == seen => complained = false,
-                Ok((pair, bytes)) => {
+                Ok((_, fingerprint)) if fingerprint == seen => complained = false,
+                Ok((pair, fingerprint)) => {
                     self.current.store(Arc::new(pair));
-                    seen = bytes;
+                    seen = fingerprint;
                     complained = false;
                     tracing::info!(file = %self.chain_file.display(), "the new certificate is in use");
                 }
@@ -101,7 +109,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<(CertifiedKey, Vec<u8>), CertificateError> {
+fn read(certificate: &Path, key: &Path) -> Result<(CertifiedKey, Fingerprint), CertificateError> {
     let fail = |path: &Path, reason: String| CertificateError::File { path: path.to_owned(), reason };
     let chain_text = std::fs::read(certificate).map_err(|error| fail(certificate, error.to_string()))?;
     let key_text = std::fs::read(key).map_err(|error| fail(key, error.to_string()))?;
@@ -113,7 +121,31 @@ fn read(certificate: &Path, key: &Path) -> Result<(CertifiedKey, Vec<u8>), Certi
     }
     let key_der = PrivateKeyDer::from_pem_slice(&key_text).map_err(|error| fail(key, error.to_string()))?;
     let pair = CertifiedKey::from_der(chain, key_der, &crypto::aws_lc_rs::default_provider())?;
-    let mut bytes = chain_text;
-    bytes.extend_from_slice(&key_text);
-    Ok((pair, bytes))
+    let fingerprint = Sha256::new().chain_update(&chain_text).chain_update(&key_text).finalize().into();
+    Ok((pair, fingerprint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_between_loading_and_following_is_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chain, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        let renew = || {
+            let made = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+            std::fs::write(&chain, made.cert.pem()).unwrap();
+            std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+            made.cert.der().clone()
+        };
+        let first = renew();
+        let certificate = Certificate::load(&chain, &key).unwrap();
+        let second = renew();
+        let following = tokio::spawn(certificate.clone().follow());
+        assert_eq!(certificate.current.load().cert, [first]);
+        tokio::time::sleep(LOOK_EVERY * 2).await;
+        assert_eq!(certificate.current.load().cert, [second]);
+        following.abort();
+    }
 }
