@@ -2,27 +2,19 @@
 //! (reference: gateway behaviour 9).
 //!
 //! In: stored routings. Out: servers for a key. What always holds: a key that isn't known costs no question to the
-//! store; a routing that didn't change keeps its servers and whose turn it is; while the store is away what was known
-//! last goes on.
+//! store; a routing that didn't change keeps its servers and whose turn it is.
 
 use std::{collections::HashMap, sync::Arc};
 
-use arc_swap::ArcSwap;
 use doorman_crds::api::WeightedServer;
 use mongodb::bson::{Bson, Document};
 
 use crate::{
     definitions::{documents::server_url, weights::stored_weights},
     snapshot::Servers,
-    store::{
-        Change, Collection, Store,
-        fresh::{CACHE_LIFE, Fresh},
-    },
+    store::{Collection, Store, latest::Latest},
     upstream::{Pools, Targets},
 };
-
-/// The one entry of the cache.
-const ALL: &str = "";
 
 type Table = HashMap<Box<str>, Routing>;
 
@@ -34,77 +26,51 @@ struct Routing {
 }
 
 /// All routings.
-pub struct Routings {
-    store: Arc<Store>,
-    pools: Pools,
-    known: Arc<Fresh<Arc<Table>>>,
-    last: ArcSwap<Table>,
-}
+pub struct Routings(Arc<Latest<Table>>);
 
 impl Routings {
     /// Over this store; connections are those of these pools.
-    pub fn new(store: Arc<Store>, pools: Pools) -> Self {
-        let known = Arc::new(Fresh::new(1, CACHE_LIFE));
-        let forgetting = known.clone();
-        store.on_change(move |change| {
-            if matches!(change, Change::Everything | Change::Document(Collection::Routings, _)) {
-                forgetting.forget_all();
-            }
-        });
-        Self { store, pools, known, last: ArcSwap::default() }
+    pub fn new(store: &Arc<Store>, pools: Pools) -> Self {
+        let make = move |found: &[Arc<Document>], last: Option<&Table>| {
+            found.iter().filter_map(|own| routing(own, last, &pools)).collect()
+        };
+        Self(Latest::new(store, Collection::Routings, make))
     }
 
     /// The servers of a key. `None`: it names no routing, or one without a server that can be called.
     pub async fn servers(&self, key: &str) -> Option<Arc<Servers>> {
-        let known = match self.known.get(ALL) {
-            Some(known) => known,
-            None => self.known.get_or_load(ALL, || self.load()).await,
-        };
-        let table = known.unwrap_or_else(|error| {
-            tracing::warn!(%error, "routings can't be read; those that were known last go on");
-            self.last.load_full()
-        });
+        let table = self.0.get().await;
+        let table = table.inspect_err(|error| tracing::warn!(%error, "routings can't be read, and were never known"));
+        let table = table.ok()?;
         let servers = &table.get(key)?.servers;
         (!servers.is_empty()).then(|| servers.clone())
     }
+}
 
-    async fn load(&self) -> Result<Arc<Table>, crate::store::StoreError> {
-        let found = self.store.all(Collection::Routings).await?;
-        let last = self.last.load();
-        let table: Arc<Table> = Arc::new(found.iter().filter_map(|own| self.routing(own, &last)).collect());
-        self.last.store(table.clone());
-        Ok(table)
-    }
+fn routing(document: &Document, last: Option<&Table>, pools: &Pools) -> Option<(Box<str>, Routing)> {
+    let key = document.get_str("client_key").ok().filter(|key| !key.is_empty())?;
+    let servers = document.get_array("routing_servers").ok().into_iter().flatten();
+    let addresses = servers.filter_map(Bson::as_str).map(str::to_owned);
+    let weights = stored_weights(Collection::Routings, document).unwrap_or_else(|error| {
+        tracing::warn!(key, %error, "the servers of a routing are called alike");
+        None
+    });
+    let weights = weights.unwrap_or_default().into_iter().chain(std::iter::repeat(1));
+    let listed: Vec<_> = addresses.zip(weights).collect();
+    let servers = match last.and_then(|last| last.get(key)) {
+        Some(before) if before.listed == listed => before.servers.clone(),
+        _ => Arc::new(compile(key, &listed, pools)),
+    };
+    Some((key.into(), Routing { listed, servers }))
+}
 
-    fn routing(&self, document: &Document, last: &Table) -> Option<(Box<str>, Routing)> {
-        let key = document.get_str("client_key").ok().filter(|key| !key.is_empty())?;
-        let servers = document.get_array("routing_servers").ok().into_iter().flatten();
-        let addresses = servers.filter_map(Bson::as_str).map(str::to_owned);
-        let weights = stored_weights(Collection::Routings, document).unwrap_or_else(|error| {
-            tracing::warn!(key, %error, "the servers of a routing are called alike");
-            None
-        });
-        let weights = weights.unwrap_or_default().into_iter().chain(std::iter::repeat(1));
-        let listed: Vec<_> = addresses.zip(weights).collect();
-        let servers = match last.get(key) {
-            Some(before) if before.listed == listed => before.servers.clone(),
-            _ => Arc::new(self.compile(key, &listed)),
-        };
-        Some((key.into(), Routing { listed, servers }))
-    }
-
-    fn compile(&self, key: &str, listed: &[(String, u8)]) -> Servers {
-        let parse = |(text, weight): &(String, u8)| {
-            let parsed = server_url(text).parse();
-            let parsed =
-                parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called"));
-            Some(WeightedServer { address: parsed.ok()?, weight: *weight })
-        };
-        Servers::compile(
-            &listed.iter().filter_map(parse).collect::<Vec<_>>(),
-            &mut Targets::new(&self.pools, None, &[]),
-        )
-    }
+fn compile(key: &str, listed: &[(String, u8)], pools: &Pools) -> Servers {
+    let parse = |(text, weight): &(String, u8)| {
+        let parsed = server_url(text).parse();
+        let parsed = parsed.inspect_err(|error| tracing::warn!(key, %error, "a server of a routing can't be called"));
+        Some(WeightedServer { address: parsed.ok()?, weight: *weight })
+    };
+    Servers::compile(&listed.iter().filter_map(parse).collect::<Vec<_>>(), &mut Targets::new(pools, None, &[]))
 }
 
 #[cfg(test)]
@@ -112,7 +78,10 @@ mod tests {
     use mongodb::bson::doc;
 
     use super::*;
-    use crate::{store::outage::Backend, upstream::PoolOptions};
+    use crate::{
+        store::{Change, outage::Backend},
+        upstream::PoolOptions,
+    };
 
     async fn save(store: &Store, key: &str, servers: &[&str]) {
         store.save(Collection::Routings, doc! { "client_key": key, "routing_servers": servers }).await.unwrap();
@@ -125,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn servers_are_called_by_their_weights_where_these_fit() {
         let store = Arc::new(Store::in_memory());
-        let routings = Routings::new(store.clone(), Pools::new(PoolOptions::local()));
+        let routings = Routings::new(&store, Pools::new(PoolOptions::local()));
         for (key, weights) in [("fits", vec![1, 100, 2]), ("too_few", vec![1, 2])] {
             let routing = doc! { "client_key": key, "routing_servers": ["http://one", "no url", "http://two"],
             "routing_server_weights": weights };
@@ -139,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_leads_to_its_servers_as_soon_as_they_are_stored() {
         let store = Arc::new(Store::in_memory());
-        let routings = Routings::new(store.clone(), Pools::new(PoolOptions::local()));
+        let routings = Routings::new(&store, Pools::new(PoolOptions::local()));
         assert!(routings.servers("beta").await.is_none());
         save(&store, "beta", &["http://one:80", "http://two:80", "no url"]).await;
         save(&store, "empty", &[]).await;
@@ -155,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_known_last_goes_on_while_the_store_is_away() {
         let store = Arc::new(Store::in_memory());
-        let routings = Routings::new(store.clone(), Pools::new(PoolOptions::local()));
+        let routings = Routings::new(&store, Pools::new(PoolOptions::local()));
         save(&store, "beta", &["http://one:80"]).await;
         routings.servers("beta").await.unwrap();
         store.outages().begin(Backend::Documents, std::time::Duration::from_secs(60));

@@ -87,7 +87,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     let sealer = Arc::new(settings.keys.sealer()?);
     let accounts = Arc::new(Accounts::new(&settings, identity.clone(), sealer.clone()));
     let discovery = Arc::new(Discovery::new(pools.clone(), settings.upstream.clone(), &store));
-    let routings = Arc::new(Routings::new(store.clone(), pools));
+    let routings = Arc::new(Routings::new(&store, pools));
     let settings = Arc::new(settings);
     let security = Arc::new(Security::new(&settings));
     let persistence = Arc::new(Persistence::new(settings.clone(), store, security.clone()));

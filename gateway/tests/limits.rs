@@ -315,6 +315,8 @@ async fn an_apis_credentials_are_not_for_the_servers_of_a_client_key() -> Result
     let mut api = charging();
     api["api_allowed_headers"] = json!(["x-up-auth"]);
     api["api_authorization_field_swap"] = "x-up-auth".into();
+    // Nor by another name.
+    api["api_request_transform"] = json!({ "headers": { "rename": { "x-up-auth": "x-token" } } });
     for (setting, is_sent) in [("false", false), ("true", true)] {
         let start = Start::new(BINARY)?.with("DOORMAN_ROUTING_CREDENTIALS", setting);
         let stage = Stage::set_with(api.clone(), start).await?;
@@ -341,7 +343,7 @@ async fn an_apis_credentials_are_not_for_the_servers_of_a_client_key() -> Result
             let seen = call.send().await?.json::<Value>().await?;
             assert_eq!(seen["headers"]["host"], json!([server.address().to_string()]));
             let sent = |name: &str| seen["headers"][name][0].as_str();
-            let secrets = ["x-api-key", "authorization", "x-up-auth"].map(sent);
+            let secrets = ["x-api-key", "authorization", "x-token"].map(sent);
             let wanted = [Some("general-key"), Some("secret"), Some("secret")];
             assert_eq!(secrets, if is_sent { wanted } else { [None; 3] }, "{key} {setting}");
             assert_eq!(sent("x-doorman-user"), Some("amy"));

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use doorman_tests::gateway::{GatewayProcess, Start};
+use doorman_tests::stores::Neighbour;
 use doorman_tests::upstream;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -97,6 +98,53 @@ async fn every_change_is_served_with_the_next_call() -> Result<()> {
     assert_eq!(code(&stage.call(path).await?), (404, "GTW001"));
     let created = stage.send("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
     assert_eq!((created.0, stage.call(path).await?.0), (201, 200), "its endpoints are found again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_is_found_with_and_without_the_slashes_at_its_ends() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.does("POST", "/platform/api", stage.api(json!({ "api_public": true }))).await?;
+    for (stored, asked) in [("/items/", "items/"), ("/items/", "items"), ("things", "things"), ("/a/b", "a/b/")] {
+        stage.endpoint("GET", stored).await?;
+        let path = format!("/platform/endpoint/GET/orders/v1/{asked}");
+        assert_eq!(stage.does("GET", &path, Value::Null).await?["endpoint_uri"], stored, "{asked}");
+        let renamed = json!({ "endpoint_uri": stored, "endpoint_description": "y" });
+        stage.does("PUT", &path, renamed).await?;
+        assert_eq!(stage.does("GET", &path, Value::Null).await?["endpoint_description"], "y");
+        stage.does("DELETE", &path, Value::Null).await?;
+        assert_eq!(code(&stage.send("GET", &path, Value::Null).await?), (400, "END004"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn endpoints_added_at_once_never_take_their_api_out_of_service() -> Result<()> {
+    let (folder, stores) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (redis, mongo) = (Neighbour::durable_redis(folder.path())?, Neighbour::mongo(stores.path())?);
+    let start = || Start::new(BINARY)?.stores(redis.address(), mongo.address()).run();
+    let gateways = [start()?, start()?];
+    let upstream = upstream::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let admin = Session::admin(gateways[0].url("")).await?;
+    let api = json!({ "api_name": "orders", "api_version": "v1", "api_public": true, "api_allowed_groups": ["ALL"],
+        "api_servers": [format!("http://{}", upstream.address())] });
+    admin.does("POST", "/platform/api", api).await?;
+    let others = [&admin, &Session::admin(gateways[1].url("")).await?];
+    let mut won = 0;
+    for number in 0..30 {
+        let add = async |at: &Session, name: &str| {
+            let endpoint = json!({ "api_name": "orders", "api_version": "v1", "endpoint_method": "GET",
+                "endpoint_uri": format!("/{number}/{{{name}}}"), "endpoint_description": "x" });
+            at.send("POST", "/platform/endpoint", endpoint).await
+        };
+        let (one, other) = tokio::try_join!(add(others[0], "x"), add(others[1], "y"))?;
+        let created = [one.0, other.0].iter().filter(|status| **status == 201).count();
+        assert!(created < 2, "both were told to be added: {one:?} {other:?}");
+        won += created;
+    }
+    assert!(won > 0);
+    let (status, answer) = admin.send("GET", "/api/rest/orders/v1/none", Value::Null).await?;
+    assert_eq!((status, &answer["error_code"]), (404, &json!("GTW003")), "{answer}");
     Ok(())
 }
 

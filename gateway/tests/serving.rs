@@ -133,6 +133,18 @@ async fn values_go_upstream_without_tags_and_cut() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_usual_header_that_is_listed_too_goes_upstream_once() -> Result<()> {
+    let (gateway, _upstream) = started("  headers: {allowed: [Content-Type, accept, X-Pass]}\n")?;
+    let call =
+        Client::new().post(gateway.url("/api/rest/a/v1/echo")).header("Accept", "text/html").header("X-Pass", "1");
+    let seen: Value = call.header("Content-Type", "text/plain").body("x").send().await?.json().await?;
+    for (name, value) in [("content-type", "text/plain"), ("accept", "text/html"), ("x-pass", "1")] {
+        assert_eq!(seen["headers"][name], json!([value]));
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn only_allowed_response_headers_reach_the_client() -> Result<()> {
     let (gateway, _upstream) = started("  headers: {allowed: [x-upstream]}\n")?;
     let answer = Client::new().get(gateway.url("/api/rest/a/v1/headers")).send().await?;

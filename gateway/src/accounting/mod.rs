@@ -35,6 +35,7 @@ use crate::{
     store::{
         Change, Collection, Counter, Moment, Reading, Store, StoreError, Taken,
         fresh::{CACHE_LIFE, Fresh},
+        latest::Latest,
         rules::Rule,
         tiers::{in_force, next_change},
     },
@@ -44,8 +45,6 @@ use charge::Definition;
 use rules::Rules;
 use waiting::Waiting;
 
-/// The one entry of caches that hold all of something.
-const ALL: &str = "";
 /// Who waits for a turn asks no sooner than this whether it has come.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
@@ -159,7 +158,6 @@ impl Measure {
 
 struct Known {
     users: Fresh<Arc<UserLimits>>,
-    rules: Fresh<Arc<Rules>>,
     definitions: Fresh<Arc<Option<Definition>>>,
 }
 
@@ -168,11 +166,9 @@ impl Known {
         match change {
             Change::Document(Collection::Users | Collection::TierAssignments, name) => self.users.forget(name),
             Change::Document(Collection::Tiers, _) => self.users.forget_all(),
-            Change::Document(Collection::RateLimitRules, _) => self.rules.forget_all(),
             Change::Document(Collection::CreditDefs, group) => self.definitions.forget(group),
             Change::Everything => {
                 self.users.forget_all();
-                self.rules.forget_all();
                 self.definitions.forget_all();
             }
             Change::Document(..) | Change::Token(_) | Change::Other(_) => {}
@@ -185,6 +181,7 @@ pub struct Accounts {
     store: Arc<Store>,
     identity: Arc<Identity>,
     known: Arc<Known>,
+    rules: Arc<Latest<Rules>>,
     sealer: Arc<Sealer>,
     skip_tiers: bool,
     fail_mode: FailMode,
@@ -197,17 +194,16 @@ impl Accounts {
     pub fn new(settings: &Settings, identity: Arc<Identity>, sealer: Arc<Sealer>) -> Self {
         let store = identity.store().clone();
         let capacity = usize::try_from(settings.storage.cache_entries.get()).unwrap_or(usize::MAX);
-        let known = Arc::new(Known {
-            users: Fresh::new(capacity, CACHE_LIFE),
-            rules: Fresh::new(1, CACHE_LIFE),
-            definitions: Fresh::new(capacity, CACHE_LIFE),
-        });
+        let known =
+            Arc::new(Known { users: Fresh::new(capacity, CACHE_LIFE), definitions: Fresh::new(capacity, CACHE_LIFE) });
         let forgetting = known.clone();
         store.on_change(move |change| forgetting.forget(change));
+        let rules = Latest::new(&store, Collection::RateLimitRules, |found, _| Rules::of(found));
         Self {
             store,
             identity,
             known,
+            rules,
             sealer,
             skip_tiers: settings.limits.skip_tiers,
             fail_mode: settings.storage.limits_fail_mode,
@@ -272,14 +268,6 @@ impl Accounts {
         Ok((totals.first().copied().unwrap_or_default(), Moment::at_second(end)))
     }
 
-    async fn rules(&self) -> Result<Arc<Rules>, StoreError> {
-        if let Some(known) = self.known.rules.get(ALL) {
-            return known;
-        }
-        let load = async || Ok(Arc::new(Rules::of(&self.store.all(Collection::RateLimitRules).await?)));
-        self.known.rules.get_or_load(ALL, load).await
-    }
-
     /// What is unknown because a store is away limits nobody, unless the settings say that it refuses.
     fn unless_closed<T: Default>(&self, found: Result<T, StoreError>) -> Result<T, Refused> {
         match (found, self.fail_mode) {
@@ -298,7 +286,7 @@ impl Accounts {
             Some(user) => Some(self.unless_closed(self.of_user(user).await)?),
             None => None,
         };
-        let rules = self.unless_closed(self.rules().await)?;
+        let rules = self.unless_closed(self.rules.get().await)?;
         let queue = limits.as_ref().and_then(|limits| limits.tier.queue);
         let deadline = queue.map(|queue| Instant::now() + queue);
         let mut place = None;

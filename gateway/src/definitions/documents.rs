@@ -5,12 +5,13 @@
 //! the API it belongs to is read again.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use doorman_crds::api::Protocol;
+use doorman_crds::api::{EndpointSpec, Protocol};
+use doorman_crds::path::PathTemplate;
 use doorman_crds::revision::Rejection;
 use doorman_crds::{DoormanApi, DoormanApiSpec, FieldError};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -36,6 +37,8 @@ struct Dirty {
     everything: bool,
     roles: bool,
     apis: BTreeSet<Key>,
+    /// Ids of endpoints that demand something else of bodies.
+    endpoints: BTreeSet<String>,
 }
 
 /// Tells how far what is served has come behind what is stored. Cheap to clone.
@@ -81,7 +84,11 @@ fn note(dirty: &mut Dirty, change: Change<'_>) -> bool {
             dirty.roles = true;
             return true;
         }
-        Change::Document(Collection::EndpointValidations, _) | Change::Everything => None,
+        Change::Document(Collection::EndpointValidations, id) => {
+            dirty.endpoints.insert(id.to_owned());
+            return true;
+        }
+        Change::Everything => None,
         Change::Document(..) | Change::Token(_) | Change::Other(_) => return false,
     };
     match api {
@@ -132,6 +139,7 @@ impl Stored {
             again.everything |= dirty.everything;
             again.roles |= dirty.roles;
             again.apis.extend(dirty.apis);
+            again.endpoints.extend(dirty.endpoints);
         }
         outcome.map(|()| number)
     }
@@ -158,19 +166,13 @@ impl Stored {
             self.roles = roles.iter().filter_map(|role| text(role, "role_name").map(str::to_owned)).collect();
         }
         if dirty.everything {
-            let mut endpoints: BTreeMap<Key, Vec<Arc<Document>>> = BTreeMap::new();
-            for endpoint in self.store.all(Collection::Endpoints).await? {
-                endpoints.entry(key(&endpoint)).or_default().push(endpoint);
-            }
-            let validations = self.store.all(Collection::EndpointValidations).await?;
-            let apis = self.store.all(Collection::Apis).await?;
-            self.apis = apis
-                .iter()
-                .map(|api| (key(api), object(api, endpoints.get(&key(api)).map_or(&[], Vec::as_slice), &validations)))
-                .collect();
-            return Ok(());
+            return self.read_apis().await;
         }
-        for (name, version) in &dirty.apis {
+        let mut apis = dirty.apis.clone();
+        for id in &dirty.endpoints {
+            apis.extend(self.apis_of_endpoint(id).await?);
+        }
+        for (name, version) in &apis {
             let read = match self.store.find(Collection::Apis, &[name, version]).await? {
                 None => None,
                 Some(api) => {
@@ -191,6 +193,25 @@ impl Stored {
             }
         }
         Ok(())
+    }
+
+    /// Reads all APIs, whatever changed.
+    async fn read_apis(&mut self) -> Result<(), StoreError> {
+        let mut endpoints: BTreeMap<Key, Vec<Arc<Document>>> = BTreeMap::new();
+        for endpoint in self.store.all(Collection::Endpoints).await? {
+            endpoints.entry(key(&endpoint)).or_default().push(endpoint);
+        }
+        let validations = self.store.all(Collection::EndpointValidations).await?;
+        let apis = self.store.all(Collection::Apis).await?;
+        self.apis = objects(&apis, &endpoints, &validations);
+        Ok(())
+    }
+
+    /// The APIs that have an endpoint of this id: one, as a rule, but nothing keeps an id from being stored twice.
+    async fn apis_of_endpoint(&self, id: &str) -> Result<BTreeSet<Key>, StoreError> {
+        let listing = Listing { members: Some(&["api_name", "api_version"]), ..Listing::with("endpoint_id", id) };
+        let (found, _) = self.store.list(Collection::Endpoints, &listing).await?;
+        Ok(found.iter().map(|endpoint| key(endpoint)).collect())
     }
 
     /// What a source defines and what is stored, together.
@@ -232,11 +253,30 @@ pub fn spec(
     validations: &[Arc<Document>],
 ) -> (DoormanApiSpec, Vec<Misfit>) {
     let endpoints: Vec<_> = endpoints.iter().map(|endpoint| plain_document(endpoint)).collect();
-    let validation = |id: &str| {
-        let found = validations.iter().find(|validation| text(validation, "endpoint_id") == Some(id))?;
-        Some(plain_document(found))
-    };
+    let validations = by_endpoint(validations);
+    let validation = |id: &str| validations.get(id).map(|found| plain_document(found));
     fields::spec(&plain_document(api), &endpoints, validation)
+}
+
+/// What endpoints demand of bodies, by their ids.
+fn by_endpoint(validations: &[Arc<Document>]) -> HashMap<&str, &Arc<Document>> {
+    validations.iter().filter_map(|one| Some((text(one, "endpoint_id")?, one))).collect()
+}
+
+/// The objects that stored APIs are, given the endpoints of each and what any endpoints demand of bodies.
+fn objects(
+    apis: &[Arc<Document>],
+    endpoints: &BTreeMap<Key, Vec<Arc<Document>>>,
+    validations: &[Arc<Document>],
+) -> BTreeMap<Key, Result<Arc<DoormanApi>, Rejection>> {
+    let validations = by_endpoint(validations);
+    let found = |endpoint: &Arc<Document>| Some(Arc::clone(validations.get(text(endpoint, "endpoint_id")?)?));
+    let whole = |api: &Arc<Document>| {
+        let own: &[Arc<Document>] = endpoints.get(&key(api)).map_or(&[], Vec::as_slice);
+        let demanded: Vec<_> = own.iter().filter_map(found).collect();
+        (key(api), object(api, own, &demanded))
+    };
+    apis.iter().map(whole).collect()
 }
 
 /// The object that a stored API and its endpoints are. What has no place in an object is of no use to traffic.
@@ -291,7 +331,29 @@ fn served_spec(
             *server = url;
         }
     }
+    leave_out_repeated(&mut spec);
     (spec, misfits)
+}
+
+/// Of endpoints that answer the same calls the first is called: existing databases have such, and processes may store two
+/// at once.
+fn leave_out_repeated(spec: &mut DoormanApiSpec) {
+    let mut seen = HashSet::new();
+    let calls = |one: &EndpointSpec| {
+        let path = PathTemplate::parse(one.client_uri.as_ref().unwrap_or(&one.uri)).ok()?;
+        Some((one.method, path.shape()))
+    };
+    let (name, version) = (&spec.name, &spec.version);
+    if let Some(endpoints) = &mut spec.endpoints {
+        endpoints.retain(|one| {
+            let is_first = calls(one).is_none_or(|calls| seen.insert(calls));
+            if !is_first {
+                let (method, uri) = (one.method.as_str(), &one.uri);
+                tracing::warn!(name, version, method, uri, "an endpoint is left out: another one answers its calls");
+            }
+            is_first
+        });
+    }
 }
 
 /// The URL that a stored server is called at: without a scheme it speaks HTTP, and the schemes of gRPC stand for what is
@@ -415,6 +477,15 @@ mod tests {
     }
 
     #[test]
+    fn of_stored_endpoints_that_answer_the_same_calls_one_is_served() {
+        let endpoints = ["/a/{x}", "/a/{y}", "/b", "/a/{x}/c"].map(|uri| Arc::new(endpoint("GET", uri)));
+        let spec = object(&api(), &endpoints, &[]).unwrap().spec.clone();
+        let uris: Vec<_> = spec.endpoints.iter().flatten().map(|one| &*one.uri).collect();
+        assert_eq!(uris, ["/a/{x}", "/b", "/a/{x}/c"]);
+        assert_eq!(problems(&api(), &endpoints), []);
+    }
+
+    #[test]
     fn a_stored_api_of_no_use_is_named() {
         let mut broken = api();
         broken.insert("api_ip_mode", "whitelist");
@@ -450,5 +521,38 @@ mod tests {
         store.remove(Collection::Apis, &["orders", "v1"]).await.unwrap();
         stored.read().await.unwrap();
         assert!(stored.merged(&Definitions::default()).apis.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_an_endpoint_demands_makes_only_its_own_api_be_read_again() {
+        let store = Arc::new(Store::in_memory());
+        for name in ["orders", "payments"] {
+            for (collection, mut document) in
+                [(Collection::Apis, api()), (Collection::Endpoints, endpoint("GET", "/items"))]
+            {
+                document.extend(doc! { "api_name": name, "api_id": name, "endpoint_id": name });
+                store.insert(collection, document).await.unwrap();
+            }
+        }
+        let demands = |id: &str| {
+            doc! { "endpoint_id": id, "validation_enabled": true,
+            "validation_schema": { "validation_schema": { "a": { "required": true, "type": "string" } } } }
+        };
+        store.insert(Collection::EndpointValidations, demands("payments")).await.unwrap();
+        let mut stored = Stored::new(store.clone());
+        stored.read().await.unwrap();
+        let of = |stored: &Stored, name: &str| stored.merged(&Definitions::default()).apis[&id(name, "v1")].clone();
+        let demanded = |api: &DoormanApi| api.spec.endpoints.as_ref().unwrap()[0].validation.is_some();
+        let payments = of(&stored, "payments");
+        assert!(demanded(&payments) && !demanded(&of(&stored, "orders")));
+
+        store.insert(Collection::EndpointValidations, demands("nobody's")).await.unwrap();
+        store.insert(Collection::EndpointValidations, demands("orders")).await.unwrap();
+        stored.read().await.unwrap();
+        assert!(demanded(&of(&stored, "orders")));
+        store.remove(Collection::EndpointValidations, &["orders"]).await.unwrap();
+        stored.read().await.unwrap();
+        assert!(!demanded(&of(&stored, "orders")), "it is noted though it is gone");
+        assert!(Arc::ptr_eq(&payments, &of(&stored, "payments")), "the other was left alone");
     }
 }

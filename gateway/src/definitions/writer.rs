@@ -2,19 +2,20 @@
 //!
 //! In: how an object should be, given how it is. Out: which state of it the API server has taken. What always holds:
 //! but for an adoption nothing is forced, and an object that is not the platform's own (see [`Owner`]) is left as it is; a
-//! change is made on the state that was looked at, or not at all; no answer of the API server is waited for longer than
-//! [`PATIENCE`].
+//! change is made on the state that was looked at, or not at all; what the gateway would not take, and so never serve, is
+//! not written; no answer of the API server is waited for longer than [`PATIENCE`].
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use doorman_crds::gateway::GatewayRef;
-use doorman_crds::selection::Selection;
+use doorman_crds::gateway::{GatewayRef, Namespaces};
+use doorman_crds::selection::{Selection, matches};
 use doorman_crds::{DoormanApi, DoormanRole};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, LabelSelector, ManagedFieldsEntry, ObjectMeta};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::Status;
 use kube::core::object::HasSpec;
@@ -111,8 +112,8 @@ pub enum WriteError {
     /// The object is kept by a tool that would take it back.
     #[error("{0} keeps it and would take it back")]
     Kept(String),
-    /// The API server finds fault with it, in these words.
-    #[error("the API server refuses it: {0}")]
+    /// The API server finds fault with it, or the gateway would not take it, in these words.
+    #[error("it is refused: {0}")]
     Refused(String),
     /// Others kept changing it.
     #[error("it was changed by others at the same time")]
@@ -350,10 +351,11 @@ impl Writer {
         spec: &K::Spec,
         parameters: &PatchParams,
     ) -> Result<K, WriteError> {
-        // What the gateway would not take would never be served.
+        // What the gateway asks for, as far as it can be given.
         let mut labels: BTreeMap<String, String> =
             self.selection.selector.as_ref().and_then(|selector| selector.match_labels.clone()).unwrap_or_default();
         labels.insert(MANAGED_BY.to_owned(), PLATFORM.to_owned());
+        self.must_be_taken(found, spec, &labels).await?;
         let mut metadata = json!({ "name": name, "namespace": self.namespace(), "labels": labels });
         if let Some(version) = found.and_then(|found| found.meta().resource_version.clone()) {
             metadata["resourceVersion"] = version.into();
@@ -369,6 +371,44 @@ impl Writer {
             WriteError::Owned { owner, .. } => self.owned::<K>(name, &owner),
             other => other,
         })
+    }
+
+    /// What the gateway would not take would never be served, nor would it be known here to be changed or deleted.
+    async fn must_be_taken<K: Definition>(
+        &self,
+        found: Option<&K>,
+        spec: &K::Spec,
+        own: &BTreeMap<String, String>,
+    ) -> Result<(), WriteError> {
+        let labels = found.map_or_else(|| own.clone(), |found| labels_after(found.meta(), own));
+        let namespace = Some(self.namespace().to_owned());
+        let meta = ObjectMeta { namespace, labels: Some(labels.clone()), ..ObjectMeta::default() };
+        let refs = K::gateway_refs(&mut spec.clone()).take();
+        let of_namespace = self.namespace_labels().await?;
+        if self.selection.takes(&meta, refs.as_deref(), |_| of_namespace.as_ref()) {
+            return Ok(());
+        }
+        let unmet = self.selection.selector.as_ref().and_then(|selector| unmet(selector, &labels));
+        Err(WriteError::Refused(match unmet {
+            Some(asked) => format!(
+                "This gateway would not take it: spec.apis.selector asks for {asked}, which the platform API can't write"
+            ),
+            None => format!(
+                "This gateway would not take it: spec.apis.namespaceSelector leaves out the namespace {}, where the \
+                 platform API writes",
+                self.namespace()
+            ),
+        }))
+    }
+
+    /// The labels of the namespace it writes to; `None` also where the gateway doesn't ask for any.
+    async fn namespace_labels(&self) -> Result<Option<BTreeMap<String, String>>, WriteError> {
+        if self.selection.namespaces != Namespaces::Selector {
+            return Ok(None);
+        }
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let found = self.ask(self.namespace(), namespaces.get_metadata_opt(self.namespace())).await?;
+        Ok(found.map(|found| found.metadata.labels.unwrap_or_default()))
     }
 
     fn owned<K: Definition>(&self, name: &str, owner: &str) -> WriteError {
@@ -419,6 +459,39 @@ fn holder(status: &Status) -> Option<Owner> {
 /// The gateways that an object names.
 fn refs<K: Definition>(object: &K) -> Option<Vec<GatewayRef>> {
     K::gateway_refs(&mut object.spec().clone()).take()
+}
+
+/// The labels of an object after an apply of these: those that only the platform API has applied, and no longer does, go.
+fn labels_after(found: &ObjectMeta, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_ours = |entry: &ManagedFieldsEntry| {
+        entry.manager.as_deref() == Some(PLATFORM) && entry.operation.as_deref() == Some("Apply")
+    };
+    let goes = |label: &str| {
+        let field = format!("f:{label}");
+        let has_it = |fields: &FieldsV1| fields.0["f:metadata"]["f:labels"].get(&field).is_some();
+        let entries = found.managed_fields.iter().flatten();
+        let mut owners = entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(has_it)).peekable();
+        owners.peek().is_some() && owners.all(is_ours)
+    };
+    let mut labels = found.labels.clone().unwrap_or_default();
+    labels.retain(|label, _| !goes(label));
+    labels.extend(own.clone());
+    labels
+}
+
+/// The first of what a selector asks for that these labels don't meet, in words.
+fn unmet(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> Option<String> {
+    let mut wanted = selector.match_labels.iter().flatten();
+    if let Some((key, value)) = wanted.find(|(key, value)| labels.get(*key) != Some(*value)) {
+        return Some(format!("{key}={value}"));
+    }
+    let unmet = selector.match_expressions.iter().flatten().find(|one| {
+        let only = LabelSelector { match_labels: None, match_expressions: Some(vec![(*one).clone()]) };
+        !matches(&only, labels)
+    })?;
+    let asked = format!("{} {}", unmet.key, unmet.operator);
+    let values = unmet.values.as_deref().unwrap_or_default();
+    Some(if values.is_empty() { asked } else { format!("{asked} [{}]", values.join(", ")) })
 }
 
 /// A change that others may overtake, each time after a longer pause, but never so long that who has just made a change
@@ -489,9 +562,99 @@ pub(crate) fn conflict(manager: &str) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use doorman_crds::DoormanRoleSpec;
+    use doorman_crds::gateway::ApisSpec;
+    use http_body_util::{BodyExt, Full};
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Writes for a gateway with this `spec.apis`, in a namespace with these labels; and what it has written.
+    fn writer(apis: Value, labels: Value) -> (Writer, Arc<Mutex<Vec<Value>>>) {
+        let written: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let kept = written.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (kept, labels) = (kept.clone(), labels.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let (status, answer): (u16, Value) = match (parts.method.as_str(), parts.uri.path()) {
+                    ("GET", "/api/v1/namespaces/edge") => (200, json!({ "metadata": { "labels": labels } })),
+                    ("GET", _) => (404, json!(Status::failure("none", "NotFound").with_code(404))),
+                    _ => {
+                        let object: Value = serde_json::from_slice(&body).unwrap();
+                        kept.lock().unwrap().push(object.clone());
+                        (200, object)
+                    }
+                };
+                let answer = Full::new(Bytes::from(answer.to_string()));
+                Ok::<_, Infallible>(http::Response::builder().status(status).body(answer).unwrap())
+            }
+        });
+        let apis: ApisSpec = serde_json::from_value(apis).unwrap();
+        let selection = Selection::new("edge", "main", Some(&apis));
+        (Writer::new(Client::new(service, "edge"), selection, watch::channel(()).1), written)
+    }
+
+    async fn write_role(writer: &Writer) -> Result<Option<Origin>, WriteError> {
+        let role: DoormanRoleSpec = serde_json::from_value(json!({ "name": "ops" })).unwrap();
+        writer.write::<DoormanRole, WriteError>("ops", "Role ops", |_| Ok(Some(role.clone()))).await
+    }
+
+    #[tokio::test]
+    async fn what_the_gateway_would_not_take_is_refused_and_not_written() {
+        let expressions = |key: &str, operator: &str, values: Value| {
+            let expression = json!({ "key": key, "operator": operator, "values": values });
+            json!({ "selector": { "matchLabels": { "team": "a" }, "matchExpressions": [expression] } })
+        };
+        let of_namespace = json!({ "namespaces": "Selector", "namespaceSelector": { "matchLabels": { "team": "a" } } });
+        for (apis, labels, refused) in [
+            (expressions("tier", "In", json!(["gold", "tin"])), json!({}), Some("asks for tier In [gold, tin]")),
+            (expressions("tier", "Exists", Value::Null), json!({}), Some("asks for tier Exists,")),
+            (
+                expressions(MANAGED_BY, "NotIn", json!([PLATFORM])),
+                json!({}),
+                Some("managed-by NotIn [doorman-platform]"),
+            ),
+            (json!({ "selector": { "matchLabels": { MANAGED_BY: "x" } } }), json!({}), Some("asks for app.kubernetes")),
+            (of_namespace.clone(), json!({ "team": "b" }), Some("leaves out the namespace edge")),
+            (of_namespace, json!({ "team": "a" }), None),
+            (expressions("tier", "NotIn", json!(["gold"])), json!({}), None),
+            (expressions("team", "In", json!(["a"])), json!({}), None),
+            (json!({ "namespaces": "All" }), json!({}), None),
+        ] {
+            let (writer, written) = writer(apis.clone(), labels);
+            let outcome = write_role(&writer).await;
+            let is_as_wanted = match (&outcome, refused) {
+                (Err(WriteError::Refused(reason)), Some(part)) => reason.contains(part),
+                (outcome, None) => outcome.is_ok(),
+                _ => false,
+            };
+            assert!(is_as_wanted, "{apis}: {outcome:?}");
+            assert_eq!(written.lock().unwrap().len(), usize::from(refused.is_none()), "{apis}");
+        }
+    }
+
+    #[test]
+    fn labels_that_only_the_platform_has_applied_go_when_it_no_longer_does() {
+        let entry = |manager: &str, labels: Value| {
+            let fields = json!({ "f:metadata": { "f:labels": labels } });
+            json!({ "manager": manager, "operation": "Apply", "fieldsV1": fields })
+        };
+        let fields = [
+            entry(PLATFORM, json!({ "f:old": {}, "f:both": {} })),
+            entry("kubectl", json!({ "f:both": {}, "f:theirs": {} })),
+        ];
+        let labels = json!({ "old": "1", "both": "1", "theirs": "1", "nobodys": "1" });
+        let found: ObjectMeta = serde_json::from_value(json!({ "labels": labels, "managedFields": fields })).unwrap();
+        let own = BTreeMap::from([("new".to_owned(), "1".to_owned())]);
+        let after: Vec<_> = labels_after(&found, &own).into_keys().collect();
+        assert_eq!(after, ["both", "new", "nobodys", "theirs"]);
+    }
 
     #[test]
     fn names_stay_where_they_can_and_are_made_plain_where_not() {

@@ -35,7 +35,7 @@ impl Process {
 
     async fn token_of(&self, username: &str) -> HeaderMap {
         let user = self.identity.store().user(username).await.unwrap().unwrap();
-        let token = self.identity.keys().issue(&user, Accesses::default(), LIFE).unwrap();
+        let token = self.identity.keys().issue((&user, crate::store::now()), Accesses::default(), LIFE).unwrap();
         HeaderMap::from_iter([(AUTHORIZATION, token.parse().unwrap())])
     }
 

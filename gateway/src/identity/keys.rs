@@ -225,14 +225,16 @@ impl KeyRing {
         self.signs.as_deref()
     }
 
-    /// A token for this user, valid for this long.
-    pub fn issue(&self, user: &User, accesses: Accesses, life: Duration) -> Result<String, KeyError> {
+    /// A token for this user as it was known at this second, valid for this long from now on. What takes away the user's
+    /// tokens later than that takes this one too, however long it took to get here.
+    pub fn issue(&self, (user, known): (&User, u64), accesses: Accesses, life: Duration) -> Result<String, KeyError> {
         let claims = Claims {
             sub: user.username.to_string(),
             role: user.role.to_string(),
             exp: now() + life.as_secs(),
             jti: Uuid::new_v4().to_string(),
-            iat: Some(now()),
+            // Clocks of processes differ: a user of this very second may be of the next one elsewhere.
+            iat: Some(known.max(user.tokens_from.unwrap_or_default())),
             accesses,
         };
         self.sign(&claims)
@@ -328,7 +330,7 @@ mod tests {
     fn an_issued_token_says_who_it_is_for() {
         let ring = ring();
         let accesses = Accesses(Permissions::all());
-        let token = ring.issue(&User::new("amy", "a@b.c", "user"), accesses, Duration::from_secs(60)).unwrap();
+        let token = ring.issue((&User::new("amy", "a@b.c", "user"), now()), accesses, Duration::from_secs(60)).unwrap();
         let claims = ring.verify(&token).unwrap();
         assert_eq!((claims.sub.as_str(), claims.role.as_str()), ("amy", "user"));
         assert!((now() + 58..=now() + 60).contains(&claims.exp));
@@ -336,6 +338,19 @@ mod tests {
         assert_eq!(claims.accesses.0, CARRIED.into_iter().collect());
         let header = jsonwebtoken::decode_header(&token).unwrap();
         assert_eq!((header.kid.as_deref(), header.typ.as_deref()), (Some(LEGACY), Some("JWT")));
+    }
+
+    #[test]
+    fn a_token_is_as_old_as_what_was_known_of_its_user() {
+        let amy = |tokens_from| User { tokens_from, ..User::new("amy", "a@b.c", "user") };
+        for (tokens_from, known, issued) in [(None, 100, 100), (Some(90), 100, 100), (Some(101), 100, 101)] {
+            let (ring, user) = (ring(), amy(tokens_from));
+            let token = ring.issue((&user, known), Accesses::default(), Duration::from_secs(60)).unwrap();
+            let claims = ring.verify(&token).unwrap();
+            assert_eq!(claims.iat, Some(issued));
+            assert!(user.accepts(claims.iat) && claims.exp >= now() + 58);
+            assert!(!amy(Some(issued + 1)).accepts(claims.iat), "what came later takes it");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Checking passwords without letting anyone know or flood anything.
+//! Checking and hashing passwords without letting anyone know or flood anything.
 //!
-//! One check takes a quarter of a second of a core. Only half of the cores work on checks at any time, so that a flood
-//! of sign-ins slows sign-ins and not traffic; who waits too long is told to come back. An unknown user costs the same
-//! time as a known one.
+//! Either takes a quarter of a second of a core. Only half of the cores do such work at any time, so that a flood of it
+//! slows sign-ins and not traffic; who waits too long is told to come back. An unknown user costs the same time as a known
+//! one.
 //!
 //! What makes a password good enough, and a stored hash too weak to keep, is told here too.
 
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::store::{Password, documents::BCRYPT_COST};
 
-/// Checks that may wait for their turn.
+/// Callers that may wait for their turn.
 const QUEUE: usize = 1_024;
 /// Longest wait for a turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -35,12 +35,12 @@ pub fn is_strong(password: &str) -> bool {
         && has(|c| SPECIAL.contains(c))
 }
 
-/// Too many sign-ins at once.
+/// Too much work on passwords and other secrets at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many sign-ins at once")]
+#[error("too many sign-ins or changes of passwords at once")]
 pub struct Busy;
 
-/// Checks passwords, a few at a time.
+/// Checks and hashes passwords, a few at a time.
 pub struct Passwords {
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -93,6 +93,17 @@ impl Passwords {
 
     /// Is this the password? `None` stands for that of a user who doesn't exist or has none: always wrong.
     pub async fn verify(&self, given: String, stored: Option<&Password>) -> Result<bool, Busy> {
+        let password = stored.unwrap_or(&self.nobody).clone();
+        Ok(self.in_turn(move || matches(&given, password.hash())).await? && stored.is_some())
+    }
+
+    /// The hash of a password.
+    pub async fn hash(&self, given: String) -> Result<Vec<u8>, Busy> {
+        self.in_turn(move || Password::from_text(&given).hash().to_vec()).await
+    }
+
+    /// Does work that takes as long as with a password, when it is its turn.
+    pub async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
         let place = Place(&self.waiting);
         if self.waiting.fetch_add(1, Relaxed) >= QUEUE {
             return Err(Busy);
@@ -100,13 +111,12 @@ impl Passwords {
         let turn = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned());
         let Ok(Ok(turn)) = turn.await else { return Err(Busy) };
         drop(place);
-        let password = stored.unwrap_or(&self.nobody).clone();
-        let checked = tokio::task::spawn_blocking(move || {
+        let done = tokio::task::spawn_blocking(move || {
             // The turn ends with the work, not with the caller's interest in it.
             let _turn = turn;
-            matches(&given, password.hash())
+            work()
         });
-        Ok(checked.await.unwrap_or(false) && stored.is_some())
+        done.await.map_err(|_| Busy)
     }
 }
 

@@ -21,7 +21,7 @@ async fn identity() -> Identity {
 async fn token_of(identity: &Identity, username: &str) -> String {
     let user = identity.store().user(username).await.unwrap().unwrap();
     let accesses = identity.accesses(&user).await.unwrap();
-    identity.keys().issue(&user, accesses, LIFE).unwrap()
+    identity.keys().issue((&user, crate::store::now()), accesses, LIFE).unwrap()
 }
 
 fn bearing(token: &str) -> HeaderMap {

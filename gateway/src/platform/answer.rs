@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use utoipa::ToSchema;
 
 use crate::{
-    identity::Denied,
+    identity::{Busy, Denied},
     problem::{Envelope, Problem, X_BODY_LENGTH, json as to_json, json_response},
     store::StoreError,
 };
@@ -211,6 +211,13 @@ pub(super) const UNEXPECTED: &str = "GTW999";
 pub(super) fn store_failed(error: StoreError) -> Problem {
     let denied = Denied::from(error);
     Problem::new(denied.status(), UNEXPECTED, denied.reason())
+}
+
+/// What is answered when too much work on passwords is under way.
+pub(super) fn busy(error: Busy) -> Problem {
+    tracing::warn!(%error, "a call was turned away");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, UNEXPECTED, Denied::Unavailable.reason())
+        .header(header::RETRY_AFTER, 5)
 }
 
 /// What is answered when something of our own fails; the cause is for the log.

@@ -36,6 +36,8 @@ const NOT_SIGNED_IN: &str = "API_AUTH";
 const NO_CREATE: (&str, &str) = ("API007", "You do not have permission to create APIs");
 const NO_UPDATE: (&str, &str) = ("API008", "You do not have permission to update APIs");
 const NO_DELETE: (&str, &str) = ("API008", "You do not have permission to delete APIs");
+/// Members whose values must go together.
+const TOGETHER: [&str; 4] = ["api_public", "api_credits_enabled", "api_servers", "api_server_weights"];
 /// Weights that don't fit the servers.
 const WEIGHTS: (Collection, &str) = (Collection::Apis, "API014");
 
@@ -88,7 +90,7 @@ struct Fields {
     api_server_weights: Option<Vec<Int<{ i64::MIN }>>>,
     /// `REST`, `SOAP`, `GRAPHQL`, `GRPC`; a label.
     api_type: Option<AnyText>,
-    /// How often a call that failed upstream is tried again, where the method and the failure allow it; 0: never.
+    /// How often a call that failed upstream is tried again, whatever the method; 0: never.
     api_allowed_retry_count: Option<Int<{ i64::MIN }>>,
     /// Kept and shown; nothing depends on it.
     api_grpc_package: Option<AnyText>,
@@ -141,7 +143,7 @@ struct Fields {
     api_openapi_url: Option<AnyText>,
     /// Kept and shown; nothing depends on it.
     api_openapi_auto_discover: Option<Flag>,
-    /// Path on the first server, or URL, of the WSDL.
+    /// Path, tried on each server in turn, or URL, of the WSDL.
     api_wsdl_url: Option<AnyText>,
     /// Kept and shown; nothing depends on it.
     api_soap_version: Option<AnyText>,
@@ -149,7 +151,7 @@ struct Fields {
     api_ws_security: Option<Map<String, Value>>,
     /// Kept and shown; nothing depends on it.
     api_graphql_max_depth: Option<Int<{ i64::MIN }>>,
-    /// Path on the first server where the schema is asked for; absent: `/graphql`.
+    /// Path where the schema is asked for, on each server in turn; absent: `/graphql`.
     api_graphql_schema_url: Option<AnyText>,
     /// Kept and shown; nothing depends on it.
     api_graphql_subscriptions: Option<Flag>,
@@ -269,7 +271,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewApi>) -> Result<
     if is(new.fields.api_public) && is(new.fields.api_credits_enabled) {
         return Err(charged_to_nobody());
     }
-    let members = given(&new);
+    let members = given(&new)?;
     check_transforms(&members).map_err(invalid_as)?;
     must_weigh(WEIGHTS, &Members::new(), &plain_document(&members))?;
     let exists = || Answer::message("API already exists");
@@ -379,7 +381,7 @@ async fn update(
         return Err(refused(StatusCode::BAD_REQUEST, "API005", "API name and version cannot be updated"));
     }
     let updated = || Answer::message("API updated successfully");
-    let (members, no_data) = (given(&update), || refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
+    let (members, no_data) = (given(&update)?, || refused(StatusCode::BAD_REQUEST, "API006", "No data to update"));
     check_transforms(&members).map_err(invalid_as)?;
     if let Place::Cluster(writer, object) = place {
         let members = plain_document(&members);
@@ -393,24 +395,29 @@ async fn update(
         return Ok(updated());
     }
     let (store, key) = (platform.identity.store(), [key.name.as_str(), key.version.as_str()]);
-    let stored = store.find(Collection::Apis, &key).await?.ok_or_else(unknown)?;
-    let will_be = |given: Option<Flag>, member| given.map_or(stored.get_bool(member).unwrap_or(false), |flag| flag.0);
-    let fields = &update.fields;
-    if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
-        return Err(charged_to_nobody());
+    loop {
+        let stored = store.find(Collection::Apis, &key).await?.ok_or_else(unknown)?;
+        let was = |member| stored.get_bool(member).unwrap_or(false);
+        let will_be = |given: Option<Flag>, member| given.map_or(was(member), |flag| flag.0);
+        let fields = &update.fields;
+        if will_be(fields.api_public, "api_public") && will_be(fields.api_credits_enabled, "api_credits_enabled") {
+            return Err(charged_to_nobody());
+        }
+        must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
+        if members.is_empty() {
+            return Err(no_data());
+        }
+        let mut changed = (*stored).clone();
+        changed.extend(members.clone());
+        must_be_servable(|| problems(&stored, &[]), problems(&changed, &[]))?;
+        // What was looked at together must not have changed apart.
+        let seen = TOGETHER.map(|member| [stored.get(member).cloned().unwrap_or(Bson::Null)]);
+        let expected: Vec<(&str, &[Bson])> = TOGETHER.into_iter().zip(seen.iter().map(<[Bson; 1]>::as_slice)).collect();
+        if store.set_if(Collection::Apis, &key, &expected, members.clone()).await? {
+            platform.until_served().await;
+            return Ok(updated());
+        }
     }
-    must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
-    if members.is_empty() {
-        return Err(no_data());
-    }
-    let mut changed = (*stored).clone();
-    changed.extend(members.clone());
-    must_be_servable(|| problems(&stored, &[]), problems(&changed, &[]))?;
-    if !store.set(Collection::Apis, &key, members).await? {
-        return Err(unknown());
-    }
-    platform.until_served().await;
-    Ok(updated())
 }
 
 /// Deletes an API; subscriptions stay for one of the same name and version, and so do stored endpoints.

@@ -12,6 +12,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -29,10 +30,16 @@ struct Noted {
     actor: Option<Arc<str>>,
     /// Whose sign-in or registration it is.
     account: Option<Arc<str>>,
-    body: Option<Value>,
+    /// Kept only where names are looked for in it: callers may wait long, and there may be many.
+    body: Option<Bytes>,
+    keeps_body: bool,
 }
 
 impl Trail {
+    fn new(keeps_body: bool) -> Self {
+        Self(Arc::new(Mutex::new(Noted { keeps_body, ..Noted::default() })))
+    }
+
     fn noted(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -48,8 +55,9 @@ impl Trail {
     }
 
     /// What was sent; of it only names get into the trail.
-    pub(super) fn body(&self, bytes: &[u8]) {
-        self.noted().body = serde_json::from_slice(bytes).ok();
+    pub(super) fn body(&self, bytes: &Bytes) {
+        let mut noted = self.noted();
+        noted.body = noted.keeps_body.then(|| bytes.clone());
     }
 }
 
@@ -156,6 +164,12 @@ fn entry(method: &Method, path: &str) -> Option<(Action, Target)> {
     })
 }
 
+/// Is something of the body in the trail?
+fn reads_body(action: Action, target: Target) -> bool {
+    matches!(target, Target::Body(_) | Target::Subscription)
+        || matches!(action, Action::UserCreditsSave | Action::RateLimitRuleUpdate | Action::RateLimitRuleDelete)
+}
+
 /// One thing is another action than the list.
 fn of_one(action: Action) -> Action {
     match action {
@@ -229,9 +243,10 @@ fn outcome(action: Action, status: StatusCode) -> Status {
 
 /// Answers a call, writes what became of it, and tells with the answer who called.
 pub(super) async fn audited(route: MatchedPath, params: RawPathParams, mut request: Request, next: Next) -> Response {
-    let trail = Trail::default();
+    let entry = entry(request.method(), route.as_str());
+    let trail = Trail::new(entry.is_some_and(|(action, target)| reads_body(action, target)));
     request.extensions_mut().insert(trail.clone());
-    let mut response = match entry(request.method(), route.as_str()) {
+    let mut response = match entry {
         Some(entry) => written(entry, &trail, &params, request, next).await,
         None => next.run(request).await,
     };
@@ -256,17 +271,18 @@ async fn written(
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().map(str::to_owned));
     let response = next.run(request).await;
 
-    let (noted, status) = (trail.noted(), response.status());
-    let named = target.of(params, query.as_deref(), noted.body.as_ref());
+    let (mut noted, status) = (trail.noted(), response.status());
+    if noted.actor.is_none() && !status.is_success() && action != Action::AuthLogin {
+        return response;
+    }
+    let body = noted.body.take().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let named = target.of(params, query.as_deref(), body.as_ref());
     let action = match (action, &named) {
         (Action::AuthLogin, _) if !status.is_success() => Action::AuthLoginFailed,
         (Action::AuthLogout, Some(_)) => Action::AuthRevoke,
         (action, Some(_)) if matches!(target, Target::Query(..)) => of_one(action),
         (action, _) => action,
     };
-    if noted.actor.is_none() && !status.is_success() && action != Action::AuthLoginFailed {
-        return response;
-    }
     let account = noted.account.as_deref().unwrap_or_default();
     let actor = noted.actor.as_deref().unwrap_or(if status.is_success() { account } else { "" });
     let named = named.unwrap_or_else(|| match target {
@@ -277,7 +293,7 @@ async fn written(
     let named = [&*named, account, actor].into_iter().find(|name| !name.is_empty()).unwrap_or_default();
     let id = id.as_ref().and_then(|id| id.0.to_str().ok());
     let event = Event::new(action, actor, named, outcome(action, status)).from(address, &path, id);
-    let event = match details(action, noted.body.as_ref()) {
+    let event = match details(action, body.as_ref()) {
         Some(details) => event.details(details),
         None => event,
     };

@@ -1,7 +1,7 @@
 //! Sign-in and sign-out, registration, and what administrators do about others' sessions: `/platform/authorization`
 //! (reference: platform API 4).
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -9,7 +9,7 @@ use axum::{
 };
 use doorman_crds::role::Permission;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use mongodb::bson::doc;
+use mongodb::bson::{Bson, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -18,14 +18,14 @@ use uuid::Uuid;
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal, UNEXPECTED, failed, store_failed},
+    answer::{Answer, Message, Refusal, busy, failed, store_failed},
     request::{At, Caller, Origin, Whole, invalid},
     users,
 };
 use crate::{
     client,
     crypt::fingerprint,
-    identity::{Busy, Denied, SignedIn, needs_upgrade},
+    identity::{Denied, Identity, SignedIn, needs_upgrade},
     problem::Problem,
     store::{Collection, Family, Password, Store, StoreError, User, Window, now},
 };
@@ -136,6 +136,7 @@ async fn sign_in(
     let (login, password) = credentials(&body?.0)?;
     let identity = &platform.identity;
 
+    let known = now();
     let user = identity.store().user_for_login(&login).await.map_err(store_failed)?;
     if let Some(user) = &user {
         origin.trail.account(&user.username);
@@ -146,11 +147,7 @@ async fn sign_in(
     if verified != Ok(false) {
         attempt.has_not_failed(identity.store()).await;
     }
-    let is_right = verified.map_err(|Busy| {
-        tracing::warn!("a sign-in was turned away: too many at once");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, UNEXPECTED, Denied::Unavailable.reason())
-            .header(header::RETRY_AFTER, 5)
-    })?;
+    let is_right = verified.map_err(busy)?;
     let Some(user) = user.filter(|_| is_right) else {
         tracing::info!(client_ip = %origin.address, "A sign-in was refused");
         return Err(Problem::new(StatusCode::BAD_REQUEST, INVALID, "Invalid email or password"));
@@ -162,7 +159,7 @@ async fn sign_in(
         return Err(must_reset());
     }
     if let Some(stored) = &user.password
-        && let Err(error) = upgrade(identity.store(), &user.username, stored, password).await
+        && let Err(error) = upgrade(identity, &user.username, stored, password).await
     {
         tracing::warn!(%error, "a password keeps its old hash");
     }
@@ -170,7 +167,7 @@ async fn sign_in(
     let life = platform.settings.sessions.access_token_life();
     let mut headers = limits;
     origin.cookies.clear(&mut headers);
-    let token = start_session(&platform, &origin, &user, life, &mut headers).await?;
+    let token = start_session(&platform, &origin, (&user, known), life, &mut headers).await?;
     tracing::info!(username = %user.username, client_ip = %origin.address, "User {} logged in", user.username);
     Ok((headers, Answer::token("access_token", token)).into_response())
 }
@@ -216,31 +213,37 @@ impl Attempt {
 }
 
 /// Hashes a password again that was hashed with less work than is due today.
-async fn upgrade(store: &Store, username: &str, stored: &Password, password: String) -> Result<(), StoreError> {
+async fn upgrade(
+    identity: &Identity,
+    username: &str,
+    stored: &Password,
+    password: String,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     if !needs_upgrade(stored) {
         return Ok(());
     }
-    let hash = tokio::task::spawn_blocking(move || Password::from_text(&password).hash().to_vec()).await?;
-    // One that was changed meanwhile stays changed.
-    let is_same = |user: &User| user.password.as_ref().is_some_and(|now| now.hash() == stored.hash());
-    if store.user(username).await?.is_some_and(|user| is_same(&user)) {
-        store.set(Collection::Users, &[username], doc! { "password": users::binary(hash) }).await?;
+    let hash = identity.passwords().hash(password).await?;
+    // One that was changed meanwhile stays changed. Databases have hashes in either form.
+    let text = std::str::from_utf8(stored.hash()).map_or(Bson::Null, Bson::from);
+    let forms = [users::binary(stored.hash().to_vec()), text];
+    let members = doc! { "password": users::binary(hash) };
+    if identity.store().set_if(Collection::Users, &[username], &[("password", &forms)], members).await? {
         tracing::info!(username, "a password was hashed with more work");
     }
     Ok(())
 }
 
-/// Issues a token and sets the cookies that go with it.
+/// Issues a token for a user as known at this second, and sets the cookies that go with it.
 async fn start_session(
     platform: &Platform,
     origin: &Origin,
-    user: &User,
+    (user, known): (&User, u64),
     life: Duration,
     headers: &mut HeaderMap,
 ) -> Result<String, Problem> {
     let identity = &platform.identity;
     let accesses = identity.accesses(user).await.map_err(store_failed)?;
-    let token = identity.keys().issue(user, accesses, life).map_err(|error| failed(&error))?;
+    let token = identity.keys().issue((user, known), accesses, life).map_err(|error| failed(&error))?;
     let csrf = Uuid::new_v4().to_string();
     if let Err(error) = identity.store().remember_csrf(&user.username, &csrf).await {
         tracing::warn!(%error, "clients without cookies can't pass the CSRF check");
@@ -321,15 +324,20 @@ async fn refresh(
     caller: Result<Caller, Denied>,
 ) -> Result<Response, Problem> {
     let refused = |_| Problem::new(StatusCode::UNAUTHORIZED, NOT_REFRESHED, "Unable to validate credentials");
-    let Caller(SignedIn { principal, .. }) = caller.map_err(refused)?;
+    let Caller(SignedIn { principal, token: shown }) = caller.map_err(refused)?;
+    let known = now();
     let user = platform.identity.store().user(&principal.username).await.map_err(store_failed)?;
     let Some(user) = user.filter(|user| user.active) else { return Err(inactive()) };
     if user.force_password_reset {
         return Err(must_reset());
     }
+    // What was taken away since the token was looked at isn't given again.
+    if !user.accepts(shown.iat) {
+        return Err(refused(Denied::Unauthorized));
+    }
     let life = platform.settings.sessions.refresh_token_life();
     let mut headers = HeaderMap::new();
-    let token = start_session(&platform, &origin, &user, life, &mut headers).await?;
+    let token = start_session(&platform, &origin, (&user, known), life, &mut headers).await?;
     Ok((headers, Answer::token("refresh_token", token)).into_response())
 }
 
@@ -408,10 +416,17 @@ async fn register(
     if password.chars().count() > LONGEST {
         return Err(bad("USR005", "Password must have no more than 50 characters"));
     }
-    let password = Some(Password::from_hash(&users::hash(password).await?));
+    let password = Some(Password::from_hash(&users::hash(&platform, password).await?));
     // Whoever it was meant for may be someone else.
     users::forget_belongings(store, username).await?;
-    match store.insert_user(User { password, tokens_from: Some(now()), ..User::new(username, &email, "user") }).await {
+    match store
+        .insert_user(User {
+            password,
+            tokens_from: Some(now().saturating_add(1)),
+            ..User::new(username, &email, "user")
+        })
+        .await
+    {
         Ok(()) => {
             origin.trail.account(&username.into());
             tracing::info!(username, client_ip = %origin.address, "A user has registered");

@@ -1,9 +1,10 @@
 //! Endpoints of APIs: `/platform/endpoint` (reference: platform API 9).
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use axum::extract::State;
 use doorman_crds::{DoormanApiSpec, api::ApiKey, role::Permission};
+use mongodb::bson::{Bson, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -151,7 +152,7 @@ fn must_be_free<'a>(
 async fn create(State(platform): State<Platform>, sent: Sent<NewEndpoint>) -> Result<Answer, Refusal> {
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageEndpoints, NO_CREATE).await?;
-    must_weigh(WEIGHTS, &Members::new(), &plain_document(&given(&new)))?;
+    must_weigh(WEIGHTS, &Members::new(), &plain_document(&given(&new)?))?;
     let api = ApiKey { name: new.api_name.0.clone(), version: new.api_version.0.clone() };
     let missing = || bad("END002", "API does not exist for the requested name and version");
     let refuse = |clash: &Clash| {
@@ -217,9 +218,11 @@ async fn update(
         update.api_version.as_ref().map(|text| &text.0),
         update.endpoint_uri.as_ref().map(|text| &text.0),
     ];
-    let is_renamed = named.into_iter().zip(key).any(|(named, own)| named.is_some_and(|named| named != own));
+    // Slashes at the ends of a path are no other name.
+    let bare = |text: &str| text.trim_matches('/').to_owned();
+    let is_renamed = named.into_iter().zip(key).any(|(named, own)| named.is_some_and(|named| bare(named) != bare(own)));
     let renamed = || bad("END006", "API method, name, version and URI cannot be updated");
-    let (members, no_data) = (given(&update), || bad("END007", "No data to update"));
+    let (members, no_data) = (given(&update)?, || bad("END007", "No data to update"));
     let updated = || Answer::message("Endpoint updated successfully");
     if let Place::Cluster(writer, object) = place {
         let members = plain_document(&members);
@@ -247,14 +250,17 @@ async fn update(
         return Ok(updated());
     }
     let store = platform.identity.store();
-    let stored = store.find(Collection::Endpoints, &key).await?.ok_or_else(|| unknown("END008"))?;
+    let stored = known::stored_endpoint(&platform, &api, (key[0], key[3])).await?.ok_or_else(|| unknown("END008"))?;
+    let key = [key[0], key[1], key[2], stored.get_str("endpoint_uri").unwrap_or(key[3])];
     if is_renamed {
         return Err(renamed());
     }
-    if let Some(client_uri) = &update.client_uri {
+    let must_be_free = async || {
+        let Some(client_uri) = &update.client_uri else { return Ok(()) };
         let beside = known::endpoints(&platform, &api).await?;
-        must_be_free((key[0], key[3], &client_uri.0), beside.iter().filter_map(of_document))?;
-    }
+        must_be_free((key[0], key[3], &client_uri.0), beside.iter().filter_map(of_document))
+    };
+    must_be_free().await?;
     must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(no_data());
@@ -262,10 +268,16 @@ async fn update(
     if let Some(api) = store.find(Collection::Apis, &[key[1], key[2]]).await? {
         let mut changed = (*stored).clone();
         changed.extend(members.clone());
-        must_be_servable(|| problems(&api, &[stored]), problems(&api, &[Arc::new(changed)]))?;
+        must_be_servable(|| problems(&api, slice::from_ref(&stored)), problems(&api, &[Arc::new(changed)]))?;
     }
     if !store.set(Collection::Endpoints, &key, members).await? {
         return Err(unknown("END008"));
+    }
+    if let Err(refusal) = must_be_free().await {
+        // Somebody else was faster: both together would take the API out of service.
+        let before = doc! { "client_uri": stored.get("client_uri").cloned().unwrap_or(Bson::Null) };
+        store.set(Collection::Endpoints, &key, before).await?;
+        return Err(refusal);
     }
     platform.until_served().await;
     Ok(updated())
@@ -285,7 +297,7 @@ async fn update_root(
     update(state, At(key.into()), sent).await
 }
 
-/// Deletes an endpoint and what it demands of bodies.
+/// Deletes an endpoint; in a cluster with what it demands of bodies.
 #[utoipa::path(delete, path = "/platform/endpoint/{method}/{api_name}/{api_version}/{*uri}", tag = "Endpoints",
     params(Key), responses((status = 200, description = "The endpoint was deleted.", body = Message)),
     security(("token" = ["manage_endpoints"])), extensions(("x-error-codes" = json!(["400 END004", "403 END012", "409 DEF409", "503 DEF503",
@@ -309,6 +321,9 @@ async fn delete(State(platform): State<Platform>, At(key): At<Key>, caller: Call
         known::change(&platform, (writer, &object), &api, || unknown("END004"), change).await?;
         return Ok(deleted());
     }
+    let stored = known::stored_endpoint(&platform, &api, (key[0], key[3])).await?;
+    let key =
+        [key[0], key[1], key[2], stored.as_ref().and_then(|one| one.get_str("endpoint_uri").ok()).unwrap_or(key[3])];
     if !platform.identity.store().remove(Collection::Endpoints, &key).await? {
         return Err(unknown("END004"));
     }

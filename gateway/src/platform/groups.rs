@@ -76,7 +76,7 @@ fn shown(stored: &Document) -> Value {
     extensions(("x-error-codes" = json!(["400 GRP001", "403 GRP008"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewGroup>) -> Result<Answer, Refusal> {
     sent.caller?.must(&platform, Permission::ManageGroups, NO_CREATE).await?;
-    let mut document = given(&sent.body);
+    let mut document = given(&sent.body)?;
     document.entry("group_description").or_insert(Bson::Null);
     match platform.identity.store().insert(Collection::Groups, document).await {
         Ok(()) => Ok(Answer::created("Group created successfully")),
@@ -131,7 +131,7 @@ async fn update(
     if update.group_name.as_ref().is_some_and(|name| name.0 != group_name) {
         return Err(refused(StatusCode::BAD_REQUEST, "GRP004", "Group name cannot be updated"));
     }
-    let members = given(&update);
+    let members = given(&update)?;
     if members.is_empty() {
         return Err(refused(StatusCode::BAD_REQUEST, "GRP006", "No data to update"));
     }

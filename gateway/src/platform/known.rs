@@ -153,13 +153,28 @@ pub(super) async fn endpoint(
         let found = all.into_iter().find(|one| is_at(one, method, uri));
         return Ok(found.map(|endpoint| shown_endpoint(&definition, endpoint)));
     }
-    let found = platform.identity.store().find(Collection::Endpoints, &[method, &key.name, &key.version, uri]).await?;
-    Ok(found.map(|stored| plain_document(&stored)))
+    Ok(stored_endpoint(platform, key, (method, uri)).await?.map(|stored| plain_document(&stored)))
+}
+
+/// One stored endpoint of an API. Its path is found with and without the slashes at its ends: no two differ in these only.
+pub(super) async fn stored_endpoint(
+    platform: &Platform,
+    key: &ApiKey,
+    (method, uri): (&str, &str),
+) -> Result<Option<Arc<Document>>, StoreError> {
+    let bare = uri.trim_matches('/');
+    for form in [uri, &format!("/{bare}"), &format!("/{bare}/"), bare] {
+        let name = [method, &key.name, &key.version, form];
+        if let Some(found) = platform.identity.store().find(Collection::Endpoints, &name).await? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// Is this what the endpoint is found by?
 pub(super) fn is_at(endpoint: &EndpointSpec, method: &str, uri: &str) -> bool {
-    endpoint.method.as_str() == method && endpoint.uri == fields::slashed(uri)
+    endpoint.method.as_str() == method && endpoint.uri.trim_matches('/') == uri.trim_matches('/')
 }
 
 /// An endpoint found by its id.

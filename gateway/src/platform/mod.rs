@@ -67,7 +67,7 @@ use crate::{
     settings::Settings,
     snapshot::Snapshot,
     store::{ADMIN, StoreError, User, outage::undisturbed},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, logs},
 };
 
 /// What the handlers work with. Cheap to clone.
@@ -224,11 +224,26 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
 async fn answered(routes: Router, request: Request) -> Response {
     // Whoever plays an outage must be able to end it.
     let is_of_outages = request.uri().path().starts_with(tools::OUTAGES);
+    let may_change = request.method() != Method::GET;
     let answer = routes.oneshot(request);
-    let answer = if is_of_outages { undisturbed(answer).await } else { answer.await };
+    let answer = async move { if is_of_outages { undisturbed(answer).await } else { answer.await } };
+    let answer = if may_change { to_the_end(answer).await } else { answer.await };
     match answer {
         Ok(response) => response,
         Err(never) => match never {},
+    }
+}
+
+/// What has begun to change something goes on to its end, whether or not the client stays to hear of it: half of a change, or
+/// one that nobody was told of, is worse than either.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(logs::along(work)).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Nobody aborts it; the process ends.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

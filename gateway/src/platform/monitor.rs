@@ -98,7 +98,7 @@ struct MonitorQuery {
 
 /// Tells of the traffic under `/api`: how much, how fast, whose.
 #[utoipa::path(get, path = "/platform/monitor/metrics", tag = "Monitor", params(MonitorQuery),
-    responses((status = 200, description = "The numbers of this process.", body = Monitor)),
+    responses((status = 200, description = "The numbers of all gateways on one Redis.", body = Monitor)),
     security(("token" = ["manage_gateway"])), extensions(("x-error-codes" = json!(["403 MON001"]))))]
 async fn metrics(
     State(platform): State<Platform>,

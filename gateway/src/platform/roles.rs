@@ -296,7 +296,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRole>) -> Result
         write_object(&platform, writer, &object, name, make).await?;
         return Ok(Answer::created("Role created successfully"));
     }
-    let mut document = given(&new);
+    let mut document = given(&new)?;
     document.entry("role_description").or_insert(Bson::Null);
     for permission in Permission::ALL {
         document.entry(permission.flag()).or_insert(Bson::Boolean(false));
@@ -387,7 +387,7 @@ async fn update(
         return Err(refused(StatusCode::BAD_REQUEST, "ROLE005", "Role name cannot be changed"));
     }
     let Some(known) = known else { return Err(unknown(StatusCode::BAD_REQUEST)) };
-    let members = given(&update);
+    let members = given(&update)?;
     if members.is_empty() {
         return Err(refused(StatusCode::BAD_REQUEST, "ROLE007", "No data to update"));
     }

@@ -48,7 +48,7 @@ struct NewRouting {
     routing_description: Option<Text<0, 255>>,
     /// Absent: a new one, which the message tells.
     client_key: Option<Text<1, 50>>,
-    /// Which server comes first.
+    /// Kept; nothing depends on it.
     #[serde(default = "first")]
     server_index: Int<0>,
 }
@@ -127,7 +127,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRouting>) -> Res
     let Sent { caller, body: new } = sent;
     caller?.must(&platform, Permission::ManageRoutings, NO_CREATE).await?;
     check_servers(&new.routing_servers, "RTG002")?;
-    let mut document = given(&new);
+    let mut document = given(&new)?;
     must_weigh(WEIGHTS, &Members::new(), &plain_document(&document))?;
     let key = new.client_key.map_or_else(|| Uuid::new_v4().to_string(), |key| key.0);
     if let Some(why) = unusable_key(&key) {
@@ -191,7 +191,7 @@ async fn update(
     if let Some(servers) = &update.routing_servers {
         check_servers(servers, "RTG006")?;
     }
-    let members = given(&update);
+    let members = given(&update)?;
     must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
     if members.is_empty() {
         return Err(bad("RTG007", "No data to update"));

@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal, bad},
+    answer::{Answer, Message, Refusal, bad, busy},
     request::{Asked, At, Caller, PAGE_SIZE, PageQuery, Sent},
     wire::{AnyText, Flag, Int, Text, given},
 };
@@ -21,7 +21,7 @@ use crate::{
     accounting::UserLimits,
     identity::{Denied, is_strong},
     problem::Problem,
-    store::{ADMIN, Collection, Listing, Password, Store, StoreError, User, documents::TOKENS_FROM, now},
+    store::{ADMIN, Collection, Listing, Store, StoreError, User, documents::TOKENS_FROM, now},
 };
 
 /// The name or the address is in use.
@@ -184,9 +184,11 @@ struct Email {
     email: String,
 }
 
-/// Tokens issued before now are not this user's.
-fn this_second() -> i64 {
-    i64::try_from(now()).unwrap_or(i64::MAX)
+/// From when on tokens are this user's: none that was issued until now is.
+fn from_now_on(user: Option<&User>) -> i64 {
+    // A token of this second may be older than this moment.
+    let next = now().saturating_add(1).max(user.and_then(|user| user.tokens_from).unwrap_or_default());
+    i64::try_from(next).unwrap_or(i64::MAX)
 }
 
 /// Sign-in looks for addresses first: an address that is another's name, or a name that is another's address, would keep
@@ -244,8 +246,8 @@ fn check_attributes(limits: &Limits) -> Result<(), Refusal> {
 }
 
 /// The member to store of a password that is good enough.
-async fn hashed(password: String) -> Result<Bson, Refusal> {
-    Ok(binary(hash(password).await?))
+async fn hashed(platform: &Platform, password: String) -> Result<Bson, Refusal> {
+    Ok(binary(hash(platform, password).await?))
 }
 
 /// A hash as existing databases have it.
@@ -254,7 +256,7 @@ pub(super) fn binary(bytes: Vec<u8>) -> Bson {
 }
 
 /// The hash of a password that is good enough.
-pub(super) async fn hash(password: String) -> Result<Vec<u8>, Refusal> {
+pub(super) async fn hash(platform: &Platform, password: String) -> Result<Vec<u8>, Refusal> {
     if !is_strong(&password) {
         return Err(bad(
             WEAK,
@@ -262,8 +264,7 @@ pub(super) async fn hash(password: String) -> Result<Vec<u8>, Refusal> {
              and one special character",
         ));
     }
-    let hash = tokio::task::spawn_blocking(move || Password::from_text(&password).hash().to_vec()).await;
-    Ok(hash.map_err(StoreError::from)?)
+    Ok(platform.identity.passwords().hash(password).await.map_err(busy)?)
 }
 
 /// Adds a user.
@@ -289,10 +290,10 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewUser>) -> Result
     if is_anothers_login(&platform, &new.username.0, &new.email.0).await? {
         return Err(bad(TAKEN, "Email already exists"));
     }
-    let mut document = given(&new);
-    document.insert(TOKENS_FROM, this_second());
+    let mut document = given(&new)?;
     document.entry("bandwidth_limit_window").or_insert_with(|| "day".into());
-    document.insert("password", hashed(new.password.0).await?);
+    document.insert("password", hashed(&platform, new.password.0).await?);
+    document.insert(TOKENS_FROM, from_now_on(None));
     match store.insert(Collection::Users, document).await {
         Ok(()) => Ok(Answer::created("User created successfully")),
         // Someone else was faster.
@@ -406,7 +407,7 @@ async fn update(
 ) -> Result<Answer, Refusal> {
     let Sent { caller, body: update } = sent;
     let caller = caller?;
-    let mut members = given(&update);
+    let mut members = given(&update)?;
     let is_named = |name: &str| if name == "password" { update.password.is_some() } else { members.contains_key(name) };
     let mut named = members.keys().map(String::as_str).chain(update.password.as_ref().map(|_| "password"));
     if username == ADMIN && !named.all(|name| CHANGEABLE_OF_ADMIN.contains(&name)) {
@@ -449,12 +450,12 @@ async fn update(
         return Err(bad(TAKEN, "Email already exists"));
     }
     let is_taken_away = update.password.is_some() && !caller.is(&username);
-    if is_taken_away || update.force_password_reset.is_some_and(|is_forced| is_forced.0) {
-        members.insert(TOKENS_FROM, this_second());
-    }
     if let Some(password) = update.password {
-        members.insert("password", hashed(password.0).await?);
+        members.insert("password", hashed(&platform, password.0).await?);
         members.entry("force_password_reset").or_insert(Bson::Boolean(false));
+    }
+    if is_taken_away || update.force_password_reset.is_some_and(|is_forced| is_forced.0) {
+        members.insert(TOKENS_FROM, from_now_on(Some(&stored)));
     }
     if members.is_empty() {
         return Ok(Answer::message("User updated successfully"));
@@ -486,17 +487,18 @@ async fn update_password(
         caller.must(&platform, Permission::ManageUsers, NOT_OWN_PASSWORD).await?;
     }
     let store = platform.identity.store();
-    if let Some(user) = store.user(&username).await?
+    let user = store.user(&username).await?;
+    if let Some(user) = &user
         && !caller.is(&username)
-        && platform.is_admin_user(&user).await?
+        && platform.is_admin_user(user).await?
         && !caller.is_admin(&platform).await?
     {
         return Err(forbidden(("USR012", "Only admin may modify admin users")));
     }
-    let password = hashed(body.new_password.0).await?;
+    let password = hashed(&platform, body.new_password.0).await?;
     let mut members = mongodb::bson::doc! { "password": password, "force_password_reset": false };
     if !caller.is(&username) {
-        members.insert(TOKENS_FROM, this_second());
+        members.insert(TOKENS_FROM, from_now_on(user.as_deref()));
     }
     if !store.set(Collection::Users, &[&username], members).await? {
         return Err(unknown());
@@ -521,14 +523,18 @@ async fn delete(
         caller.must(&platform, Permission::ManageUsers, NOT_OWN_ACCOUNT).await?;
     }
     let store = platform.identity.store();
-    let user = store.user(&username).await?.ok_or_else(unknown)?;
-    if platform.is_admin_user(&user).await? && !caller.is_admin(&platform).await? {
+    let user = store.user(&username).await?;
+    if let Some(user) = &user
+        && platform.is_admin_user(user).await?
+        && !caller.is_admin(&platform).await?
+    {
         return Err(forbidden(("USR014", "Only admin may delete admin users")));
     }
+    // Else the next one of this name would have them. Before and after: a deletion that fails half-way can be repeated.
+    forget_belongings(store, &username).await?;
     if !store.delete_user(&username).await? {
         return Err(unknown());
     }
-    // Else the next one of this name would have them.
     forget_belongings(store, &username).await?;
     Ok(Answer::message("User deleted successfully"))
 }

@@ -12,13 +12,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Platform,
-    answer::{Answer, Message, Refusal, refused},
+    answer::{Answer, Message, Refusal, busy, refused},
     request::{At, Caller, Sent},
     wire::Text,
 };
 use crate::{
     problem::Problem,
-    store::{Collection, Listing, Moment, StoreError},
+    store::{Collection, Listing, Moment, Store, StoreError},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Platform> {
@@ -90,10 +90,22 @@ fn taken(key_name: &str) -> Refusal {
     Problem::new(StatusCode::CONFLICT, "VAULT004", message).into()
 }
 
+/// Refuses what one user's entries would not all fit with.
+async fn must_have_room(store: &Store, username: &str, more: usize) -> Result<(), Refusal> {
+    const MOST: usize = 1_000;
+    const MOST_BYTES: usize = 1 << 20;
+    let (kept, _) = store.list(Collection::VaultEntries, &Listing::with("username", username)).await?;
+    let bytes: usize = kept.iter().filter_map(|entry| entry.get_str("encrypted_value").ok()).map(str::len).sum();
+    if kept.len() < MOST && bytes.saturating_add(more) <= MOST_BYTES {
+        return Ok(());
+    }
+    Err(refused(StatusCode::BAD_REQUEST, "VAULT009", "The vault is full: it holds 1000 entries and 1 MiB at most"))
+}
+
 /// Keeps a secret of the caller's.
 #[utoipa::path(post, path = "/platform/vault", tag = "Vault", request_body = NewEntry,
     responses((status = 201, description = "It is kept.", body = Message)), security(("token" = [])),
-    extensions(("x-error-codes" = json!(["400 VAULT003", "404 VAULT002", "409 VAULT004", "500 VAULT001",
+    extensions(("x-error-codes" = json!(["400 VAULT003", "400 VAULT009", "404 VAULT002", "409 VAULT004", "500 VAULT001",
         "500 VAULT005"]))))]
 async fn create(State(platform): State<Platform>, sent: Sent<NewEntry>) -> Result<Answer, Refusal> {
     let Sent { caller, body } = sent;
@@ -112,9 +124,10 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewEntry>) -> Resul
     if store.find(Collection::VaultEntries, &[&user.username, &key_name.0]).await?.is_some() {
         return Err(taken(&key_name.0));
     }
+    must_have_room(store, &user.username, value.0.len()).await?;
     let (email, username) = (user.email.clone(), user.username.to_string());
-    let sealed = tokio::task::spawn_blocking(move || vault.seal(&email, &username, &value.0)).await;
-    let sealed = sealed.map_err(StoreError::from)?.map_err(|error| {
+    let sealed = platform.identity.passwords().in_turn(move || vault.seal(&email, &username, &value.0)).await;
+    let sealed = sealed.map_err(busy)?.map_err(|error| {
         tracing::error!(%error, "a vault entry was not encrypted");
         refused(StatusCode::INTERNAL_SERVER_ERROR, "VAULT005", "Failed to encrypt vault value")
     })?;

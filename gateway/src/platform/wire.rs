@@ -3,13 +3,16 @@
 
 use std::fmt;
 
-use mongodb::bson::Bson;
+use mongodb::bson::{Bson, Document, serialize_to_document};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor},
 };
 use serde_json::{Value, json};
 use utoipa::{PartialSchema, ToSchema, openapi::RefOr, openapi::schema::Schema};
+
+use super::request::invalid_as;
+use crate::problem::Problem;
 
 /// A schema from its JSON form.
 pub(super) fn schema(form: &Value) -> RefOr<Schema> {
@@ -298,13 +301,11 @@ impl PartialSchema for Flag {
 
 impl ToSchema for Flag {}
 
-/// The members that were given, to be set on a stored document; null never clears anything.
-pub(super) fn given(update: &impl Serialize) -> mongodb::bson::Document {
-    let document = mongodb::bson::serialize_to_document(update).unwrap_or_else(|error| {
-        tracing::error!(%error, "an update has no stored form");
-        mongodb::bson::Document::new()
-    });
-    document.into_iter().filter(|(_, value)| *value != Bson::Null).collect()
+/// The members that were given, to be set on a stored document; null never clears anything. Refused is what no store can
+/// keep, such as a whole number beyond 64 bits.
+pub(super) fn given(update: &impl Serialize) -> Result<Document, Problem> {
+    let document = serialize_to_document(update).map_err(|error| invalid_as(error.to_string()))?;
+    Ok(document.into_iter().filter(|(_, value)| *value != Bson::Null).collect())
 }
 
 #[cfg(test)]

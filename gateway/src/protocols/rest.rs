@@ -1,7 +1,7 @@
 //! REST: `/api/rest/{name}/{version}/{path}` to the same method on the endpoint's upstream path.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use doorman_crds::api::Method;
 use http::header::{
@@ -12,7 +12,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
+use http_body_util::{BodyExt, Limited};
 use smallvec::SmallVec;
+use tokio::time::timeout;
 
 use crate::accounting::UpstreamKey;
 use crate::pipeline::{Body, LeftAlone};
@@ -97,7 +99,9 @@ pub fn upstream_request(
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(HOST, server.authority.clone());
     let of_connection = of_connection(&parts.headers);
-    for name in FORWARDED.iter().chain(&api.api.headers.allowed) {
+    // Listed or not, a header passes once.
+    let listed = api.api.headers.allowed.iter().filter(|name| !FORWARDED.contains(name));
+    for name in FORWARDED.iter().chain(listed) {
         if of_connection.iter().any(|other| name.as_str().eq_ignore_ascii_case(other)) {
             continue;
         }
@@ -113,6 +117,10 @@ pub fn upstream_request(
     let passes = |name: &&HeaderName| headers.contains_key(*name);
     let swapped = api.api.headers.authorization_from.as_ref().filter(passes);
     let swapped = swapped.and_then(|name| parts.headers.get(name)).cloned();
+    // No change may take it elsewhere under another name.
+    if let Some(name) = api.api.headers.authorization_from.as_ref().filter(|_| !caller.is_trusted) {
+        headers.remove(name);
+    }
     if let Some(transform) = transform {
         change_headers(&transform.headers, &mut headers);
     }
@@ -159,6 +167,16 @@ fn of_connection(headers: &HeaderMap) -> SmallVec<[&str; 4]> {
     names.filter(|name| !["keep-alive", "close", ""].iter().any(|option| name.eq_ignore_ascii_case(option))).collect()
 }
 
+/// Reads an answer that nobody gets to its end, if that is near, so that its connection can be used again.
+fn read_out(body: ResponseBody) {
+    const MOST: usize = 64 << 10;
+    const LONGEST: Duration = Duration::from_secs(1);
+    if body.is_end_stream() || body.size_hint().lower() > MOST as u64 {
+        return;
+    }
+    tokio::spawn(timeout(LONGEST, Limited::new(body, MOST).collect()));
+}
+
 /// Turns the upstream's answer into the client's.
 ///
 /// # Errors
@@ -177,6 +195,7 @@ pub fn client_response(
     if let Some((_, other)) = other {
         parts.status = *other;
     } else if parts.status == StatusCode::NOT_FOUND {
+        read_out(body);
         return Err(Problem::new(StatusCode::NOT_FOUND, "GTW005", "Endpoint does not exist in backend service"));
     }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -83,7 +83,10 @@ impl Collection {
             Self::Roles => shape("roles", &["role_name"]),
             Self::Groups => shape("groups", &["group_name"]),
             Self::Apis => Shape { unique: &["api_id"], ..shape("apis", &["api_name", "api_version"]) },
-            Self::Endpoints => shape("endpoints", &["endpoint_method", "api_name", "api_version", "endpoint_uri"]),
+            Self::Endpoints => Shape {
+                indexes: &["endpoint_id"],
+                ..shape("endpoints", &["endpoint_method", "api_name", "api_version", "endpoint_uri"])
+            },
             Self::EndpointValidations => shape("endpoint_validations", &["endpoint_id"]),
             Self::Subscriptions => shape("subscriptions", &["username"]),
             Self::Routings => shape("routings", &["client_key"]),
@@ -143,6 +146,8 @@ pub struct Listing {
     pub skip: u64,
     /// The most to return; `None`: all.
     pub limit: Option<u32>,
+    /// Members to be told of each; `None`: all.
+    pub members: Option<&'static [&'static str]>,
 }
 
 impl Listing {

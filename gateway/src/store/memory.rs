@@ -105,12 +105,22 @@ impl Documents {
         table.put(collection, key, document)
     }
 
-    /// Sets members of a document. `false`: there is none of this key.
-    pub(super) fn set(&self, collection: Collection, key: &[&str], members: Document) -> Result<bool, StoreError> {
+    /// Sets members of a document, if each of these members has one of these values; null is as good as none. `false`:
+    /// there is none of this key, or it is another one by now.
+    pub(super) fn set_if(
+        &self,
+        collection: Collection,
+        key: &[&str],
+        expected: &[(&str, &[Bson])],
+        members: Document,
+    ) -> Result<bool, StoreError> {
         let key = owned(key);
         let mut tables = self.write();
         let table = tables.entry(collection).or_default();
         let Some(stored) = table.documents.get(&key) else { return Ok(false) };
+        if !expected.iter().all(|(member, any)| any.contains(stored.get(member).unwrap_or(&Bson::Null))) {
+            return Ok(false);
+        }
         let mut document = Document::clone(stored);
         document.extend(members);
         let renamed = keyed(collection, &document)?;
@@ -225,7 +235,12 @@ impl Documents {
         let asked = || table.documents.values().filter(is_asked);
         let skip = usize::try_from(listing.skip).unwrap_or(usize::MAX);
         let limit = listing.limit.map_or(usize::MAX, |limit| limit as usize);
-        (asked().skip(skip).take(limit).cloned().collect(), asked().count() as u64)
+        let told = |document: &Arc<Document>| {
+            let Some(members) = listing.members else { return document.clone() };
+            let told = members.iter().filter_map(|member| Some(((*member).to_owned(), document.get(member)?.clone())));
+            Arc::new(told.collect::<Document>())
+        };
+        (asked().skip(skip).take(limit).map(told).collect(), asked().count() as u64)
     }
 
     /// Everything there is; costs one pointer a document.
@@ -450,14 +465,16 @@ mod tests {
         for taken in [user("bob", "amy@example.com"), user("amy", "other@example.com")] {
             assert!(matches!(documents.insert(Collection::Users, taken), Err(StoreError::Taken)));
         }
-        assert!(documents.set(Collection::Users, &["amy"], doc! { "email": "new@example.com", "x": 1 }).unwrap());
+        assert!(
+            documents.set_if(Collection::Users, &["amy"], &[], doc! { "email": "new@example.com", "x": 1 }).unwrap()
+        );
         documents.insert(Collection::Users, user("bob", "amy@example.com")).unwrap();
         assert_eq!(owner("amy@example.com").unwrap().get_str("username").unwrap(), "bob");
         assert_eq!(owner("new@example.com").unwrap().get_i32("x").unwrap(), 1);
         assert!(documents.remove(Collection::Users, &["bob"]));
         assert!(!documents.remove(Collection::Users, &["bob"]));
         assert!(owner("amy@example.com").is_none());
-        assert!(!documents.set(Collection::Users, &["bob"], doc! { "x": 1 }).unwrap());
+        assert!(!documents.set_if(Collection::Users, &["bob"], &[], doc! { "x": 1 }).unwrap());
     }
 
     #[test]
@@ -483,6 +500,15 @@ mod tests {
         assert_eq!(names(&Listing { skip: 1, limit: Some(1), ..Listing::default() }), ("b".into(), 3));
         assert_eq!(names(&Listing { skip: 9, ..Listing::default() }), (String::new(), 3));
         assert_eq!(names(&Listing::with("odd", true)), ("ac".into(), 2));
+    }
+
+    #[test]
+    fn a_list_of_some_members_has_no_others() {
+        let documents = Documents::default();
+        documents.insert(Collection::Groups, doc! { "group_name": "a", "large": "x" }).unwrap();
+        let listing = Listing { members: Some(&["group_name", "none"]), ..Listing::with("large", "x") };
+        let (found, total) = documents.list(Collection::Groups, &listing);
+        assert_eq!((&*found[0], found.len(), total), (&doc! { "group_name": "a" }, 1, 1));
     }
 
     #[test]

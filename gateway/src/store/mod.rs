@@ -26,6 +26,7 @@ mod counters;
 mod credits;
 pub mod documents;
 pub(crate) mod fresh;
+pub(crate) mod latest;
 mod memory;
 mod moment;
 mod mongo;
@@ -88,6 +89,11 @@ impl From<tokio::task::JoinError> for StoreError {
 }
 
 impl StoreError {
+    /// Is everything as it was before for certain?
+    fn has_changed_nothing(&self) -> bool {
+        matches!(self, Self::Taken) || mongo::is_never_sent(self)
+    }
+
     fn documents(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::Documents(Arc::new(cause))
     }
@@ -405,8 +411,16 @@ impl Store {
         }
     }
 
-    async fn changed(&self, collection: Collection, key: &[&str]) {
-        self.announce(Change::Document(collection, &key.join("/"))).await;
+    /// Tells of a write, unless it has surely changed nothing: an answer that doesn't come in time is no proof of that.
+    async fn told<T>(
+        &self,
+        (collection, key): (Collection, &[&str]),
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if !outcome.as_ref().is_err_and(StoreError::has_changed_nothing) {
+            self.announce(Change::Document(collection, &key.join("/"))).await;
+        }
+        outcome
     }
 
     /// The document of this key.
@@ -420,24 +434,32 @@ impl Store {
     /// Adds a document. Fails with [`StoreError::Taken`] when its key or another unique value is in use.
     pub async fn insert(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
         let key = collection.key_of(&document).unwrap_or_default();
-        match self.documents()? {
-            Documents::Memory(documents) => documents.insert(collection, document)?,
-            Documents::Mongo(documents) => documents.insert(collection, document).await?,
-        }
-        self.changed(collection, &key.iter().map(String::as_str).collect::<Vec<_>>()).await;
-        Ok(())
+        let inserted = match self.documents()? {
+            Documents::Memory(documents) => documents.insert(collection, document),
+            Documents::Mongo(documents) => documents.insert(collection, document).await,
+        };
+        self.told((collection, &key.iter().map(String::as_str).collect::<Vec<_>>()), inserted).await
     }
 
     /// Sets members of a document; others stay. `false`: there is none of this key.
     pub async fn set(&self, collection: Collection, key: &[&str], members: Document) -> Result<bool, StoreError> {
-        let is_there = match self.documents()? {
-            Documents::Memory(documents) => documents.set(collection, key, members)?,
-            Documents::Mongo(documents) => documents.set(collection, key, members).await?,
+        self.set_if(collection, key, &[], members).await
+    }
+
+    /// The same, if each of these members has one of these values; null is as good as none. `false`: there is no such
+    /// document, or it is another one by now.
+    pub async fn set_if(
+        &self,
+        collection: Collection,
+        key: &[&str],
+        expected: &[(&str, &[Bson])],
+        members: Document,
+    ) -> Result<bool, StoreError> {
+        let is_set = match self.documents()? {
+            Documents::Memory(documents) => documents.set_if(collection, key, expected, members),
+            Documents::Mongo(documents) => documents.set_if(collection, key, expected, members).await,
         };
-        if is_there {
-            self.changed(collection, key).await;
-        }
-        Ok(is_there)
+        self.told((collection, key), is_set).await
     }
 
     /// Sets a member within members of the document of this key and nothing beside it. The names have no dots, begin with
@@ -450,34 +472,29 @@ impl Store {
         (member, value): (&str, Bson),
     ) -> Result<bool, StoreError> {
         let is_there = match self.documents()? {
-            Documents::Memory(documents) => documents.set_within(collection, key, outer, (member, value))?,
-            Documents::Mongo(documents) => documents.set_within(collection, key, outer, (member, value)).await?,
+            Documents::Memory(documents) => documents.set_within(collection, key, outer, (member, value)),
+            Documents::Mongo(documents) => documents.set_within(collection, key, outer, (member, value)).await,
         };
-        if is_there {
-            self.changed(collection, &[key]).await;
-        }
-        Ok(is_there)
+        self.told((collection, &[key]), is_there).await
     }
 
     /// Adds a document, or sets its members on the one of its key.
     pub async fn save(&self, collection: Collection, document: Document) -> Result<(), StoreError> {
         let key = collection.key_of(&document).unwrap_or_default();
-        match self.documents()? {
-            Documents::Memory(documents) => documents.save(collection, document)?,
-            Documents::Mongo(documents) => documents.save(collection, document).await?,
-        }
-        self.changed(collection, &key.iter().map(String::as_str).collect::<Vec<_>>()).await;
-        Ok(())
+        let saved = match self.documents()? {
+            Documents::Memory(documents) => documents.save(collection, document),
+            Documents::Mongo(documents) => documents.save(collection, document).await,
+        };
+        self.told((collection, &key.iter().map(String::as_str).collect::<Vec<_>>()), saved).await
     }
 
     /// Was there such a document?
     pub async fn remove(&self, collection: Collection, key: &[&str]) -> Result<bool, StoreError> {
         let was_there = match self.documents()? {
-            Documents::Memory(documents) => documents.remove(collection, key),
-            Documents::Mongo(documents) => documents.remove(collection, key).await?,
+            Documents::Memory(documents) => Ok(documents.remove(collection, key)),
+            Documents::Mongo(documents) => documents.remove(collection, key).await,
         };
-        self.changed(collection, key).await;
-        Ok(was_there)
+        self.told((collection, key), was_there).await
     }
 
     /// Adds a text to a list that holds each once, of the document of this key, which is made if need be. `false`: it was
@@ -513,11 +530,10 @@ impl Store {
         is_in: bool,
     ) -> Result<bool, StoreError> {
         let has_changed = match self.documents()? {
-            Documents::Memory(documents) => documents.change_set(collection, key, member, value, is_in),
-            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, is_in).await?,
+            Documents::Memory(documents) => Ok(documents.change_set(collection, key, member, value, is_in)),
+            Documents::Mongo(documents) => documents.change_set(collection, key, member, value, is_in).await,
         };
-        self.changed(collection, &[key]).await;
-        Ok(has_changed)
+        self.told((collection, &[key]), has_changed).await
     }
 
     /// The documents asked for, sorted by key, and how many there are without `skip` and `limit`.
@@ -752,12 +768,15 @@ impl Store {
 
     /// Refuses one token until it expires, in seconds since the epoch.
     pub async fn revoke_token(&self, username: &str, jti: &str, until: u64) -> Result<(), StoreError> {
-        match self.shared()? {
-            Shared::Memory(shared) => shared.revoke_token(username, jti, until, now()),
-            Shared::Redis(shared) => shared.revoke_token(username, jti, until, now()).await?,
-        }
+        let revoked = match self.shared()? {
+            Shared::Memory(shared) => {
+                shared.revoke_token(username, jti, until, now());
+                Ok(())
+            }
+            Shared::Redis(shared) => shared.revoke_token(username, jti, until, now()).await,
+        };
         self.announce(Change::Token(jti)).await;
-        Ok(())
+        revoked
     }
 
     /// Whether a token is revoked, without waiting, when revocations are in this process and can be read.
@@ -778,12 +797,14 @@ impl Store {
 
     /// Refuses all tokens of a user, future ones too, until it is taken back.
     pub async fn set_user_revoked(&self, username: &str, is_revoked: bool) -> Result<(), StoreError> {
-        match self.shared()? {
-            Shared::Memory(shared) => shared.set_user_revoked(username, is_revoked),
-            Shared::Redis(shared) => shared.set_user_revoked(username, is_revoked).await?,
-        }
-        self.changed(Collection::Users, &[username]).await;
-        Ok(())
+        let set = match self.shared()? {
+            Shared::Memory(shared) => {
+                shared.set_user_revoked(username, is_revoked);
+                Ok(())
+            }
+            Shared::Redis(shared) => shared.set_user_revoked(username, is_revoked).await,
+        };
+        self.told((Collection::Users, &[username]), set).await
     }
 
     /// Are all tokens of this user refused?

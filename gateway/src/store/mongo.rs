@@ -50,7 +50,7 @@ async fn within<T>(answer: impl Future<Output = Result<T, MongoError>>) -> Resul
 }
 
 /// Was there no server that the operation could have been sent to?
-fn is_never_sent(error: &StoreError) -> bool {
+pub(super) fn is_never_sent(error: &StoreError) -> bool {
     let StoreError::Documents(cause) = error else { return false };
     cause.downcast_ref::<MongoError>().is_some_and(|error| matches!(*error.kind, ErrorKind::ServerSelection { .. }))
 }
@@ -159,10 +159,19 @@ impl Documents {
         within(async { self.collection(kind).insert_one(document).await.map(|_| ()) }).await
     }
 
-    /// Sets members of a document. `false`: there is none of this key.
-    pub(super) async fn set(&self, kind: Kind, key: &[&str], members: Document) -> Result<bool, StoreError> {
+    /// Sets members of a document, if each of these members has one of these values; null is as good as none. `false`:
+    /// there is none of this key, or it is another one by now.
+    pub(super) async fn set_if(
+        &self,
+        kind: Kind,
+        key: &[&str],
+        expected: &[(&str, &[Bson])],
+        members: Document,
+    ) -> Result<bool, StoreError> {
+        let mut filter = kind.filter(key);
+        filter.extend(expected.iter().map(|(member, any)| ((*member).to_owned(), doc! { "$in": any.to_vec() }.into())));
         let update = doc! { "$set": members };
-        let updated = within(async { self.collection(kind).update_one(kind.filter(key), update).await }).await?;
+        let updated = within(async { self.collection(kind).update_one(filter, update).await }).await?;
         Ok(updated.matched_count > 0)
     }
 
@@ -285,9 +294,16 @@ impl Documents {
         let filter: Document =
             listing.equal.iter().map(|(member, value)| ((*member).to_owned(), value.clone())).collect();
         let order: Document = kind.key().iter().map(|member| ((*member).to_owned(), Bson::Int32(1))).collect();
+        let told = |members: &[&str]| -> Document {
+            let told = members.iter().map(|member| ((*member).to_owned(), Bson::Int32(1)));
+            told.chain([("_id".to_owned(), Bson::Int32(0))]).collect()
+        };
         let collection = self.collection(kind);
         let documents = within(async {
-            let found = collection.find(filter.clone()).sort(order).skip(listing.skip);
+            let mut found = collection.find(filter.clone()).sort(order).skip(listing.skip);
+            if let Some(members) = listing.members {
+                found = found.projection(told(members));
+            }
             match listing.limit {
                 // No limit is what 0 means to MongoDB.
                 Some(0) => Ok(Vec::new()),

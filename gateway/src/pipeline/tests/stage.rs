@@ -174,7 +174,7 @@ impl Stage {
         let gateway = Gateway {
             accounts: Arc::new(Accounts::new(&settings, identity.clone(), sealer)),
             security: Arc::new(security),
-            routings: Arc::new(Routings::new(store, pools)),
+            routings: Arc::new(Routings::new(&store, pools)),
             identity,
             platform: axum::Router::new(),
             settings: Arc::new(settings),
@@ -291,7 +291,7 @@ impl Stage {
     pub fn token(&self, username: &str, seconds: u64) -> String {
         let user = User::new(username, "", "user");
         let keys = self.gateway.identity.keys();
-        keys.issue(&user, Accesses::default(), Duration::from_secs(seconds)).unwrap()
+        keys.issue((&user, crate::store::now()), Accesses::default(), Duration::from_secs(seconds)).unwrap()
     }
 
     pub async fn save(&self, collection: Collection, document: Document) {

@@ -12,7 +12,7 @@ use std::{
 use axum::extract::State;
 use doorman_crds::{api::ApiKey, role::Permission};
 use http::StatusCode;
-use mongodb::bson::{Bson, Document, doc, serialize_to_document};
+use mongodb::bson::{Bson, Document, serialize_to_document};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -20,6 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 mod items;
+mod kept;
 mod objects;
 
 use objects::{ApiChange, Objects, api_of};
@@ -37,7 +38,7 @@ use crate::{
         Origin, Owner, documents::check_transforms, fields::Members, weights::stored_weights, writer::Writing,
     },
     problem::Problem,
-    store::{ADMIN, Change, Collection, Moment, Role, Store, StoreError, plain_document},
+    store::{ADMIN, Change, Collection, Role, Store, StoreError, plain_document},
 };
 
 /// What an export of everything holds, in the order of an import.
@@ -48,8 +49,6 @@ const PARTS: [(&str, Collection); 5] = [
     ("groups", Collection::Groups),
     ("routings", Collection::Routings),
 ];
-/// How many states before imports are kept.
-const KEPT: usize = 10;
 
 const INSUFFICIENT: &str = "Insufficient permissions";
 const NO_EXPORT: (&str, &str) = ("CFG001", INSUFFICIENT);
@@ -367,13 +366,15 @@ impl Configuration {
         Ok(stored)
     }
 
-    /// The state that a snapshot holds. What has no key can't be restored.
-    fn of_snapshot(snapshot: &Document) -> Self {
+    /// The state that was kept so. What has no key can't be restored.
+    fn of_data(mut data: Document) -> Self {
         let mut kept = Self::default();
-        let Ok(data) = snapshot.get_document("data") else { return kept };
         for (name, collection) in PARTS {
-            for document in data.get_array(name).into_iter().flatten().filter_map(Bson::as_document) {
-                kept.put(collection, document.clone());
+            let Some(Bson::Array(items)) = data.remove(name) else { continue };
+            for item in items {
+                if let Bson::Document(document) = item {
+                    kept.put(collection, document);
+                }
             }
         }
         kept
@@ -395,11 +396,10 @@ impl Configuration {
         self.0.get(&(collection, key.iter().map(|member| (*member).to_owned()).collect()))
     }
 
-    fn snapshot(&self, created_by: &str) -> Document {
+    /// The documents by the names of their kinds, to be kept.
+    fn data(&self) -> Document {
         let of = |collection| self.of(collection).map(|(_, document)| document.clone()).collect::<Vec<_>>();
-        let data: Document =
-            PARTS.iter().map(|(name, collection)| ((*name).to_owned(), of(*collection).into())).collect();
-        doc! { "snapshot_id": Uuid::new_v4().to_string(), "timestamp": Moment::now(), "created_by": created_by, "data": data }
+        PARTS.iter().map(|(name, collection)| ((*name).to_owned(), of(*collection).into())).collect()
     }
 }
 
@@ -541,24 +541,6 @@ fn keep_id(member: &'static str, stored: Option<&Document>, document: &mut Docum
     }
 }
 
-/// Keeps a state, and of those before it as many as are worth it.
-async fn keep(store: &Store, state: &Configuration, created_by: &str) -> Result<(), StoreError> {
-    store.insert(Collection::ConfigSnapshots, state.snapshot(created_by)).await?;
-    let mut snapshots = store.all(Collection::ConfigSnapshots).await?;
-    snapshots.sort_by(|one, other| time(other).cmp(time(one)));
-    for old in snapshots.iter().skip(KEPT) {
-        if let Ok(id) = old.get_str("snapshot_id") {
-            store.remove(Collection::ConfigSnapshots, &[id]).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Times are written so that they sort as texts.
-fn time(snapshot: &Document) -> &str {
-    snapshot.get_str("timestamp").unwrap_or_default()
-}
-
 /// Where an item is written; `states` are what it was and what it will be.
 fn place_of<'a>(
     platform: &'a Platform,
@@ -622,7 +604,7 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
         }
     }
     objects.check().await?;
-    keep(store, &Configuration::restorable(&platform).await?, username).await?;
+    kept::keep(store, Configuration::restorable(&platform).await?.data(), username).await?;
     objects.write(&platform).await?;
     for (collection, document) in stored {
         store.save(collection, document).await?;
@@ -645,10 +627,9 @@ async fn import(State(platform): State<Platform>, sent: Sent<Documents>) -> Resu
 async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<Answer, Refusal> {
     caller.must(&platform, Permission::ManageGateway, NO_IMPORT).await?;
     let store = platform.identity.store();
-    let snapshots = store.all(Collection::ConfigSnapshots).await?;
-    let newest = snapshots.iter().max_by(|one, other| time(one).cmp(time(other)));
-    let newest = newest.ok_or_else(|| refused(StatusCode::NOT_FOUND, "CFG404", "No snapshot found"))?;
-    let (mut before, mut after) = (Configuration::restorable(&platform).await?, Configuration::of_snapshot(newest));
+    let newest = kept::newest(store).await?;
+    let (timestamp, data) = newest.ok_or_else(|| refused(StatusCode::NOT_FOUND, "CFG404", "No snapshot found"))?;
+    let (mut before, mut after) = (Configuration::restorable(&platform).await?, Configuration::of_data(data));
     if let Some(name) = first_admins_role(store).await?
         && let Some(role) = before.get(Collection::Roles, &[&name])
     {
@@ -670,7 +651,6 @@ async fn rollback(State(platform): State<Platform>, caller: Caller) -> Result<An
     restore(store, &before, after).await?;
     store.announce(Change::Everything).await;
     platform.until_served().await;
-    let timestamp = time(newest);
     tracing::info!(username = &*caller.0.principal.username, timestamp, "configuration rolled back");
     Ok(Answer::message(format!("Configuration rolled back to {timestamp}")))
 }

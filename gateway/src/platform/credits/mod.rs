@@ -57,9 +57,9 @@ struct Definition {
     /// Told, not enforced.
     #[schema(min_items = 1)]
     credit_tiers: Vec<CreditTier>,
-    /// The key that is taking over.
+    /// The key that takes over: it is sent at once.
     api_key_new: Option<AnyText>,
-    /// Until when both keys count.
+    /// Kept; nothing depends on it.
     api_key_rotation_expires: Option<Moment>,
 }
 

@@ -14,7 +14,7 @@ use doorman_crds::{
     api::{ApiKey, EndpointSpec},
     path::{PathTemplate, Shape},
 };
-use mongodb::bson::Bson;
+use mongodb::bson::{Bson, Document};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -164,13 +164,16 @@ pub(in crate::platform) async fn add_all(
         known::change(platform, (writer, &object), key, missing, change).await?;
         return Ok(last.into_inner().unwrap_or_else(PoisonError::into_inner));
     }
+    for one in new {
+        given(one)?;
+    }
     let store = platform.identity.store();
     let api = store.find(Collection::Apis, &[&key.name, &key.version]).await?.ok_or_else(missing)?;
     let api_id = api.get_str("api_id").unwrap_or_default();
     let stored = known::endpoints(platform, key).await?;
     let (mut outcome, chosen) = choose(&mut Taken::by_documents(&stored))?;
     let document = |place: usize| {
-        let mut document = given(new.get(place)?);
+        let mut document = given(new.get(place)?).ok()?;
         for member in ["endpoint_servers", "client_uri"] {
             document.entry(member).or_insert(Bson::Null);
         }
@@ -181,27 +184,60 @@ pub(in crate::platform) async fn add_all(
     let (places, documents): (Vec<_>, Vec<_>) = chosen.into_iter().filter_map(document).unzip();
     // Before any of them is kept.
     must_be_servable(|| problems(&api, &[]), problems(&api, &documents))?;
-    for (place, document) in places.into_iter().zip(documents) {
-        match store.insert(Collection::Endpoints, Arc::unwrap_or_clone(document)).await {
+    let mut lost = Vec::new();
+    for (place, document) in places.iter().zip(&documents) {
+        match store.insert(Collection::Endpoints, Document::clone(document)).await {
             Ok(()) => {}
             // Somebody else was faster.
-            Err(StoreError::Taken) => {
-                clashed(&Clash::Exists)?;
-                outcome.added -= 1;
-                outcome.clashes.push((place, Clash::Exists));
-            }
+            Err(StoreError::Taken) => lost.push((*place, Clash::Exists)),
             Err(error) => return Err(error.into()),
         }
     }
+    lost.extend(take_back_clashing(platform, key, &places, &documents).await?);
+    for (place, clash) in lost {
+        clashed(&clash)?;
+        outcome.added -= 1;
+        outcome.clashes.push((place, clash));
+    }
     platform.until_served().await;
     Ok(outcome)
+}
+
+/// Takes back what clashes with endpoints that others have stored meanwhile: both together would take the API out of
+/// service. Two that do so at the same time may both lose, and never both win.
+async fn take_back_clashing(
+    platform: &Platform,
+    key: &ApiKey,
+    places: &[usize],
+    documents: &[Arc<Document>],
+) -> Result<Vec<(usize, Clash)>, StoreError> {
+    let ids: HashSet<&str> = documents.iter().filter_map(|own| own.get_str("endpoint_id").ok()).collect();
+    let (own, others): (Vec<_>, Vec<_>) = known::endpoints(platform, key)
+        .await?
+        .into_iter()
+        .partition(|one| one.get("endpoint_id").and_then(Value::as_str).is_some_and(|id| ids.contains(id)));
+    let mut taken = Taken::by_documents(&others);
+    let mut lost = Vec::new();
+    for one in &own {
+        let Some(Err(clash)) = of_document(one).map(|paths| taken.take(paths)) else { continue };
+        let id = one.get("endpoint_id").and_then(Value::as_str);
+        let place = documents.iter().position(|document| document.get_str("endpoint_id").ok() == id);
+        let Some((place, document)) = place.and_then(|at| Some((*places.get(at)?, documents.get(at)?))) else {
+            continue;
+        };
+        let name = Collection::Endpoints.key_of(document).unwrap_or_default();
+        let name: Vec<&str> = name.iter().map(String::as_str).collect();
+        platform.identity.store().remove(Collection::Endpoints, &name).await?;
+        lost.push((place, clash));
+    }
+    Ok(lost)
 }
 
 /// An endpoint as objects have it.
 fn spec(new: &NewEndpoint) -> Result<EndpointSpec, Refusal> {
     let method = fields::method(&new.endpoint_method.0).map_err(|misfit| unfit(&misfit))?;
     let mut endpoint = fields::blank_endpoint(method, &new.endpoint_uri.0);
-    must_fit(&fields::set_endpoint(&mut endpoint, &plain_document(&given(new))))?;
+    must_fit(&fields::set_endpoint(&mut endpoint, &plain_document(&given(new)?)))?;
     Ok(endpoint)
 }
 

@@ -248,7 +248,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewRule>) -> Result
     if let Err(error) = Target::parse(rule_type, new.target_identifier.as_ref().map(|target| &*target.0)) {
         return Ok(errors(&[error]));
     }
-    let mut rule = given(&new);
+    let mut rule = given(&new)?;
     for member in ["target_identifier", "description"] {
         rule.entry(member).or_insert(Bson::Null);
     }
@@ -378,7 +378,7 @@ async fn update(
             return Ok(errors(&[error]));
         }
     }
-    set(store, &rule_id, given(&update)).await
+    set(store, &rule_id, given(&update)?).await
 }
 
 /// Deletes a rate-limit rule.

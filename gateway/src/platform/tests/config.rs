@@ -1,7 +1,9 @@
 //! Export, import and rollback, as the reference has them (platform API 20).
 
+use mongodb::bson::doc;
+
 use super::*;
-use crate::store::Collection;
+use crate::store::{Collection, Listing};
 
 const IMPORT: &str = "/platform/config/import";
 
@@ -199,6 +201,30 @@ async fn a_rollback_brings_back_the_state_before_the_latest_import() {
         let message = seen.json()["message"].as_str().unwrap().to_owned();
         assert!(seen.status == 200 && message.starts_with("Configuration rolled back to 20"), "{seen:?}");
         assert_eq!(export(&fixture, &admin, "all").await, wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_state_larger_than_a_document_may_be_is_kept_and_comes_back() {
+    for (fixture, _servers) in in_either_store(&[]).await {
+        let (admin, store) = (fixture.token().await, fixture.identity.store());
+        let large = "x".repeat(3 << 20);
+        for number in 0..3 {
+            let group = doc! { "group_name": number.to_string(), "group_description": &large };
+            store.insert(Collection::Groups, group).await.unwrap();
+            let routing = doc! { "client_key": number.to_string(), "routing_description": &large };
+            store.insert(Collection::Routings, routing).await.unwrap();
+        }
+        let body = json!({ "groups": [{ "group_name": "0", "group_description": "short" }, { "group_name": "new" }] });
+        fixture.send("POST", IMPORT, &admin, body).await.is(200, counts(0, 0, 0, 2, 0));
+        let heads = Listing { members: Some(&["created_by"]), ..Listing::default() };
+        let heads = store.list(Collection::ConfigSnapshots, &heads).await.unwrap().0;
+        assert_eq!(heads.iter().map(|head| &**head).collect::<Vec<_>>(), [&doc! { "created_by": "admin" }]);
+
+        fixture.does("POST", "/platform/config/rollback", &admin, Value::Null).await;
+        let group = store.find(Collection::Groups, &["0"]).await.unwrap().unwrap();
+        assert!(group.get_str("group_description").unwrap() == large);
+        assert!(store.find(Collection::Groups, &["new"]).await.unwrap().is_none());
     }
 }
 

@@ -1,5 +1,6 @@
 //! What signed-in users and other sites might try, each through the whole platform router.
 
+use futures::FutureExt;
 use jsonwebtoken::{EncodingKey, Header, encode};
 
 use super::*;
@@ -58,9 +59,15 @@ async fn a_password_that_others_change_ends_earlier_tokens_and_ones_own_does_not
         let fixture = Fixture::usual().await;
         let admin = fixture.token().await;
         fixture.add(User::new("bea", "bea@example.com", "user")).await;
-        let earlier = token_from("bea", Some(30));
+        let earlier = [token_from("bea", Some(30)), token_from("bea", Some(0))];
         assert_eq!(fixture.send("PUT", path, &admin, body.clone()).await.status, 200);
-        assert_eq!(fixture.status_with(&earlier).await, if ends { 401 } else { 200 }, "{path} {body}");
+        for token in earlier {
+            assert_eq!(fixture.status_with(&token).await, if ends { 401 } else { 200 }, "{path} {body}");
+        }
+        if body["force_password_reset"].is_null() && ends {
+            let again = fixture.sign_in("bea", STRONG).send().await.cookie("access_token_cookie");
+            assert_eq!(fixture.status_with(&again).await, 200, "a new session counts at once");
+        }
     }
     let fixture = Fixture::usual().await;
     fixture.add(User::new("bea", "bea@example.com", "user")).await;
@@ -117,6 +124,40 @@ async fn what_a_deleted_user_had_is_not_left_to_the_next_of_the_name() {
         );
     }
     assert_eq!(store.all(Collection::VaultEntries).await.unwrap().len(), 1);
+
+    // What a deletion that broke off has left goes when it is repeated.
+    store.insert(Collection::VaultEntries, doc! { "username": "bea", "key_name": "one" }).await.unwrap();
+    assert_eq!(fixture.send("DELETE", "/platform/user/bea", &admin, Value::Null).await.status, 404);
+    assert_eq!(store.all(Collection::VaultEntries).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_no_store_can_keep_is_refused_and_changes_nothing() {
+    let fixture = Fixture::usual().await;
+    let admin = fixture.token().await;
+    fixture.add(User::new("bea", "bea@example.com", "user")).await;
+    let huge = json!({ "custom_attributes": { "n": u64::MAX }, "ui_access": true });
+    let seen = fixture.send("PUT", "/platform/user/bea", &admin, huge.clone()).await;
+    assert_eq!((seen.status, &seen.json()["error_code"]), (422, &json!("VAL001")));
+    assert!(!fixture.identity.store().user("bea").await.unwrap().unwrap().ui_access);
+    let mut new = bea();
+    new["username"] = "ben".into();
+    new["email"] = "ben@example.com".into();
+    new["custom_attributes"] = huge["custom_attributes"].clone();
+    assert_eq!(fixture.send("POST", "/platform/user", &admin, new).await.status, 422);
+    assert!(fixture.identity.store().user("ben").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_has_begun_is_done_though_its_client_goes() {
+    let fixture = Fixture::usual().await;
+    let admin = fixture.token().await;
+    fixture.add(User::new("bea", "bea@example.com", "user")).await;
+    let change = fixture.send("PUT", "/platform/user/bea/update-password", &admin, json!({ "new_password": STRONG }));
+    assert!(change.now_or_never().is_none(), "it is done already");
+    while fixture.identity.store().user("bea").await.unwrap().unwrap().password.is_none() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

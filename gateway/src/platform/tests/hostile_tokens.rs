@@ -421,7 +421,8 @@ async fn a_good_token_is_refused_once_anything_behind_it_is_gone() {
     let issue = async || {
         let amy = User::new("amy", "amy@example.com", "user");
         store.save_user(amy.clone()).await.unwrap();
-        let headers = bearing(&identity.keys().issue(&amy, Accesses::default(), Duration::from_secs(60)).unwrap());
+        let headers =
+            bearing(&identity.keys().issue((&amy, now()), Accesses::default(), Duration::from_secs(60)).unwrap());
         assert_eq!(target.status(&headers).await.0, 200);
         headers
     };

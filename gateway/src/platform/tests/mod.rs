@@ -244,7 +244,7 @@ impl Fixture {
         let user = User::new(name, &format!("{name}@example.com"), name);
         self.add(user.clone()).await;
         let accesses = self.identity.accesses(&user).await.unwrap();
-        self.identity.keys().issue(&user, accesses, Duration::from_secs(600)).unwrap()
+        self.identity.keys().issue((&user, crate::store::now()), accesses, Duration::from_secs(600)).unwrap()
     }
 
     /// A call with a token and a JSON body.

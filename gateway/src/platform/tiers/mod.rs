@@ -363,7 +363,7 @@ async fn update(
     must_manage(&caller?, &platform).await?;
     let missing = || unknown(StatusCode::NOT_FOUND, &tier_id);
     let store = platform.identity.store();
-    let mut members = given(&update);
+    let mut members = given(&update)?;
     if !members.is_empty() {
         members.insert("updated_at", Moment::now());
         if !store.set(Collection::Tiers, &[&tier_id], members).await? {

@@ -19,14 +19,12 @@ use crate::{
     settings::FailMode,
     store::{
         StoreError,
-        counters::{Counter, Family, Parts, Reading, Span, Taken},
+        counters::{AFTER, Counter, Family, Parts, Reading, Span, Taken},
     },
 };
 
 /// Numbers that the script is given for each counter.
 const ARGUMENTS: usize = 6;
-/// How long a calendar counter outlives its stretch: clocks of processes differ, and may be set back.
-const AFTER: u64 = 86_400;
 
 /// Looks at all counters; counts all or none. Answers which refuses (0: none), the time, and for each counter what it held
 /// and in how many milliseconds enough of that has left.

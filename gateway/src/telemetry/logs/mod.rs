@@ -30,7 +30,7 @@ pub mod ring;
 use files::LogFile;
 pub(in crate::telemetry) use files::{COPIES, old_copy};
 pub(in crate::telemetry) use record::COLUMN;
-pub use record::{AUDIT, GATEWAY, about};
+pub use record::{AUDIT, GATEWAY, about, along};
 use ring::Ring;
 
 /// Where files go that `LOGS_DIR` can't take.

@@ -148,6 +148,17 @@ pub async fn about<F: Future>(request: HeaderValue, mut handling: Pin<&mut F>) -
     poll_fn(|cx| REQUEST.sync_scope(request.clone(), || handling.as_mut().poll(cx))).await
 }
 
+/// Goes on with the request of the caller in a task of its own: what its records say is said about the same request.
+pub fn along<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let request = REQUEST.try_with(HeaderValue::clone).ok();
+    async {
+        match request {
+            Some(id) => REQUEST.scope(id, work).await,
+            None => work.await,
+        }
+    }
+}
+
 thread_local! {
     static BUFFERS: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
     static SECOND: RefCell<(u64, String)> = RefCell::default();
