@@ -95,7 +95,7 @@ pub struct DoormanApiSpec {
     /// `false` skips every user check while the API stays listed as non-public. Absent: true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_required: Option<bool>,
-    /// Base URLs of the upstream, used in turn: `http://host:port/base` or `https://...` (`grpc://`, `grpcs://` for gRPC).
+    /// Base URLs of the upstream, used in turn: `http://host:port/base` or `https://...`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub servers: Option<Vec<String>>,
@@ -131,7 +131,7 @@ pub struct DoormanApiSpec {
     /// Settings for GraphQL upstreams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graphql: Option<GraphqlSpec>,
-    /// Settings for gRPC upstreams.
+    /// Settings for gRPC upstreams. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<Box<GrpcSpec>>,
     /// Path of the OpenAPI document on the upstream, which the platform API reads and imports endpoints from.
@@ -163,6 +163,7 @@ fn exact<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D)
 
 /// Protocol an upstream speaks.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[schemars(transform = crate::undescribed)]
 pub enum Protocol {
     /// HTTP with resources as paths.
     REST,
@@ -214,6 +215,7 @@ pub struct EndpointSpec {
 /// HTTP methods an endpoint can have.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[serde(rename_all = "UPPERCASE")]
+#[schemars(transform = crate::undescribed)]
 pub enum Method {
     /// RFC 9110 9.3.1; serves `HEAD` too.
     Get,
@@ -361,6 +363,7 @@ pub struct IpSpec {
 
 /// How the address rules of an API start out.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum IpMode {
     /// Everyone who is not denied.
     AllowAll,
@@ -506,20 +509,21 @@ pub struct CreditsSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SoapSpec {
-    /// SOAP version: `1.1` or `1.2`. Absent: told from the envelope.
+    /// SOAP version: `1.1` or `1.2`. Absent: told from the envelope. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<SoapVersion>,
     /// Path of the WSDL on the upstream, or its URL; the platform API reads it and imports endpoints from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub wsdl_url: Option<String>,
-    /// Credentials put into the WS-Security header.
+    /// Credentials put into the WS-Security header. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ws_security: Option<WsSecuritySpec>,
 }
 
 /// SOAP versions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum SoapVersion {
     /// SOAP 1.1.
     #[serde(rename = "1.1")]
@@ -549,6 +553,7 @@ pub struct WsSecuritySpec {
 
 /// Forms of a UsernameToken password.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum PasswordType {
     /// As it is.
     PasswordText,
@@ -562,7 +567,7 @@ pub enum PasswordType {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GraphqlSpec {
-    /// Deepest nesting of a query; 0 means no limit. Absent: 10.
+    /// Deepest nesting of a query; 0 means no limit. Absent: 10. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_depth: Option<i32>,
@@ -638,13 +643,13 @@ pub struct TransformSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldChanges {
-    /// Names to remove.
+    /// Names to remove, before the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remove: Option<Vec<String>>,
-    /// New names by old name.
+    /// New names by old name; after `remove`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rename: Option<BTreeMap<String, String>>,
-    /// Values to set by name.
+    /// Values to set by name; after `rename`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add: Option<BTreeMap<String, String>>,
 }
@@ -656,13 +661,13 @@ pub struct BodyChanges {
     /// Member to put the whole body under.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrap: Option<String>,
-    /// Paths to remove.
+    /// Paths to remove, such as `$.a.b` or `$.list[0]`; after `wrap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remove: Option<Vec<String>>,
-    /// New paths by old path.
+    /// New paths by old path; after `remove`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rename: Option<BTreeMap<String, String>>,
-    /// Values to set by path; missing parents are made.
+    /// Values to set by path; missing parents are made; after `rename`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, AnyValue>>")]
     pub set: Option<BTreeMap<String, serde_json::Value>>,

@@ -66,7 +66,7 @@ pub struct DoormanGatewaySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// Scales the number of pods with load instead of a fixed `replicas`.
+    /// Scales the number of pods with load instead of a fixed `replicas`. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingSpec>,
     /// Image of the gateway. Absent: the one the operator was installed with.
@@ -147,6 +147,7 @@ pub struct ImageSpec {
 
 /// When an image is pulled.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum PullPolicy {
     /// At every start of a pod.
     Always,
@@ -211,7 +212,7 @@ pub struct SecretKeyRef {
     validation = ("self.mode != 'External' || !has(self.dumps)", "dumps belong to Memory storage")
 )]
 pub struct StorageSpec {
-    /// `Memory`: in the one pod, kept over restarts by encrypted dumps. `External`: MongoDB and Redis, any number of pods.
+    /// `Memory`: in the one pod, and gone with it. `External`: MongoDB and Redis, any number of pods.
     pub mode: StorageMode,
     /// Redis for counters, revocations and cache invalidation; needed with `External`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,13 +220,14 @@ pub struct StorageSpec {
     /// MongoDB for documents; needed with `External`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mongo: Option<MongoSpec>,
-    /// Where and how often memory is dumped.
+    /// Where and how often memory is dumped. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dumps: Option<DumpsSpec>,
 }
 
 /// Where state lives.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum StorageMode {
     /// In the one pod.
     Memory,
@@ -286,6 +288,7 @@ pub struct RedisSpec {
 
 /// Shapes of a Redis installation.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum RedisMode {
     /// One server.
     Standalone,
@@ -375,7 +378,7 @@ pub struct KeysSpec {
     /// Secret with the key that encrypts memory dumps; key `MEM_ENCRYPTION_KEY` unless named. Absent: generated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_encryption: Option<KeySource>,
-    /// When generated keys are replaced. Absent: never by themselves.
+    /// When generated keys are replaced. Absent: never by themselves. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationSpec>,
 }
@@ -432,6 +435,7 @@ pub struct ApisSpec {
 
 /// Namespaces objects are taken from.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum Namespaces {
     /// The gateway's own.
     #[default]
@@ -459,7 +463,7 @@ pub struct GatewayRef {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PlatformSpec {
-    /// Where `/platform` is served. Absent: `SamePort`.
+    /// Where `/platform` is served. Absent: `SamePort`, all that this version serves (others: `UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expose: Option<Expose>,
     /// Whether `/platform` may write DoormanApi and DoormanRole objects. Absent: `ReadOnly`.
@@ -476,6 +480,7 @@ pub struct PlatformSpec {
 
 /// Where `/platform` is served.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum Expose {
     /// On the port of the data plane.
     SamePort,
@@ -487,6 +492,7 @@ pub enum Expose {
 
 /// Whether `/platform` may write definitions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum Definitions {
     /// It may; the objects it writes are in the gateway's namespace, and labelled as its own. Those of others stay theirs: 409.
     ReadWrite,
@@ -498,11 +504,11 @@ pub enum Definitions {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PlatformCorsSpec {
-    /// Allowed origins. Absent: any, without credentials for strangers when `strict`.
+    /// Allowed origins. Absent: any, but see `strict`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
     pub allow_origins: Option<Vec<String>>,
-    /// `true` refuses the wildcard together with credentials. Absent: false.
+    /// `true`: with any origin and credentials, only origins on `localhost` and `127.0.0.1` are allowed. Absent: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
     /// Whether cookies may be sent cross-origin. Absent: true.
@@ -545,6 +551,7 @@ pub struct LimitsSpec {
 
 /// What limits do without their store.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum FailMode {
     /// Each pod counts for itself.
     Open,
@@ -562,7 +569,7 @@ pub struct ObservabilitySpec {
     /// Least level that is logged. Absent: `INFO`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<LogLevel>,
-    /// OpenTelemetry export.
+    /// OpenTelemetry export. Not served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<OtlpSpec>,
     /// Prometheus scraping.
@@ -573,6 +580,7 @@ pub struct ObservabilitySpec {
 /// Form of log lines.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
+#[schemars(transform = crate::undescribed)]
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
@@ -580,9 +588,10 @@ pub enum LogFormat {
     Plain,
 }
 
-/// Log levels of the operations guide.
+/// Log levels.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "UPPERCASE")]
+#[schemars(transform = crate::undescribed)]
 pub enum LogLevel {
     /// Everything.
     Debug,
@@ -626,7 +635,8 @@ pub struct OtlpSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MetricsSpec {
-    /// `true` renders a PodMonitor when the cluster knows that kind. Absent: false.
+    /// `true` renders a PodMonitor when the cluster knows that kind. Absent: false. `true` is not
+    /// served by this version (`UnsupportedValue`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_monitor: Option<bool>,
 }
@@ -689,6 +699,7 @@ pub struct ServiceSpec {
 
 /// Types of a Service.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(transform = crate::undescribed)]
 pub enum ServiceType {
     /// Inside the cluster.
     ClusterIP,

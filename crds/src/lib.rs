@@ -30,6 +30,12 @@ pub const GROUP: &str = "doorman.dev";
 /// Served and stored version of all three kinds.
 pub const VERSION: &str = "v1alpha1";
 
+/// Leaves the description of a type out of its schema: where the type is optional it would take the place of what the field
+/// says of itself, and of what holds without it.
+pub(crate) fn undescribed(schema: &mut schemars::Schema) {
+    schema.remove("description");
+}
+
 /// One thing wrong with an object: where, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("{field}: {message}")]

@@ -52,7 +52,8 @@ fn line(value: &Value) -> String {
 }
 
 fn type_of(schema: &Value) -> String {
-    let word = schema["type"].as_str().unwrap_or("number or text");
+    let any = if schema["x-kubernetes-int-or-string"] == true { "number or text" } else { "any value" };
+    let word = schema["type"].as_str().unwrap_or(any);
     match (word, &schema["enum"], &schema["items"], &schema["additionalProperties"]) {
         (_, Value::Array(words), ..) => {
             words.iter().filter_map(Value::as_str).map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
@@ -79,6 +80,7 @@ fn fields(text: &mut String, path: &str, schema: &Value) {
         if !is_foreign(&path) {
             fields(text, &path, field);
             fields(text, &format!("{path}[]"), &field["items"]);
+            fields(text, &format!("{path}.*"), &field["additionalProperties"]);
         }
     }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::telemetry::metrics::Metrics;
 
+mod bodies;
+
 /// Code, statuses, when, and what to do.
 const CODES: &[(&str, &str, &str, &str)] = &[
     (
@@ -79,7 +81,12 @@ const CODES: &[(&str, &str, &str, &str)] = &[
         "Register with one of which 3 to 50 characters stand before the `@`.",
     ),
     ("AUTH007", "400", "The account is disabled.", "Have an administrator enable it."),
-    ("AUTH008", "403", "The password must be changed first.", "Change the password, then sign in."),
+    (
+        "AUTH008",
+        "403",
+        "The password must be changed first.",
+        "Have an administrator call `PUT /platform/user/{username}/update-password`.",
+    ),
     (
         "AUTH009",
         "429",
@@ -498,6 +505,7 @@ const CODES: &[(&str, &str, &str, &str)] = &[
     ("VAULT004", "409", "The caller has an entry of this name.", "Choose another name, or delete the entry."),
     ("VAULT005", "500", "The value could not be encrypted.", "Look at the gateway's log under the request id."),
     ("VAULT007", "404", "The caller has no entry of this name.", "See `GET /platform/vault`."),
+    ("VAULT009", "400", "The caller's vault is full: 1000 entries, 1 MiB of encrypted values.", "Delete entries."),
 ];
 
 /// What stands in the place of a code where a refusal has none, statuses, when, and what to do.
@@ -610,7 +618,7 @@ const ROUTES: &[(&str, &str, &str, &str, &str)] = &[
 ];
 
 /// Files and contents.
-fn pages() -> [(&'static str, String); 3] {
+fn pages() -> [(&'static str, String); 4] {
     let mut errors = page(
         "Error codes",
         "Refusals are JSON: `error_code` and `error_message`. The request id of the headers `X-Request-ID` and `request_id` finds\nthe cause in the log.",
@@ -660,7 +668,7 @@ fn pages() -> [(&'static str, String); 3] {
     }
     let mut metrics = page(
         "Metrics of the gateway",
-        "`GET /metrics` of the admin port answers in OpenMetrics 1.0: counters end in `_total`, histograms have `_bucket`, `_sum` and\n`_count`. Calls marked as tests (`X-Is-Test`, `X-Doorman-Test`, `X-Test-Request`) are not counted.",
+        "`GET /metrics` of the admin port answers in OpenMetrics 1.0: counters end in `_total`, histograms have `_bucket`, `_sum` and\n`_count`. Calls marked as tests (`X-Is-Test`, `X-Doorman-Test`, `X-Test-Request`) are left out of `doorman_http_requests`,\n`doorman_http_request_duration_seconds` and `doorman_api_*`; everything else counts them.",
     );
     metrics.push_str("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
     let pools = crate::upstream::Pools::new(crate::upstream::PoolOptions::local());
@@ -679,7 +687,8 @@ fn pages() -> [(&'static str, String); 3] {
         let labels: Vec<String> = labels.map(|(label, _)| format!("`{label}`")).collect();
         let _ = writeln!(metrics, "| `{name}` | {type_} | {} | {help} |", labels.join(", "));
     }
-    [("errors.md", errors), ("routes.md", routes), ("metrics.md", metrics)]
+    let bodies = page("Bodies", &bodies::page());
+    [("errors.md", errors), ("routes.md", routes), ("metrics.md", metrics), ("bodies.md", bodies)]
 }
 
 fn page(title: &str, intro: &str) -> String {

@@ -513,6 +513,41 @@ pub fn set(spec: &mut DoormanApiSpec, members: &Members) -> Vec<Misfit> {
     misfits
 }
 
+/// The path in a spec that holds a member of an API; `None`: none does.
+#[cfg(test)]
+pub(crate) fn place_of(member: &str) -> Option<String> {
+    let (name, place) = FIELDS.iter().find(|(name, _)| *name == member)?;
+    let samples = [json!("x"), json!(["x"]), json!(7), json!([7]), json!(true), json!(false), json!("whitelist")];
+    let more = [json!("1.2"), json!("GRPC"), json!({ "headers": { "remove": ["x"] } })];
+    let before = serde_json::to_value(blank("a", "v1")).ok()?;
+    samples.into_iter().chain(more).find_map(|sample| {
+        let mut spec = blank("a", "v1");
+        place.set(&mut spec, name, &sample).ok()?;
+        let after = serde_json::to_value(&spec).ok()?;
+        let mut path = place_in(&after, &sample).or_else(|| first_difference(&before, &after))?;
+        if matches!(place, Place::Transform(..)) {
+            path.truncate(path.find('.').unwrap_or(path.len()));
+        }
+        Some(path)
+    })
+}
+
+/// The path of this value, if it is there.
+#[cfg(test)]
+fn place_in(all: &Value, wanted: &Value) -> Option<String> {
+    all.as_object()?.iter().find_map(|(name, value)| {
+        if value == wanted { Some(name.clone()) } else { Some(format!("{name}.{}", place_in(value, wanted)?)) }
+    })
+}
+
+/// The path of the first value that is not the same, as deep as there is one.
+#[cfg(test)]
+fn first_difference(before: &Value, after: &Value) -> Option<String> {
+    let (name, value) = after.as_object()?.iter().find(|(name, value)| before.get(name.as_str()) != Some(value))?;
+    let below = first_difference(before.get(name).unwrap_or(&Value::Null), value);
+    Some(below.map_or_else(|| name.clone(), |below| format!("{name}.{below}")))
+}
+
 /// An API as clients read it, without its endpoints.
 pub fn api(spec: &DoormanApiSpec, uid: &str) -> Members {
     let mut looked_at = spec.clone();

@@ -28,7 +28,7 @@ start are reported together.
 - \"Live\" marks what changes while the gateway runs: SIGHUP and `POST /platform/config/reload` read the configuration file again.
   Everything else takes a restart. The environment of a running process, `.env` included, doesn't change and always wins.
 - The configuration file holds no secrets: one in it is refused. `log: {level: DEBUG}` and `LOG_LEVEL: DEBUG` are the same.
-- The column \"From\" tells whether the operations guide names a variable, only Doorman itself does, or it is new here.
+- The column \"From\" tells whether the guide of Doorman names a variable, only Doorman itself does, or it is new here.
 
 Definitions come from a folder of manifests (`--manifests DIR` on the command line), else from the cluster, where `DOORMAN_GATEWAY_NAME` and
 `DOORMAN_GATEWAY_NAMESPACE` name a DoormanGateway, else over the platform API alone.

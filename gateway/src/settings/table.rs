@@ -203,7 +203,7 @@ settings! {
         admin_port: u16 = "DOORMAN_ADMIN_PORT", "9090", New Used:
             "Port for the cluster only: metrics and the revision that the pod serves. 0 lets the system choose.";
         threads: Option<NonZeroU16> = "THREADS", "", Guide Used:
-            "Worker processes. Unset: 4 with external storage, 1 in memory mode, which allows no more. All cores are used either way.";
+            "Changes nothing: one process uses all cores. In memory mode, other than 1 is refused.";
         https_only: bool = "HTTPS_ONLY", "false", Guide Used:
             "This process terminates TLS with `SSL_CERTFILE` and `SSL_KEYFILE`; secure cookies, CSRF check and HSTS are on. Without the two files the listener stays plain, for a proxy in front.";
         https_enabled: bool = "HTTPS_ENABLED", "false", Guide Used:
@@ -314,9 +314,9 @@ settings! {
 
     admin: Admin, "First administrator" {
         email: String = "DOORMAN_ADMIN_EMAIL", "admin@doorman.dev", Doorman Used:
-            "E-mail address of the user `admin`, who may make one call a second until its limits are changed.";
+            "E-mail address of the user `admin`, who may make one call a second until its limits are changed. With external storage, only until the user is stored.";
         password: Option<Secret> = "DOORMAN_ADMIN_PASSWORD", "", Doorman Used:
-            "Password of the user `admin`, 12 or more characters. Required.";
+            "Password of the user `admin`, 12 or more characters. Required. With external storage, only until the user has one: take `password` off the user in MongoDB and restart to have it stored anew.";
     }
 
     sessions: Sessions, "Sessions and cookies" {
@@ -413,15 +413,15 @@ settings! {
         pool_timeout: Duration = "HTTP_TIMEOUT", "30", Doorman Used (above_zero):
             "Longest wait for a free connection of the pool.";
         max_connections: NonZeroU32 = "HTTP_MAX_CONNECTIONS", "100", Doorman Used:
-            "Connections to all upstreams together.";
+            "Most HTTP/1.1 connections to one upstream address; calls beyond wait for one, as long as `HTTP_TIMEOUT` or the API says.";
         max_idle: u32 = "HTTP_MAX_KEEPALIVE", "50", Doorman Used:
-            "Idle connections kept for reuse.";
+            "Idle connections kept for each upstream address.";
         idle_life: Duration = "HTTP_KEEPALIVE_EXPIRY", "30", Doorman Used:
             "Time after which an idle connection is closed.";
         http2: bool = "HTTP_ENABLE_HTTP2", "false", Doorman Used:
-            "HTTP/2 to upstreams.";
+            "HTTP/2 to `https` upstreams that offer it.";
         retry_base_delay: Duration = "HTTP_RETRY_BASE_DELAY", "0.25", Doorman Used live:
-            "First pause between attempts; it doubles, with full jitter.";
+            "Half of the longest first pause between attempts; it doubles, with full jitter.";
         retry_max_delay: Duration = "HTTP_RETRY_MAX_DELAY", "2.0", Doorman Used live:
             "Longest pause between attempts.";
         breaker: bool = "CIRCUIT_BREAKER_ENABLED", "true", Doorman Used live:
