@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -17,6 +17,7 @@ use doorman_crds::revision::{Rejection, RevisionReport, Stores};
 use doorman_crds::selection::Selection;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::accounting::Accounts;
 use crate::admin;
@@ -43,6 +44,9 @@ use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traffic::Traffic;
 use crate::upstream::{PoolOptions, Pools};
+
+/// How long the end of the process waits for changes whose clients have gone.
+const CHANGES: Duration = Duration::from_secs(5);
 
 /// Where definitions come from.
 #[derive(Clone, Debug)]
@@ -102,6 +106,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     let traffic = if store.shares_traffic() { Traffic::shared(store) } else { Traffic::open(logs.folder()) };
     let traffic = Arc::new(traffic);
     tokio::spawn(Arc::clone(&traffic).maintain());
+    let changes = TaskTracker::new();
     let platform = Platform {
         telemetry: Telemetry {
             logs: Arc::clone(&logs),
@@ -120,6 +125,7 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
         progress: stored.as_ref().map(Stored::progress),
         writing,
         restart: restart.clone(),
+        changes: changes.clone(),
     };
     // What its descriptions take while they are made is given back when the thread ends.
     let platform = tokio::task::spawn_blocking(|| platform::router(platform)).await?;
@@ -176,6 +182,10 @@ pub async fn run(settings: Settings, source: Source, logs: Arc<Logs>) -> anyhow:
     phase.send_replace(Phase::Closing);
     if tokio::time::timeout(shutdown, &mut serving).await.is_err() {
         tracing::warn!("some calls did not finish in {shutdown:?}; they are cut");
+    }
+    changes.close();
+    if tokio::time::timeout(CHANGES, changes.wait()).await.is_err() {
+        tracing::error!(left = changes.len(), "changes that were begun are cut off");
     }
     gateway.accounts.finish().await;
     persistence.dump_at_end().await;

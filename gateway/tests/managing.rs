@@ -109,8 +109,13 @@ async fn an_endpoint_is_found_with_and_without_the_slashes_at_its_ends() -> Resu
         stage.endpoint("GET", stored).await?;
         let path = format!("/platform/endpoint/GET/orders/v1/{asked}");
         assert_eq!(stage.does("GET", &path, Value::Null).await?["endpoint_uri"], stored, "{asked}");
-        let renamed = json!({ "endpoint_uri": stored, "endpoint_description": "y" });
-        stage.does("PUT", &path, renamed).await?;
+        let same = json!({ "endpoint_uri": asked, "endpoint_description": "y", "client_uri": "/c" });
+        stage.does("PUT", &path, same).await?;
+        assert_eq!(stage.does("GET", &path, Value::Null).await?["endpoint_uri"], stored, "it keeps its name");
+        for other in ["endpoint_method", "api_name", "api_version", "endpoint_uri"] {
+            let renamed = json!({ other: format!("{}/", if other == "endpoint_uri" { "other" } else { "GET" }) });
+            assert_eq!(code(&stage.send("PUT", &path, renamed).await?), (400, "END006"), "{other}");
+        }
         assert_eq!(stage.does("GET", &path, Value::Null).await?["endpoint_description"], "y");
         stage.does("DELETE", &path, Value::Null).await?;
         assert_eq!(code(&stage.send("GET", &path, Value::Null).await?), (400, "END004"));

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use smallvec::SmallVec;
 use tokio::task::JoinHandle;
 
-use super::{Accounts, Allowance, afterwards::Afterwards};
+use super::{Accounts, Allowance, UserLimits, afterwards::Afterwards};
 use crate::{
     listen::ClientBody,
     store::{Store, now},
@@ -35,9 +35,9 @@ pub struct Meter {
 }
 
 impl Accounts {
-    /// Counts the bytes of a user's call, if they are limited. `is_own`: of an API that asks who calls.
-    pub async fn meter(&self, username: &str, is_own: bool) -> Option<Arc<Meter>> {
-        let limits = self.of_user(username).await.ok()?;
+    /// Counts the bytes of a call of the user with these limits, if they are limited. `is_own`: of an API that asks who
+    /// calls.
+    pub fn meter(&self, limits: &UserLimits, is_own: bool) -> Option<Arc<Meter>> {
         let own = limits.bandwidth.iter().filter(|_| is_own);
         let allowances: SmallVec<_> = own.chain(&limits.tier.bandwidth).cloned().collect();
         if allowances.is_empty() {
@@ -64,7 +64,7 @@ impl Meter {
             return None;
         }
         let (store, now) = (self.store.clone(), now());
-        let counters: SmallVec<[_; 2]> = self.allowances.iter().map(|allowance| allowance.counter(now)).collect();
+        let counters: SmallVec<[_; 2]> = self.allowances.iter().map(|allowance| allowance.booked(now)).collect();
         let booking = self.afterwards.run(async move { store.book(&counters, bytes).await });
         if booking.is_none() {
             tracing::error!(bytes, "bytes of a call are not counted: too many are to be");

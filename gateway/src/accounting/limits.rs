@@ -92,6 +92,20 @@ impl Calendar {
     }
 }
 
+impl Calendar {
+    /// Until which second the counter of a stretch is kept that ends in this one: clocks of processes differ, and may be set
+    /// back. Of short stretches there are many.
+    fn kept(self, end: u64) -> u64 {
+        const DAY: u64 = 86_400;
+        const MINUTE: u64 = 60;
+        let longer = match self {
+            Self::Epoch(seconds) => seconds.clamp(MINUTE, DAY),
+            Self::Day | Self::Month => DAY,
+        };
+        end.saturating_add(longer)
+    }
+}
+
 /// Something that is used up in a stretch of the calendar: bytes, or requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowance {
@@ -117,10 +131,17 @@ impl Allowance {
         (format!("{}{stretch}{}", self.key, self.suffix).into(), end)
     }
 
+    /// The counter, and until which second it is kept.
+    pub(super) fn booked(&self, now: u64) -> (Arc<str>, u64) {
+        let (key, end) = self.counter(now);
+        (key, self.calendar.kept(end))
+    }
+
     /// The same, to be asked whether so much is left; `add` is what is counted then.
     pub(super) fn asked(&self, now: u64, need: u64, add: u64) -> Counter {
         let (key, end) = self.counter(now);
-        Counter { need, add, ..Counter::of_requests(key, Span::Until(end), self.limit) }
+        let span = Span::Until { end, kept: self.calendar.kept(end) };
+        Counter { need, add, ..Counter::of_requests(key, span, self.limit) }
     }
 }
 

@@ -214,15 +214,14 @@ impl Accounts {
 
     /// Everything that limits a user, as it is now.
     pub async fn of_user(&self, username: &str) -> Result<Arc<UserLimits>, StoreError> {
-        let now = Moment::now();
-        let is_current = |limits: &Arc<UserLimits>| limits.tier_until.is_none_or(|until| now < until);
+        let is_current = |limits: &Arc<UserLimits>| limits.tier_until.is_none_or(|until| Moment::now() < until);
         if let Some(known) = self.known.users.get(username) {
             match known {
                 Ok(limits) if !is_current(&limits) => self.known.users.forget(username),
                 known => return known,
             }
         }
-        self.known.users.get_or_load(username, || self.load(username, now)).await
+        self.known.users.get_or_load(username, || self.load(username, Moment::now())).await
     }
 
     async fn load(&self, username: &str, now: Moment) -> Result<Arc<UserLimits>, StoreError> {
@@ -280,12 +279,14 @@ impl Accounts {
         }
     }
 
-    /// Measures a request with a body of so many bytes.
-    pub async fn measure(&self, facts: &Facts<'_>, length: u64) -> Result<Admitted, Refused> {
-        let limits = match facts.user {
-            Some(user) => Some(self.unless_closed(self.of_user(user).await)?),
-            None => None,
-        };
+    /// Measures a request with a body of so many bytes, by what limits its user, where it has one.
+    pub async fn measure(
+        &self,
+        facts: &Facts<'_>,
+        limits: Option<Result<Arc<UserLimits>, StoreError>>,
+        length: u64,
+    ) -> Result<Admitted, Refused> {
+        let limits = limits.map(|limits| self.unless_closed(limits)).transpose()?;
         let rules = self.unless_closed(self.rules.get().await)?;
         let queue = limits.as_ref().and_then(|limits| limits.tier.queue);
         let deadline = queue.map(|queue| Instant::now() + queue);

@@ -34,7 +34,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait until this process serves what was written.
 pub const SERVED: Duration = Duration::from_secs(5);
 /// How long a change is made anew because somebody else was faster: another pod, or a status of the operator.
-const CONTENDED: Duration = Duration::from_secs(10);
+const CONTENDED: Duration = Duration::from_secs(5);
 /// Longest wait for the changes that came before.
 const TURN: Duration = Duration::from_secs(10);
 /// Longest name of an object; it fits where a DNS label must.

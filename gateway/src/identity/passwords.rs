@@ -1,7 +1,7 @@
 //! Checking and hashing passwords without letting anyone know or flood anything.
 //!
-//! Either takes a quarter of a second of a core. Only half of the cores do such work at any time, so that a flood of it
-//! slows sign-ins and not traffic; who waits too long is told to come back. An unknown user costs the same time as a known
+//! Either takes a quarter of a second of a core. Only half of the cores check at any time, and one hashes, so that a flood
+//! of either slows its own and not traffic; who waits too long is told to come back. An unknown user costs the same time as a known
 //! one.
 //!
 //! What makes a password good enough, and a stored hash too weak to keep, is told here too.
@@ -42,10 +42,39 @@ pub struct Busy;
 
 /// Checks and hashes passwords, a few at a time.
 pub struct Passwords {
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    checks: Lane,
+    /// What signed-in users have done, however much of it, is in no sign-in's way.
+    others: Lane,
     /// Stands for the password of unknown users; matches nothing.
     nobody: Password,
+}
+
+/// Some at a time, the others in line.
+struct Lane {
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Lane {
+    fn new(turns: usize) -> Self {
+        Self { turns: Arc::new(Semaphore::new(turns)), waiting: AtomicUsize::new(0) }
+    }
+
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        let place = Place(&self.waiting);
+        if self.waiting.fetch_add(1, Relaxed) >= QUEUE {
+            return Err(Busy);
+        }
+        let turn = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned());
+        let Ok(Ok(turn)) = turn.await else { return Err(Busy) };
+        drop(place);
+        let done = tokio::task::spawn_blocking(move || {
+            // The turn ends with the work, not with the caller's interest in it.
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|_| Busy)
+    }
 }
 
 /// Was it hashed with less work than is due today? Right after it proved right is the time to hash it again.
@@ -84,17 +113,13 @@ impl Passwords {
     fn with_turns(turns: usize) -> Self {
         // No text has this hash: it is the work factor, a salt and zeroes.
         let nobody = format!("$2b${BCRYPT_COST:02}$N9qo8uLOickgx2ZMRZoMye{}", ".".repeat(31));
-        Self {
-            turns: Arc::new(Semaphore::new(turns)),
-            waiting: AtomicUsize::new(0),
-            nobody: Password::from_hash(nobody.as_bytes()),
-        }
+        Self { checks: Lane::new(turns), others: Lane::new(1), nobody: Password::from_hash(nobody.as_bytes()) }
     }
 
     /// Is this the password? `None` stands for that of a user who doesn't exist or has none: always wrong.
     pub async fn verify(&self, given: String, stored: Option<&Password>) -> Result<bool, Busy> {
         let password = stored.unwrap_or(&self.nobody).clone();
-        Ok(self.in_turn(move || matches(&given, password.hash())).await? && stored.is_some())
+        Ok(self.checks.work(move || matches(&given, password.hash())).await? && stored.is_some())
     }
 
     /// The hash of a password.
@@ -104,19 +129,7 @@ impl Passwords {
 
     /// Does work that takes as long as with a password, when it is its turn.
     pub async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let place = Place(&self.waiting);
-        if self.waiting.fetch_add(1, Relaxed) >= QUEUE {
-            return Err(Busy);
-        }
-        let turn = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned());
-        let Ok(Ok(turn)) = turn.await else { return Err(Busy) };
-        drop(place);
-        let done = tokio::task::spawn_blocking(move || {
-            // The turn ends with the work, not with the caller's interest in it.
-            let _turn = turn;
-            work()
-        });
-        done.await.map_err(|_| Busy)
+        self.others.work(work).await
     }
 }
 
@@ -205,20 +218,21 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let asked = Instant::now();
             tokio::task::spawn_blocking(|| ()).await.unwrap();
-            assert_eq!(passwords.turns.available_permits(), 0, "the flood is still on");
+            assert_eq!(passwords.checks.turns.available_permits(), 0, "the flood is still on");
             asked.elapsed()
         };
         let (answers, delay) = futures::join!(flood, other);
         assert!(answers.into_iter().all(|answer| answer == Ok(true)));
         assert!(delay < Duration::from_millis(200), "{delay:?}");
-        assert_eq!(passwords.waiting.load(Relaxed), 0);
+        assert_eq!(passwords.checks.waiting.load(Relaxed), 0);
     }
 
     #[tokio::test]
     async fn who_finds_the_queue_full_is_told_so() {
         let passwords = Passwords::with_turns(1);
-        passwords.waiting.store(QUEUE, Relaxed);
+        passwords.checks.waiting.store(QUEUE, Relaxed);
         assert_eq!(passwords.verify("x".into(), None).await, Err(Busy));
-        assert_eq!(passwords.waiting.load(Relaxed), QUEUE);
+        assert_eq!(passwords.checks.waiting.load(Relaxed), QUEUE);
+        assert_eq!(passwords.in_turn(|| 1).await, Ok(1), "what else there is to do has a line of its own");
     }
 }

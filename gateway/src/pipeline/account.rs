@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::body::Metered;
 use super::{Arrival, Asked, Body, Gateway, Observed, respond};
-use crate::accounting::{Admission, Facts, Kind, Meter, Refused, Shown};
+use crate::accounting::{Admission, Facts, Kind, Meter, Refused, Shown, UserLimits};
 use crate::clock;
 use crate::problem::Problem;
+use crate::store::StoreError;
 
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -72,6 +73,9 @@ fn reached(kind: &Kind, limit: &Shown, told: Told) -> Problem {
     problem.header(RETRY_AFTER, after)
 }
 
+/// What limits a user, or why that is not known.
+pub(super) type Limits = Result<Arc<UserLimits>, StoreError>;
+
 /// The most bytes of a body.
 #[derive(Debug)]
 pub(super) struct BodyLimit {
@@ -93,11 +97,11 @@ impl Gateway {
     /// they are limited.
     pub(super) async fn account(
         &self,
-        facts: &Facts<'_>,
+        (facts, limits): (&Facts<'_>, Option<Limits>),
         length: u64,
         observed: &mut Observed,
     ) -> Result<Option<Shown>, Problem> {
-        match self.accounts.measure(facts, length).await {
+        match self.accounts.measure(facts, limits, length).await {
             Ok(admitted) => {
                 observed.limit = admitted.shown.as_ref().map(Told::from);
                 if !admitted.wait.is_zero() {
@@ -129,7 +133,9 @@ impl Gateway {
         let Some(Ok(principal)) = self.caller(&arrival.parts.headers).await else { return Ok(()) };
         let user = Some(&*principal.username);
         let (address, admission) = (arrival.client.effective, Admission::NoCall);
-        self.account(&Facts { user, api: None, endpoint: None, address, admission }, 0, observed).await.map(|_| ())
+        let facts = Facts { user, api: None, endpoint: None, address, admission };
+        let limits = self.limits(user).await;
+        self.account((&facts, limits), 0, observed).await.map(|_| ())
     }
 
     /// What a client is told whose body is larger than it may be.
@@ -143,10 +149,15 @@ impl Gateway {
         }
     }
 
+    /// What limits this user; `None`: there is none.
+    pub(super) async fn limits(&self, user: Option<&str>) -> Option<Limits> {
+        Some(self.accounts.of_user(user?).await)
+    }
+
     /// Counts the bytes of a call from here on, where its user's are limited; however it ends, they are booked.
-    pub(super) async fn meter(&self, arrival: Arrival<'_>, asked: &Asked<'_>) -> Option<Arc<Meter>> {
+    pub(super) fn meter(&self, arrival: Arrival<'_>, asked: &Asked<'_>, limits: Option<&Limits>) -> Option<Arc<Meter>> {
         let is_own = asked.api().is_some_and(|api| api.api.needs_identity);
-        let meter = self.accounts.meter(asked.user()?, is_own).await?;
+        let meter = self.accounts.meter(limits?.as_ref().ok()?, is_own)?;
         meter.add(respond::size(&arrival.parts.headers));
         Some(meter)
     }

@@ -404,7 +404,8 @@ impl Gateway {
         };
         let (api, user, endpoint) = (asked.api(), asked.user(), asked.endpoint());
         observed.endpoint = endpoint.map(|endpoint| endpoint.label().clone());
-        observed.meter = self.meter(asked.arrival, asked).await;
+        let limits = self.limits(user.map(AsRef::as_ref)).await;
+        observed.meter = self.meter(asked.arrival, asked, limits.as_ref());
         let let_in = match bounded(parts, limit) {
             Ok(()) => self.let_in(asked, endpoint).await,
             Err(problem) => Err(problem),
@@ -420,7 +421,7 @@ impl Gateway {
                 Ok(_) => Admission::Guest,
             },
         };
-        let left = self.account(&facts, length(parts), observed).await?;
+        let left = self.account((&facts, limits), length(parts), observed).await?;
         let limit = BodyLimit::new(limit, left);
         let (api, endpoint) = let_in?;
         let user = user.filter(|_| api.api.needs_identity);

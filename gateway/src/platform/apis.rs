@@ -1,5 +1,7 @@
 //! APIs: `/platform/api` (reference: platform API 8).
 
+use std::time::Duration;
+
 use axum::extract::State;
 use doorman_crds::{DoormanApi, DoormanApiSpec, api::ApiKey, role::Permission};
 use http::StatusCode;
@@ -25,6 +27,7 @@ use crate::{
     definitions::{
         documents::{check_transforms, problems},
         fields::{self, Members},
+        writer::WriteError,
     },
     identity::Denied,
     problem::Problem,
@@ -36,6 +39,9 @@ const NOT_SIGNED_IN: &str = "API_AUTH";
 const NO_CREATE: (&str, &str) = ("API007", "You do not have permission to create APIs");
 const NO_UPDATE: (&str, &str) = ("API008", "You do not have permission to update APIs");
 const NO_DELETE: (&str, &str) = ("API008", "You do not have permission to delete APIs");
+/// How often a change is made anew because somebody else was faster, and the pause before that.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(20);
 /// Members whose values must go together.
 const TOGETHER: [&str; 4] = ["api_public", "api_credits_enabled", "api_servers", "api_server_weights"];
 /// Weights that don't fit the servers.
@@ -395,7 +401,7 @@ async fn update(
         return Ok(updated());
     }
     let (store, key) = (platform.identity.store(), [key.name.as_str(), key.version.as_str()]);
-    loop {
+    for _ in 0..TRIES {
         let stored = store.find(Collection::Apis, &key).await?.ok_or_else(unknown)?;
         let was = |member| stored.get_bool(member).unwrap_or(false);
         let will_be = |given: Option<Flag>, member| given.map_or(was(member), |flag| flag.0);
@@ -417,7 +423,9 @@ async fn update(
             platform.until_served().await;
             return Ok(updated());
         }
+        tokio::time::sleep(PAUSE).await;
     }
+    Err(not_written(&format!("API {}/{}", key[0], key[1]), WriteError::Changed))
 }
 
 /// Deletes an API; subscriptions stay for one of the same name and version, and so do stored endpoints.

@@ -4,7 +4,7 @@ use std::{slice, sync::Arc};
 
 use axum::extract::State;
 use doorman_crds::{DoormanApiSpec, api::ApiKey, role::Permission};
-use mongodb::bson::{Bson, doc};
+use mongodb::bson::Bson;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -23,7 +23,7 @@ use crate::{
         documents::problems,
         fields::{self, Members},
     },
-    store::{Collection, plain_document},
+    store::{Collection, StoreError, plain_document},
 };
 
 mod add;
@@ -219,10 +219,19 @@ async fn update(
         update.endpoint_uri.as_ref().map(|text| &text.0),
     ];
     // Slashes at the ends of a path are no other name.
-    let bare = |text: &str| text.trim_matches('/').to_owned();
-    let is_renamed = named.into_iter().zip(key).any(|(named, own)| named.is_some_and(|named| bare(named) != bare(own)));
+    let is_same = |(place, named): (usize, &str)| match place {
+        3 => named.trim_matches('/') == key[3].trim_matches('/'),
+        _ => named == key[place],
+    };
+    let mut given_names = named.into_iter().enumerate().filter_map(|(place, named)| Some((place, named?.as_str())));
+    let is_renamed = !given_names.all(is_same);
     let renamed = || bad("END006", "API method, name, version and URI cannot be updated");
-    let (members, no_data) = (given(&update)?, || bad("END007", "No data to update"));
+    let (mut members, no_data) = (given(&update)?, || bad("END007", "No data to update"));
+    let is_empty = members.is_empty();
+    // By these it is found; they stay as they are.
+    for name in Collection::Endpoints.key() {
+        members.remove(name);
+    }
     let updated = || Answer::message("Endpoint updated successfully");
     if let Place::Cluster(writer, object) = place {
         let members = plain_document(&members);
@@ -236,7 +245,7 @@ async fn update(
             if let Some(client_uri) = &update.client_uri {
                 must_be_free((key[0], key[3], &client_uri.0), spec.endpoints.iter().flatten().map(of_object))?;
             }
-            if members.is_empty() {
+            if is_empty {
                 return Err(no_data());
             }
             let shown = spec.endpoints.iter().flatten().nth(place).map(|one| fields::endpoint(spec, "", one));
@@ -255,14 +264,15 @@ async fn update(
     if is_renamed {
         return Err(renamed());
     }
-    let must_be_free = async || {
-        let Some(client_uri) = &update.client_uri else { return Ok(()) };
+    let is_free = async || {
+        let Some(client_uri) = &update.client_uri else { return Ok(Ok(())) };
         let beside = known::endpoints(&platform, &api).await?;
-        must_be_free((key[0], key[3], &client_uri.0), beside.iter().filter_map(of_document))
+        let is_free = must_be_free((key[0], key[3], &client_uri.0), beside.iter().filter_map(of_document));
+        Ok::<_, StoreError>(is_free)
     };
-    must_be_free().await?;
+    is_free().await??;
     must_weigh(WEIGHTS, &plain_document(&stored), &plain_document(&members))?;
-    if members.is_empty() {
+    if is_empty {
         return Err(no_data());
     }
     if let Some(api) = store.find(Collection::Apis, &[key[1], key[2]]).await? {
@@ -270,12 +280,13 @@ async fn update(
         changed.extend(members.clone());
         must_be_servable(|| problems(&api, slice::from_ref(&stored)), problems(&api, &[Arc::new(changed)]))?;
     }
+    let was = |name: &String| (name.clone(), stored.get(name).cloned().unwrap_or(Bson::Null));
+    let before = members.keys().map(was).collect();
     if !store.set(Collection::Endpoints, &key, members).await? {
         return Err(unknown("END008"));
     }
-    if let Err(refusal) = must_be_free().await {
-        // Somebody else was faster: both together would take the API out of service.
-        let before = doc! { "client_uri": stored.get("client_uri").cloned().unwrap_or(Bson::Null) };
+    if let Err(refusal) = is_free().await? {
+        // Somebody else was faster: of both only one would be called.
         store.set(Collection::Endpoints, &key, before).await?;
         return Err(refusal);
     }

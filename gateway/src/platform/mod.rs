@@ -13,6 +13,7 @@ use axum::{Router, body::Body, extract::Request, response::IntoResponse, respons
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::{Notify, OnceCell, watch};
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -97,6 +98,8 @@ pub struct Platform {
     pub restart: Arc<Notify>,
     /// Records and numbers of what went on.
     pub telemetry: Telemetry,
+    /// Calls that may have begun to change something.
+    pub changes: TaskTracker,
 }
 
 impl Platform {
@@ -207,7 +210,7 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     };
     let mut response = match refused_body(&platform, &request) {
         Some(refusal) => refusal,
-        None => answered(routes, request).await,
+        None => answered(&platform.changes, routes, request).await,
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         drop_head(&mut response);
@@ -221,13 +224,13 @@ async fn enter(platform: Platform, routes: Router, mut request: Request) -> Resp
     response
 }
 
-async fn answered(routes: Router, request: Request) -> Response {
+async fn answered(changes: &TaskTracker, routes: Router, request: Request) -> Response {
     // Whoever plays an outage must be able to end it.
     let is_of_outages = request.uri().path().starts_with(tools::OUTAGES);
     let may_change = request.method() != Method::GET;
     let answer = routes.oneshot(request);
     let answer = async move { if is_of_outages { undisturbed(answer).await } else { answer.await } };
-    let answer = if may_change { to_the_end(answer).await } else { answer.await };
+    let answer = if may_change { to_the_end(changes, answer).await } else { answer.await };
     match answer {
         Ok(response) => response,
         Err(never) => match never {},
@@ -236,8 +239,8 @@ async fn answered(routes: Router, request: Request) -> Response {
 
 /// What has begun to change something goes on to its end, whether or not the client stays to hear of it: half of a change, or
 /// one that nobody was told of, is worse than either.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(logs::along(work)).await {
+async fn to_the_end<T: Send + 'static>(changes: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> T {
+    match changes.spawn(logs::along(work)).await {
         Ok(done) => done,
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -186,9 +186,9 @@ struct Email {
 
 /// From when on tokens are this user's: none that was issued until now is.
 fn from_now_on(user: Option<&User>) -> i64 {
-    // A token of this second may be older than this moment.
-    let next = now().saturating_add(1).max(user.and_then(|user| user.tokens_from).unwrap_or_default());
-    i64::try_from(next).unwrap_or(i64::MAX)
+    // A token of this second may be older than this moment, and one of the second that was told before is.
+    let last = now().max(user.and_then(|user| user.tokens_from).unwrap_or_default());
+    i64::try_from(last.saturating_add(1)).unwrap_or(i64::MAX)
 }
 
 /// Sign-in looks for addresses first: an address that is another's name, or a name that is another's address, would keep
@@ -530,13 +530,10 @@ async fn delete(
     {
         return Err(forbidden(("USR014", "Only admin may delete admin users")));
     }
-    // Else the next one of this name would have them. Before and after: a deletion that fails half-way can be repeated.
+    let was_there = store.delete_user(&username).await?;
+    // Else the next one of this name would have them. A deletion that broke off here can be repeated.
     forget_belongings(store, &username).await?;
-    if !store.delete_user(&username).await? {
-        return Err(unknown());
-    }
-    forget_belongings(store, &username).await?;
-    Ok(Answer::message("User deleted successfully"))
+    if was_there { Ok(Answer::message("User deleted successfully")) } else { Err(unknown()) }
 }
 
 /// Forgets what is kept for a user of this name.

@@ -94,7 +94,8 @@ fn taken(key_name: &str) -> Refusal {
 async fn must_have_room(store: &Store, username: &str, more: usize) -> Result<(), Refusal> {
     const MOST: usize = 1_000;
     const MOST_BYTES: usize = 1 << 20;
-    let (kept, _) = store.list(Collection::VaultEntries, &Listing::with("username", username)).await?;
+    let listing = Listing { members: Some(&["encrypted_value"]), ..Listing::with("username", username) };
+    let (kept, _) = store.list(Collection::VaultEntries, &listing).await?;
     let bytes: usize = kept.iter().filter_map(|entry| entry.get_str("encrypted_value").ok()).map(str::len).sum();
     if kept.len() < MOST && bytes.saturating_add(more) <= MOST_BYTES {
         return Ok(());
@@ -131,6 +132,8 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewEntry>) -> Resul
         tracing::error!(%error, "a vault entry was not encrypted");
         refused(StatusCode::INTERNAL_SERVER_ERROR, "VAULT005", "Failed to encrypt vault value")
     })?;
+    // Others of the user's may have come while this one waited.
+    must_have_room(store, &user.username, sealed.len()).await?;
     let now = Moment::now();
     let entry = doc! {
         "username": &*user.username,

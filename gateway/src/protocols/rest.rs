@@ -170,7 +170,7 @@ fn of_connection(headers: &HeaderMap) -> SmallVec<[&str; 4]> {
 /// Reads an answer that nobody gets to its end, if that is near, so that its connection can be used again.
 fn read_out(body: ResponseBody) {
     const MOST: usize = 64 << 10;
-    const LONGEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_millis(100);
     if body.is_end_stream() || body.size_hint().lower() > MOST as u64 {
         return;
     }

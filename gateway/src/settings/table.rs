@@ -413,7 +413,7 @@ settings! {
         pool_timeout: Duration = "HTTP_TIMEOUT", "30", Doorman Used (above_zero):
             "Longest wait for a free connection of the pool.";
         max_connections: NonZeroU32 = "HTTP_MAX_CONNECTIONS", "100", Doorman Used:
-            "Most HTTP/1.1 connections to one upstream address; calls beyond wait for one, as long as `HTTP_TIMEOUT` or the API says.";
+            "Most connections to one upstream address; calls beyond those over HTTP/1.1 wait for one, as long as `HTTP_TIMEOUT` or the API says.";
         max_idle: u32 = "HTTP_MAX_KEEPALIVE", "50", Doorman Used:
             "Idle connections kept for each upstream address.";
         idle_life: Duration = "HTTP_KEEPALIVE_EXPIRY", "30", Doorman Used:

@@ -20,9 +20,6 @@ const PARTS: u64 = 60;
 const PARTS_OF_SHORT: u64 = 20;
 const SHORT: Duration = Duration::from_secs(30);
 
-/// How many seconds a calendar counter outlives its stretch: clocks of processes differ, and may be set back.
-pub(super) const AFTER: u64 = 86_400;
-
 /// What a counter counts. Its name begins with its family's, so that every store can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -85,8 +82,13 @@ impl Family {
 pub enum Span {
     /// In any stretch of this length.
     Sliding(Duration),
-    /// In a stretch of the calendar, until this second since the epoch; the counter's key says which.
-    Until(u64),
+    /// In a stretch of the calendar; the counter's key says which.
+    Until {
+        /// The second since the epoch in which it ends.
+        end: u64,
+        /// That until which the counter is kept: clocks of processes differ, and may be set back.
+        kept: u64,
+    },
 }
 
 /// One counter that a request is measured by.
@@ -262,9 +264,9 @@ impl Counters {
     }
 
     /// Counts this whatever the limit is.
-    pub(super) fn book(&self, key: &Arc<str>, until: u64, add: u64, now: u64) {
-        let millis = self.millis();
-        locked(&self.shards[self.place(key)]).add(key, Span::Until(until), add, None, (millis, now));
+    pub(super) fn book(&self, key: &Arc<str>, kept: u64, add: u64, now: u64) {
+        let (millis, span) = (self.millis(), Span::Until { end: kept, kept });
+        locked(&self.shards[self.place(key)]).add(key, span, add, None, (millis, now));
     }
 
     /// What calendar counters hold.
@@ -308,7 +310,7 @@ impl Default for Shard {
 impl Shard {
     fn read(&mut self, counter: &Counter, millis: u64, now: u64) -> Reading {
         match counter.span {
-            Span::Until(end) => {
+            Span::Until { end, .. } => {
                 let used = match self.entries.get(&counter.key) {
                     Some(Entry { held: Held::Total(total), .. }) => *total,
                     _ => 0,
@@ -346,8 +348,8 @@ impl Shard {
             self.make_room(of_address.is_some(), millis);
         }
         let (fresh, until) = match span {
-            Span::Until(end) => {
-                let left = (end.saturating_sub(now) + AFTER).saturating_mul(1_000);
+            Span::Until { kept, .. } => {
+                let left = kept.saturating_sub(now).saturating_mul(1_000);
                 (Held::Total(0), millis.saturating_add(left))
             }
             Span::Sliding(window) => {
@@ -459,14 +461,15 @@ pub(super) mod tests {
     async fn a_calendar_counter_is_only_looked_at_unless_it_adds() {
         let counters = Counters::default();
         let key: Arc<str> = "bytes".into();
-        let look = |need| Counter { need, add: 0, ..Counter::of_requests(key.clone(), Span::Until(100), 10) };
+        let span = Span::Until { end: 100, kept: 130 };
+        let look = |need| Counter { need, add: 0, ..Counter::of_requests(key.clone(), span, 10) };
         assert!(is_taken(&counters, &look(10)) && !is_taken(&counters, &look(11)));
-        counters.book(&key, 100, 10, 40);
+        counters.book(&key, 130, 10, 40);
         let refused = counters.take(&[look(1)], 40);
         assert_eq!((refused.refused, refused.readings[0].frees_in), (Some(0), MINUTE));
         assert_eq!(counters.totals(&[key, "none".into()]), [10, 0]);
         // The clock may be set back for so long.
-        for (seconds, left) in [(60 + AFTER - 1, 1), (1, 0)] {
+        for (seconds, left) in [(89, 1), (1, 0)] {
             advance(Duration::from_secs(seconds)).await;
             counters.sweep();
             assert_eq!(number(&counters), left);

@@ -2,9 +2,11 @@
 //!
 //! In: how to make the value of the documents. Out: the value as it is stored now. What always holds: a change is read before
 //! the value is told again, so that who writes sees what was written; a value that is only old is told while it is read
-//! again, so that nobody waits for that; while the store is away, what was known last is told.
+//! again, so that nobody waits for that; while the store is away, what was known last is told, and after a change the store
+//! is waited for a moment only, once in a while.
 
 use std::{
+    fmt,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use mongodb::bson::Document;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Change, Collection, Store, StoreError,
@@ -23,8 +25,10 @@ use super::{
 
 /// The one entry of the cache.
 const ALL: &str = "";
-/// Pause before a store that gave no answer is asked again for what is known.
-const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for what has changed, where something is known.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause before a store that gave no answer in time is asked again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Makes the value of the documents and the value before, if there was one.
 type Make<T> = dyn Fn(&[Arc<Document>], Option<&T>) -> T + Send + Sync;
@@ -46,7 +50,9 @@ pub struct Latest<T> {
 struct Kept<T> {
     value: Arc<T>,
     of: u64,
+    /// As good as new, for so long, as of so many changes: those after `of` could not be read.
     until: Instant,
+    tried: u64,
 }
 
 impl<T: Send + Sync + 'static> Latest<T> {
@@ -88,12 +94,16 @@ impl<T: Send + Sync + 'static> Latest<T> {
         let changes = self.changes.load(Ordering::Acquire);
         let kept = self.kept.load_full();
         let Some(kept) = kept else { return self.read().await };
-        let has_changed = kept.of != changes;
-        if !has_changed && Instant::now() < kept.until {
+        if kept.tried == changes && Instant::now() < kept.until {
             return Ok(kept.value.clone());
         }
-        if has_changed && self.store.health().mongodb {
-            return Ok(self.read().await.unwrap_or_else(|error| self.go_on(&kept, &error)));
+        if kept.tried != changes {
+            let read = timeout(PATIENCE, self.read()).await;
+            return Ok(match read {
+                Ok(Ok(value)) => value,
+                Ok(Err(error)) => self.go_on(&kept, changes, &error),
+                Err(_) => self.go_on(&kept, changes, &"no answer in time"),
+            });
         }
         self.refresh();
         Ok(kept.value.clone())
@@ -108,7 +118,12 @@ impl<T: Send + Sync + 'static> Latest<T> {
         let documents = self.store.all(self.collection).await?;
         let last = self.kept.load_full();
         let value = Arc::new((self.make)(&documents, last.as_ref().map(|kept| &*kept.value)));
-        self.kept.store(Some(Arc::new(Kept { value: value.clone(), of, until: Instant::now() + CACHE_LIFE })));
+        let read = Arc::new(Kept { value: value.clone(), of, until: Instant::now() + CACHE_LIFE, tried: of });
+        self.kept.rcu(|kept| match kept {
+            // One that began before a change may end after the one that came of it.
+            Some(newer) if newer.of > of => Some(newer.clone()),
+            _ => Some(read.clone()),
+        });
         Ok(value)
     }
 
@@ -117,23 +132,37 @@ impl<T: Send + Sync + 'static> Latest<T> {
         if self.is_refreshing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let this = self.clone();
+        let refreshing = Refreshing(self.clone());
         tokio::spawn(async move {
-            if let (Err(error), Some(kept)) = (this.read().await, this.kept.load_full()) {
-                this.go_on(&kept, &error);
+            let latest = &refreshing.0;
+            let changes = latest.changes.load(Ordering::Acquire);
+            // What was read so long ago is not worth keeping, and neither is a failure of then.
+            latest.reading.forget_all();
+            if let (Err(error), Some(kept)) = (latest.read().await, latest.kept.load_full()) {
+                latest.go_on(&kept, changes, &error);
             }
-            this.is_refreshing.store(false, Ordering::Release);
         });
     }
 
-    /// Goes on with what was known, for a moment.
-    fn go_on(&self, kept: &Arc<Kept<T>>, error: &StoreError) -> Arc<T> {
-        let collection = self.collection.name();
-        tracing::warn!(collection, %error, "what is stored can't be read; what was known last goes on");
-        let again = Kept { value: kept.value.clone(), of: kept.of, until: Instant::now() + RETRY };
-        // Unless somebody has read it meanwhile.
-        self.kept.compare_and_swap(kept, Some(Arc::new(again)));
+    /// Goes on with what was known, for a while.
+    fn go_on(&self, kept: &Arc<Kept<T>>, tried: u64, why: &dyn fmt::Display) -> Arc<T> {
+        let again = Kept { value: kept.value.clone(), of: kept.of, until: Instant::now() + RETRY, tried };
+        let before = self.kept.compare_and_swap(kept, Some(Arc::new(again)));
+        // Else somebody has read it meanwhile, or said so.
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, kept)) {
+            let collection = self.collection.name();
+            tracing::warn!(collection, %why, "what is stored can't be read; what was known last goes on");
+        }
         kept.value.clone()
+    }
+}
+
+/// While it is there, nobody else refreshes.
+struct Refreshing<T>(Arc<Latest<T>>);
+
+impl<T> Drop for Refreshing<T> {
+    fn drop(&mut self) {
+        self.0.is_refreshing.store(false, Ordering::Release);
     }
 }
 
@@ -172,9 +201,37 @@ mod tests {
         let old = latest.get().await.unwrap();
         tokio::time::advance(CACHE_LIFE).await;
         assert!(Arc::ptr_eq(&old, &latest.get().await.unwrap()));
-        while Arc::ptr_eq(&old, &latest.get().await.unwrap()) {
-            tokio::task::yield_now().await;
+        let is_read_again = async {
+            while Arc::ptr_eq(&old, &latest.get().await.unwrap()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(CACHE_LIFE, is_read_again).await.expect("it is never read again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_away_is_asked_once_in_a_while() {
+        let store = Arc::new(Store::in_memory());
+        let latest = counted(&store);
+        latest.get().await.unwrap();
+        store.outages().begin(Backend::Documents, Duration::from_secs(300));
+        store.announce(Change::Everything).await;
+        let until = |latest: &Latest<usize>| latest.kept.load_full().unwrap().until;
+        latest.get().await.unwrap();
+        let first = until(&latest);
+        for _ in 0..4 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            latest.get().await.unwrap();
+            assert_eq!(until(&latest), first, "it was not asked");
         }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let is_asked = async {
+            while until(&latest) == first {
+                latest.get().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(RETRY, is_asked).await.expect("it is never asked again");
     }
 
     #[tokio::test(start_paused = true)]

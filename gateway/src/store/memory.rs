@@ -361,8 +361,8 @@ impl Shared {
     }
 
     pub(super) fn book(&self, booked: &[(Arc<str>, u64)], add: u64, now: u64) {
-        for (key, until) in booked {
-            self.limits.book(key, *until, add, now);
+        for (key, kept) in booked {
+            self.limits.book(key, *kept, add, now);
         }
     }
 

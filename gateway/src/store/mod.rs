@@ -423,6 +423,18 @@ impl Store {
         outcome
     }
 
+    /// The same of a write that tells whether there was something to set.
+    async fn told_if_set(
+        &self,
+        place: (Collection, &[&str]),
+        is_set: Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        match is_set {
+            Ok(false) => Ok(false),
+            other => self.told(place, other).await,
+        }
+    }
+
     /// The document of this key.
     pub async fn find(&self, collection: Collection, key: &[&str]) -> Result<Option<Arc<Document>>, StoreError> {
         match self.documents()? {
@@ -459,7 +471,7 @@ impl Store {
             Documents::Memory(documents) => documents.set_if(collection, key, expected, members),
             Documents::Mongo(documents) => documents.set_if(collection, key, expected, members).await,
         };
-        self.told((collection, key), is_set).await
+        self.told_if_set((collection, key), is_set).await
     }
 
     /// Sets a member within members of the document of this key and nothing beside it. The names have no dots, begin with
@@ -475,7 +487,7 @@ impl Store {
             Documents::Memory(documents) => documents.set_within(collection, key, outer, (member, value)),
             Documents::Mongo(documents) => documents.set_within(collection, key, outer, (member, value)).await,
         };
-        self.told((collection, &[key]), is_there).await
+        self.told_if_set((collection, &[key]), is_there).await
     }
 
     /// Adds a document, or sets its members on the one of its key.
@@ -712,7 +724,7 @@ impl Store {
         }
     }
 
-    /// Counts this on calendar counters, each until its second, whatever their limits are.
+    /// Counts this on calendar counters, each kept until its second, whatever their limits are.
     pub async fn book(&self, booked: &[(Arc<str>, u64)], add: u64) {
         match &self.shared {
             Shared::Memory(shared) => shared.book(booked, add, now()),

@@ -129,7 +129,12 @@ impl Documents {
                     Ok(())
                 }
                 Ok(Err(error)) => Err(StoreError::documents(error)),
-                Err(elapsed) => Err(StoreError::documents(elapsed)),
+                // The server goes on making it.
+                Err(_) => {
+                    let collection = kind.name();
+                    tracing::warn!(collection, %keys, "an index takes long to be made");
+                    Ok(())
+                }
             }
         });
         try_join_all(made).await.map(|_| ())

@@ -192,9 +192,6 @@ impl Body for ResponseBody {
                 let wait = this.read_timeout;
                 let stall = this.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
                 ready!(stall.as_mut().poll(cx));
-                if let Some(lease) = this.lease.take() {
-                    lease.give_up();
-                }
                 return Poll::Ready(Some(Err(UpstreamError::Timeout(Phase::Answer).into())));
             };
             this.stall = None;

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,8 +28,8 @@ use super::{CallTimeouts, Phase, PoolOptions, UpstreamError};
 const READY_WITHIN: Duration = Duration::from_millis(10);
 /// How long an HTTP/2 server may be silent while it owes an answer before it is asked whether it is still there, and how long
 /// it may take to say so.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_WAIT: Duration = Duration::from_secs(20);
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PING_WAIT: Duration = Duration::from_secs(10);
 
 /// All connections to one address.
 #[derive(Debug)]
@@ -48,7 +48,9 @@ pub struct Pool {
     permits: Arc<Semaphore>,
     /// These hold no permit; together with those that do they are never more than there may be.
     idle: Mutex<VecDeque<Idle>>,
-    http2: Mutex<Option<Http2>>,
+    /// The connection that calls share, and news of one.
+    http2: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    opened: Notify,
 }
 
 #[derive(Debug)]
@@ -73,12 +75,13 @@ struct Busy {
     permit: OwnedSemaphorePermit,
 }
 
-/// A connection that carries many calls; its clones are the same one.
-#[derive(Clone, Debug)]
-struct Http2 {
-    sender: http2::SendRequest<RequestBody>,
-    /// Tells it from all others.
-    identity: Arc<()>,
+/// What a call goes on with.
+#[derive(Debug)]
+enum Turn {
+    /// A connection that carries many calls.
+    Shared(http2::SendRequest<RequestBody>),
+    /// Leave to be in flight on a connection of its own.
+    Own(OwnedSemaphorePermit),
 }
 
 /// What came of sending a request: an answer, or the request as it was and why nothing of it was sent.
@@ -87,7 +90,7 @@ type Exchanged = Result<Response<ResponseBody>, (Request<RequestBody>, hyper::Er
 #[derive(Debug)]
 enum Connection {
     Http1(Busy),
-    Http2(Http2),
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 /// A connection in use; dropped without [`Lease::give_back`] one of HTTP/1 closes.
@@ -107,13 +110,6 @@ impl Lease {
             self.pool.put(busy.http1);
             // Last, so that the call that it wakes finds the connection.
             drop(busy.permit);
-        }
-    }
-
-    /// The answer did not go on in time.
-    pub(super) fn give_up(self) {
-        if let Connection::Http2(http2) = &self.connection {
-            self.pool.forget(http2);
         }
     }
 }
@@ -136,6 +132,7 @@ impl Pool {
             options,
             idle: Mutex::default(),
             http2: Mutex::default(),
+            opened: Notify::new(),
         }
     }
 
@@ -226,17 +223,13 @@ impl Pool {
                     }
                 }
             }
-            Connection::Http2(mut http2) => {
+            Connection::Http2(mut sender) => {
                 shape_for_http2(&mut request, self.tls)?;
                 *is_sent = true;
-                let answer = http2.sender.try_send_request(request);
-                let answered = within(answer, started, timeouts, progress.map(AsRef::as_ref)).await;
-                if matches!(answered, Err(UpstreamError::Timeout(_))) {
-                    self.forget(&http2);
-                }
-                match answered? {
+                let answer = sender.try_send_request(request);
+                match within(answer, started, timeouts, progress.map(AsRef::as_ref)).await? {
                     Ok(response) => {
-                        let lease = Lease { pool: self.clone(), connection: Connection::Http2(http2), upload: None };
+                        let lease = Lease { pool: self.clone(), connection: Connection::Http2(sender), upload: None };
                         return Ok(Ok(response.map(|body| ResponseBody::new(body, lease, timeouts.read))));
                     }
                     Err(error) => error,
@@ -261,18 +254,11 @@ impl Pool {
         timeouts: &CallTimeouts,
         may_reuse: bool,
     ) -> Result<(Connection, bool), UpstreamError> {
-        if may_reuse && self.tls && self.options.http2 {
-            let open = lock(&self.http2).clone().filter(|http2| !http2.sender.is_closed());
-            if let Some(mut http2) = open {
-                match timeout(timeouts.pool, http2.sender.ready()).await {
-                    Ok(Ok(())) => return Ok((Connection::Http2(http2), true)),
-                    // It has ended meanwhile; a new one takes its place.
-                    Ok(Err(_)) => {}
-                    Err(_) => return Err(UpstreamError::Timeout(Phase::Connection)),
-                }
-            }
-        }
-        let permit = self.permit(timeouts).await?;
+        let permit = match timeout(timeouts.pool, self.turn(may_reuse)).await {
+            Ok(Some(Turn::Own(permit))) => permit,
+            Ok(Some(Turn::Shared(sender))) => return Ok((Connection::Http2(sender), true)),
+            Ok(None) | Err(_) => return Err(UpstreamError::Timeout(Phase::Connection)),
+        };
         while may_reuse && let Some(mut http1) = self.take() {
             // Ready at once unless the connection task has not seen the end of its last answer yet. Or something of
             // the last request is still to be sent, and the server takes it when it likes: nobody waits for that.
@@ -288,15 +274,31 @@ impl Pool {
         }
     }
 
-    /// Lets one call be in flight, in the order in which they ask.
-    async fn permit(&self, timeouts: &CallTimeouts) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Ok(permit);
+    /// Lets one call go on, in the order in which they ask; all at once where there is a connection to share.
+    async fn turn(&self, may_share: bool) -> Option<Turn> {
+        let may_share = may_share && self.tls && self.options.http2;
+        loop {
+            // What is told from here on is heard.
+            let opened = self.opened.notified();
+            let shared = if may_share { self.shared() } else { None };
+            if let Some(mut shared) = shared
+                && shared.ready().await.is_ok()
+            {
+                return Some(Turn::Shared(shared));
+            }
+            if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+                return Some(Turn::Own(permit));
+            }
+            tokio::select! {
+                permit = self.permits.clone().acquire_owned() => return permit.ok().map(Turn::Own),
+                () = opened, if may_share => {}
+            }
         }
-        match timeout(timeouts.pool, self.permits.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(UpstreamError::Timeout(Phase::Connection)),
-        }
+    }
+
+    /// The connection that calls share, while it is open.
+    fn shared(&self) -> Option<http2::SendRequest<RequestBody>> {
+        lock(&self.http2).clone().filter(|sender| !sender.is_closed())
     }
 
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Connection, UpstreamError> {
@@ -311,7 +313,8 @@ impl Pool {
                     let _permit = permit;
                     let _ = connection.await;
                 });
-                Ok(Connection::Http2(self.keep(sender)))
+                self.share(&sender);
+                Ok(Connection::Http2(sender))
             }
             Stream::Tls(stream) => self.http1_over(*stream, permit).await,
         }
@@ -385,16 +388,10 @@ impl Pool {
         }
     }
 
-    /// Further calls go by this connection.
-    fn keep(&self, sender: http2::SendRequest<RequestBody>) -> Http2 {
-        let http2 = Http2 { sender, identity: Arc::new(()) };
-        *lock(&self.http2) = Some(http2.clone());
-        http2
-    }
-
-    /// No further calls go by this connection, which may be dead; those that are on it go on.
-    fn forget(&self, http2: &Http2) {
-        drop(lock(&self.http2).take_if(|kept| Arc::ptr_eq(&kept.identity, &http2.identity)));
+    /// Further calls go by this connection, those that wait first.
+    fn share(&self, sender: &http2::SendRequest<RequestBody>) {
+        *lock(&self.http2) = Some(sender.clone());
+        self.opened.notify_waiters();
     }
 }
 
@@ -587,67 +584,43 @@ mod tests {
         assert_eq!(standing(&pool), (0, 2));
     }
 
-    /// An HTTP/2 connection that the pool keeps, and the server at its other end, which does nothing unless it is told to.
-    async fn over_http2(pool: &Pool) -> (Http2, Server) {
+    /// An HTTP/2 connection, and the server at its other end, which does nothing unless it is told to.
+    async fn over_http2() -> (http2::SendRequest<RequestBody>, Server) {
         let (near, far) = tokio::io::duplex(65_536);
         let server = tokio::spawn(async move { h2::server::handshake(far).await.unwrap() });
         let (sender, connection) = http2_protocol().handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
-        (pool.keep(sender), server.await.unwrap())
-    }
-
-    async fn exchange(pool: &Arc<Pool>, http2: &Http2, timeouts: &CallTimeouts) -> Result<Exchanged, UpstreamError> {
-        pool.exchange((Connection::Http2(http2.clone()), true), request(), timeouts, None, &mut false).await
-    }
-
-    fn is_late<T>(answer: Result<T, UpstreamError>) -> bool {
-        matches!(answer, Err(UpstreamError::Timeout(Phase::Answer)))
+        (sender, server.await.unwrap())
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_http2_connection_on_which_nobody_is_there_ends() {
         let pool = pool("https://a:80");
-        let (http2, _server) = over_http2(&pool).await;
+        let (sender, _server) = over_http2().await;
         let patient = CallTimeouts { read: Duration::from_secs(3_600), ..TIMEOUTS };
-        let answer = exchange(&pool, &http2, &patient).await;
+        let answer = pool.exchange((Connection::Http2(sender), true), request(), &patient, None, &mut false).await;
         assert!(matches!(answer, Err(UpstreamError::Connection(error)) if error.is_timeout()));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn no_call_goes_by_an_http2_connection_on_which_an_answer_was_late() {
-        let pool = pool("https://a:80");
-        let (old, _old_server) = over_http2(&pool).await;
-        assert!(is_late(exchange(&pool, &old, &TIMEOUTS).await));
-        assert!(lock(&pool.http2).is_none(), "it is not kept");
-        let (_new, _new_server) = over_http2(&pool).await;
-        assert!(is_late(exchange(&pool, &old, &TIMEOUTS).await));
-        assert!(lock(&pool.http2).is_some(), "another one is kept");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_call_goes_by_an_http2_connection_on_which_an_answer_stopped() {
-        let pool = pool("https://a:80");
-        let (http2, mut server) = over_http2(&pool).await;
-        let call = async {
-            let answer = exchange(&pool, &http2, &TIMEOUTS).await.unwrap().unwrap();
-            answer.into_body().collect().await.map_err(UpstreamError::of_body)
+    #[tokio::test]
+    async fn a_call_that_waits_shares_the_connection_that_another_opens() {
+        let options = PoolOptions { max_connections: 1, http2: true, ..PoolOptions::local() };
+        let pool = Pool::new(&"https://a:80".parse().unwrap(), None, Arc::new(options));
+        let Some(Turn::Own(_permit)) = pool.turn(true).await else { panic!("there is nothing to share") };
+        let (sender, _server) = over_http2().await;
+        let open = async {
+            tokio::task::yield_now().await;
+            pool.share(&sender);
         };
-        let serve = async {
-            let (_, mut respond) = server.accept().await.unwrap().unwrap();
-            let _body = respond.send_response(Response::new(()), false).unwrap();
-            while let Some(Ok(_)) = server.accept().await {}
-            std::future::pending::<()>().await;
-        };
-        let body = tokio::select! { body = call => body, () = serve => panic!() };
-        assert!(is_late(body));
-        assert!(lock(&pool.http2).is_none(), "it is not kept");
+        let (waited, also, ()) = tokio::join!(pool.turn(true), pool.turn(true), open);
+        assert!(matches!((waited, also), (Some(Turn::Shared(_)), Some(Turn::Shared(_)))));
     }
 
     /// What an HTTP/2 server says of the first request, and whether the upstream may have seen that.
     async fn is_sent_when(refuse: impl FnOnce(&mut Server, h2::server::SendResponse<bytes::Bytes>)) -> bool {
         let (pool, mut is_sent) = (pool("https://a:80"), false);
-        let (http2, mut server) = over_http2(&pool).await;
-        let exchange = pool.exchange((Connection::Http2(http2), false), request(), &TIMEOUTS, None, &mut is_sent);
+        let (sender, mut server) = over_http2().await;
+        let exchange = pool.exchange((Connection::Http2(sender), false), request(), &TIMEOUTS, None, &mut is_sent);
         let serve = async {
             let (_, respond) = server.accept().await.unwrap().unwrap();
             refuse(&mut server, respond);

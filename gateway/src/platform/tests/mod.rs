@@ -195,6 +195,7 @@ impl Fixture {
             writing,
             restart: Arc::clone(&restart),
             telemetry: telemetry.clone(),
+            changes: TaskTracker::new(),
         };
         let whoami = async |Caller(caller): Caller| caller.principal.username.to_string();
         let areas = Router::from(areas()).route("/platform/test/whoami", get(whoami).post(whoami));

@@ -99,7 +99,7 @@ async fn what_can_not_be_kept_is_refused() {
 async fn a_vault_has_its_bounds() {
     let fixture = with_key().await;
     let own = fixture.with_role("plain", &[]).await;
-    let entry = |name: &str| json!({ "key_name": name, "value": "x".repeat(800_000) });
+    let entry = |name: &str| json!({ "key_name": name, "value": "x".repeat(500_000) });
     assert_eq!(fixture.send("POST", "/platform/vault", &own, entry("one")).await.status, 201);
     let seen = fixture.send("POST", "/platform/vault", &own, entry("two")).await;
     seen.is(400, refusal("VAULT009", "The vault is full: it holds 1000 entries and 1 MiB at most"));

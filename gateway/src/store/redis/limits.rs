@@ -19,7 +19,7 @@ use crate::{
     settings::FailMode,
     store::{
         StoreError,
-        counters::{AFTER, Counter, Family, Parts, Reading, Span, Taken},
+        counters::{Counter, Family, Parts, Reading, Span, Taken},
     },
 };
 
@@ -144,7 +144,7 @@ end
 return 0
 ";
 
-/// Counts on calendar counters whatever their limits are: how much, then when each ends.
+/// Counts on calendar counters whatever their limits are: how much, then how long each is kept.
 const BOOK: &str = r"
 for i, key in ipairs(KEYS) do
   if redis.call('INCRBY', key, ARGV[1]) == tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[i + 1]) end
@@ -179,7 +179,7 @@ static KNOWN_BOOK: Known = Known { code: BOOK, script: LazyLock::new(|| Script::
 fn part_millis(span: Span) -> u64 {
     match span {
         Span::Sliding(window) => Parts::of(window).millis,
-        Span::Until(_) => 0,
+        Span::Until { .. } => 0,
     }
 }
 
@@ -189,7 +189,7 @@ fn arguments(counter: &Counter, now: u64) -> [u64; ARGUMENTS] {
             let Parts { millis, number } = Parts::of(window);
             (number, (number + 2).saturating_mul(millis))
         }
-        Span::Until(end) => (0, (end.saturating_sub(now) + AFTER).saturating_mul(1_000)),
+        Span::Until { kept, .. } => (0, kept.saturating_sub(now).max(1).saturating_mul(1_000)),
     };
     [part_millis(counter.span), parts, counter.limit, counter.need, counter.add, life]
 }
@@ -202,7 +202,7 @@ fn read(answer: &[u64], counters: &[&Counter], now: u64) -> Option<(Taken, u64)>
         let [used, frees] = *reading;
         let frees_in = match counter.span {
             Span::Sliding(_) => Duration::from_millis(frees),
-            Span::Until(end) => Duration::from_secs(end.saturating_sub(now)),
+            Span::Until { end, .. } => Duration::from_secs(end.saturating_sub(now)),
         };
         taken.readings.push(Reading { used, frees_in });
     }
@@ -326,8 +326,8 @@ impl Shared {
                 command.arg(&**key);
             }
             command.arg(add);
-            for (_, until) in booked {
-                command.arg(until.saturating_sub(now) + AFTER);
+            for (_, kept) in booked {
+                command.arg(kept.saturating_sub(now).max(1));
             }
         });
         if let Err(error) = counted.await {

@@ -649,7 +649,10 @@ mod limits {
     async fn a_counter_costs_a_command_to_look_at_and_one_to_count() {
         let server = Server::redis(&[]);
         let store = with_redis(&external(server.port, NOBODY, &[])).await;
-        let calendar = |key: &str, add| Counter { add, ..Counter::of_requests(key, Span::Until(now() + 60), 99) };
+        let calendar = |key: &str, add| Counter {
+            add,
+            ..Counter::of_requests(key, Span::Until { end: now() + 60, kept: now() + 120 }, 99)
+        };
         let counters = [per_minute("a", 99), per_minute("b", 99), calendar("c", 1), calendar("d", 0)];
         store.take(&counters).await.unwrap();
         command(server.port, &["CONFIG", "RESETSTAT"]);
@@ -680,7 +683,7 @@ mod limits {
                     let (need, add) = (fastrand::u64(1..3), fastrand::u64(0..3));
                     let span = match number % 2 {
                         0 => Span::Sliding(Duration::from_secs(3_600 * (1 + number))),
-                        _ => Span::Until(end),
+                        _ => Span::Until { end, kept: end },
                     };
                     Counter { need, add, ..Counter::of_requests(format!("k{number}"), span, 5 + 7 * number) }
                 })
