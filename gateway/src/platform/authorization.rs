@@ -419,14 +419,7 @@ async fn register(
     let password = Some(Password::from_hash(&users::hash(&platform, password).await?));
     // Whoever it was meant for may be someone else.
     users::forget_belongings(store, username).await?;
-    match store
-        .insert_user(User {
-            password,
-            tokens_from: Some(now().saturating_add(1)),
-            ..User::new(username, &email, "user")
-        })
-        .await
-    {
+    match store.insert_user(User { password, tokens_from: Some(now()), ..User::new(username, &email, "user") }).await {
         Ok(()) => {
             origin.trail.account(&username.into());
             tracing::info!(username, client_ip = %origin.address, "A user has registered");

@@ -184,7 +184,12 @@ struct Email {
     email: String,
 }
 
-/// From when on tokens are this user's: none that was issued until now is.
+/// From when on tokens are a new user's: others who hold the key may issue one in the same second.
+fn this_second() -> i64 {
+    i64::try_from(now()).unwrap_or(i64::MAX)
+}
+
+/// From when on tokens are this user's again: none that was issued until now is.
 fn from_now_on(user: Option<&User>) -> i64 {
     // A token of this second may be older than this moment, and one of the second that was told before is.
     let last = now().max(user.and_then(|user| user.tokens_from).unwrap_or_default());
@@ -293,7 +298,7 @@ async fn create(State(platform): State<Platform>, sent: Sent<NewUser>) -> Result
     let mut document = given(&new)?;
     document.entry("bandwidth_limit_window").or_insert_with(|| "day".into());
     document.insert("password", hashed(&platform, new.password.0).await?);
-    document.insert(TOKENS_FROM, from_now_on(None));
+    document.insert(TOKENS_FROM, this_second());
     match store.insert(Collection::Users, document).await {
         Ok(()) => Ok(Answer::created("User created successfully")),
         // Someone else was faster.

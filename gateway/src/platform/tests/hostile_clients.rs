@@ -36,6 +36,11 @@ async fn a_token_is_worth_nothing_to_the_next_user_of_its_name() {
     for token in [&earlier, &silent] {
         assert_eq!(fixture.status_with(token).await, 401);
     }
+    assert_eq!(
+        fixture.status_with(&token_from("bea", Some(0))).await,
+        200,
+        "others with the key may issue some at once"
+    );
     let own = fixture.sign_in("bea", STRONG).send().await.cookie("access_token_cookie");
     let shown = fixture.send("GET", "/platform/user/me", &own, Value::Null).await;
     assert_eq!(shown.status, 200);
